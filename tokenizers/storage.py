@@ -1,0 +1,119 @@
+"""How a tokenizer lies on disk: one folder, complete or absent, without pickle."""
+
+import hashlib
+import json
+import os
+import shutil
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+DESCRIPTION = "description.json"
+ARRAYS = "arrays.npz"
+
+
+def save_folder(
+    folder: Path,
+    description: Mapping[str, Any],
+    arrays: Mapping[str, np.ndarray],
+    files: Mapping[str, bytes] = MappingProxyType({}),
+) -> None:
+    """Writes `folder` whole: a description, named arrays and further files.
+
+    Everything is written beside `folder` and then renamed into place, so that a process killed
+    midway leaves the earlier state. Checksums in the description let `load_folder` notice damage.
+
+    Args:
+        folder: Where to write. An existing folder is replaced.
+        description: What JSON can hold: strings, finite numbers, lists, dicts with string keys.
+        arrays: Numeric, boolean or string arrays, of any shape. Names may contain slashes.
+        files: Contents by plain file name.
+
+    Raises:
+        ValueError: If an array's dtype, a file's name or a description cannot be stored.
+    """
+    folder = Path(folder)
+    for name, array in arrays.items():
+        if np.asarray(array).dtype.kind not in "biufcSU":
+            raise ValueError(
+                f"Array {name!r} has dtype {np.asarray(array).dtype}, which cannot be stored "
+                "without pickle; convert it to a plain numeric dtype first."
+            )
+    for name in files:
+        _check_plain(name, folder)
+    json.dumps(description, allow_nan=False)  # Refuses what JSON cannot hold before writing.
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
+    replaced = folder.with_name(f".{folder.name}.replaced-{os.getpid()}")
+    for leftover in (partial, replaced):
+        shutil.rmtree(leftover, ignore_errors=True)
+    partial.mkdir()
+    # Not np.savez: it takes array names as keyword arguments, so `file` could not be one.
+    with zipfile.ZipFile(partial / ARRAYS, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
+    for name, content in files.items():
+        (partial / name).write_bytes(content)
+    checksums = {name: _checksum(partial / name) for name in (ARRAYS, *files)}
+    text = json.dumps({"description": description, "sha256": checksums}, indent=2, allow_nan=False)
+    (partial / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
+
+    if folder.exists():
+        folder.rename(replaced)  # A folder that is not empty cannot be renamed over.
+    partial.rename(folder)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def load_folder(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray], dict[str, bytes]]:
+    """Returns the description, arrays and files that `save_folder` wrote.
+
+    Raises:
+        ValueError: One sentence, if the folder is absent, incomplete or damaged.
+    """
+    folder = Path(folder)
+    if not (folder / DESCRIPTION).is_file():
+        raise ValueError(
+            f"Nothing saved in {folder}: it has no {DESCRIPTION}; give the folder that was saved, "
+            "or delete it and make it again."
+        )
+    try:
+        record = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        description, checksums = dict(record["description"]), dict(record["sha256"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise _damaged(folder, f"{DESCRIPTION} cannot be read") from error
+    if ARRAYS not in checksums:
+        raise _damaged(folder, f"{DESCRIPTION} does not name {ARRAYS}")
+    for name, checksum in checksums.items():
+        if name != ARRAYS:
+            _check_plain(name, folder)
+        if not (folder / name).is_file():
+            raise _damaged(folder, f"{name} is missing")
+        if _checksum(folder / name) != checksum:
+            raise _damaged(folder, f"{name} is not what was written")
+    with np.load(folder / ARRAYS, allow_pickle=False) as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    files = {name: (folder / name).read_bytes() for name in checksums if name != ARRAYS}
+    return description, arrays, files
+
+
+def _check_plain(name: str, folder: Path) -> None:
+    if Path(name).name != name or name in (DESCRIPTION, ARRAYS, "", ".", ".."):
+        raise ValueError(
+            f"File name {name!r} in {folder} is not allowed: use a plain name without folders, "
+            f"other than {DESCRIPTION} and {ARRAYS}."
+        )
+
+
+def _checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _damaged(folder: Path, what: str) -> ValueError:
+    return ValueError(f"Damaged folder {folder}: {what}; delete it and make it again.")
