@@ -70,11 +70,17 @@ def save_folder(
     shutil.rmtree(replaced, ignore_errors=True)
 
 
-def load_folder(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray], dict[str, bytes]]:
+def load_folder(
+    folder: Path, tokenizer: str | None = None
+) -> tuple[dict[str, Any], dict[str, np.ndarray], dict[str, bytes]]:
     """Returns the description, arrays and files that `save_folder` wrote.
 
+    Args:
+        folder: What was saved.
+        tokenizer: What `description["tokenizer"]` must say, where the caller knows one kind only.
+
     Raises:
-        ValueError: One sentence, if the folder is absent, incomplete or damaged.
+        ValueError: One sentence, if the folder is absent, incomplete, damaged or of another kind.
     """
     folder = Path(folder)
     if not (folder / DESCRIPTION).is_file():
@@ -87,6 +93,11 @@ def load_folder(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray], di
         description, checksums = dict(record["description"]), dict(record["sha256"])
     except (ValueError, KeyError, TypeError) as error:
         raise _damaged(folder, f"{DESCRIPTION} cannot be read") from error
+    if tokenizer not in (None, description.get("tokenizer")):
+        raise ValueError(
+            f"{folder} holds a tokenizer of kind {description.get('tokenizer')!r}, "
+            f"not {tokenizer!r}; give the folder of that modality, or delete it and make it again."
+        )
     if ARRAYS not in checksums:
         raise _damaged(folder, f"{DESCRIPTION} does not name {ARRAYS}")
     for name, checksum in checksums.items():

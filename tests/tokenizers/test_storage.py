@@ -47,6 +47,13 @@ def test_a_failed_save_leaves_the_earlier_folder(tmp_path):
     assert load_folder(tmp_path / "t")[0] == {"version": 1}
 
 
+def test_another_kind_of_tokenizer_is_one_sentence(tmp_path):
+    save_folder(tmp_path / "t", {"tokenizer": "text"}, {})
+    assert load_folder(tmp_path / "t", "text")[0] == {"tokenizer": "text"}
+    with pytest.raises(ValueError, match=r"of kind 'text', not 'boxes'; .*\.$"):
+        load_folder(tmp_path / "t", "boxes")
+
+
 def test_an_absent_folder_is_one_sentence(tmp_path):
     with pytest.raises(ValueError, match=r"^Nothing saved in .*absent.*\.$"):
         load_folder(tmp_path / "absent")

@@ -1,0 +1,45 @@
+"""Sequences of ids: how they end, how they are padded, how they are read back."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Int, Int32
+
+from tokenizers.base import PADDING, SequenceTokens
+
+
+def pad_sequences(
+    sequences: Sequence[Sequence[int]], end: int, longest: int
+) -> Int32[np.ndarray, "batch {longest}"]:
+    """Returns ids [batch, longest]: each sequence, then `end`, then `PADDING`.
+
+    A sequence with more than `longest - 1` ids loses its last ones and keeps its end.
+    """
+    ids = np.full((len(sequences), longest), PADDING, np.int32)
+    for row, sequence in zip(ids, sequences, strict=True):
+        kept = sequence[: longest - 1]
+        row[: len(kept)] = kept
+        row[len(kept)] = end
+    return ids
+
+
+def read_sequences(
+    ids: Int[np.ndarray, "batch tokens"], special: SequenceTokens, vocab_size: int
+) -> list[Int[np.ndarray, "_"]]:
+    """Returns per sample the ids before the first end, without sentinels and padding.
+
+    Raises:
+        ValueError: If an id is neither `PADDING` nor in [0, vocab_size).
+    """
+    wrong = ids[(ids != PADDING) & ((ids < 0) | (ids >= vocab_size))]
+    if wrong.size:
+        raise ValueError(
+            f"Token {wrong[0]} is out of range: this tokenizer has ids 0 to {vocab_size - 1}, "
+            f"and {PADDING} for padding; check that the ids come from the same tokenizer."
+        )
+    is_end = ids == special.end
+    before_end = np.cumsum(is_end, axis=1) == 0
+    sentinel = ids - special.first_sentinel
+    is_sentinel = (sentinel >= 0) & (sentinel < special.num_sentinels)
+    is_content = before_end & ~is_sentinel & (ids != PADDING)
+    return [row[kept] for row, kept in zip(ids, is_content, strict=True)]
