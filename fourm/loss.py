@@ -1,0 +1,205 @@
+"""Cross-entropy whose cost follows each target's own modality.
+
+Targets of all modalities come mixed. They are sorted by modality and taken tile by tile through
+that modality's part of the output table alone; the gradient is made in the same pass, so that
+logits exist for one tile at a time.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from fourm.model import FourM
+from fourm.token_space import MaskedBatch, TokenSpace
+
+Segments = tuple[tuple[int, int], ...]
+"""(first id, vocabulary size) per modality."""
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """How the modalities' losses are joined."""
+
+    average: Literal["modalities", "tokens"] = "modalities"
+    """Mean over the modalities that have targets in the batch, or over all target tokens."""
+    weights: dict[str, float] | None = None
+    """Weight per modality; 1 where not named."""
+    tile: int = 256
+    """Targets that go through the output head at once."""
+
+    def check(self, space: TokenSpace) -> None:
+        """Raises ValueError, in one sentence, for weights of unknown modalities."""
+        for name in self.weights or {}:
+            space[name]
+
+
+class TokenScores(NamedTuple):
+    """What the loss knows of each target; not differentiated.
+
+    Attributes:
+        nll: Negative log-likelihood in nats, 0 on padding.
+        is_correct: Whether the likeliest id is the right one.
+    """
+
+    nll: Float[Array, "rows"]
+    is_correct: Bool[Array, "rows"]
+
+
+def grouped_cross_entropy(
+    features: Float[Array, "rows dim"],
+    table: Float[Array, "vocab dim"],
+    labels: Int[Array, "rows"],
+    group: Int[Array, "rows"],
+    weights: Float[Array, "rows"],
+    segments: Segments,
+    tile: int,
+) -> tuple[Float[Array, ""], TokenScores]:
+    """Computes sum(weights * nll), each row over its own group's vocabulary.
+
+    Args:
+        features: One row per target.
+        table: The output table of the whole token space.
+        labels: Shared ids, within the row's own segment.
+        group: The row's modality; `len(segments)` for rows to be ignored.
+        weights: Weight of each row in the sum.
+        segments: First id and size of each group's vocabulary.
+        tile: Rows taken at once.
+
+    Returns:
+        The weighted sum (differentiable in features and table), and scores per row.
+    """
+    return _grouped(features, table, labels, group, weights, segments, tile)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(5, 6))
+def _grouped(features, table, labels, group, weights, segments, tile):
+    return _forward(features, table, labels, group, weights, segments, tile, False)[0]
+
+
+def _forward(features, table, labels, group, weights, segments, tile, with_gradient):
+    rows, dim = features.shape
+    order = jnp.argsort(group, stable=True)
+    counts = jnp.bincount(group, length=len(segments) + 1)
+    starts = jnp.cumsum(counts) - counts
+
+    def in_order(x):  # padded, so that the last tile of the last group stays inside
+        return jnp.pad(x[order], [(0, tile)] + [(0, 0)] * (x.ndim - 1))
+
+    x, label, weight = in_order(features), in_order(labels), in_order(weights)
+    nll = jnp.zeros(rows + tile)
+    correct = jnp.zeros(rows + tile, bool)
+    x_grad = jnp.zeros_like(x) if with_gradient else None
+    table_grad = jnp.zeros(table.shape, jnp.float32) if with_gradient else None
+    for number, (first, size) in enumerate(segments):
+        segment = table[first : first + size].astype(features.dtype)
+        start, count = starts[number], counts[number]
+        num_tiles = (count + tile - 1) // tile
+
+        def body(i, carry, segment=segment, first=first, start=start, count=count):
+            nll, correct, x_grad, segment_grad = carry
+            at = start + i * tile
+            is_own = i * tile + jnp.arange(tile) < count
+
+            def take(array):
+                return jax.lax.dynamic_slice_in_dim(array, at, tile)
+
+            def put(array, new):
+                mask = is_own.reshape(-1, *[1] * (array.ndim - 1))
+                new = jnp.where(mask, new.astype(array.dtype), take(array))
+                return jax.lax.dynamic_update_slice_in_dim(array, new, at, 0)
+
+            tile_x = take(x)
+            own = jnp.where(is_own, take(label) - first, 0)
+            logits = (tile_x @ segment.T).astype(jnp.float32)
+            top = logits.max(1)
+            exp = jnp.exp(logits - top[:, None])
+            total = exp.sum(1)
+            right = jnp.take_along_axis(logits, own[:, None], 1)[:, 0]
+            nll = put(nll, jnp.log(total) + top - right)
+            correct = put(correct, right >= top)
+            if with_gradient:
+                scale = jnp.where(is_own, take(weight), 0.0)
+                slope = exp * (scale / total)[:, None]
+                slope = slope.at[jnp.arange(tile), own].add(-scale).astype(tile_x.dtype)
+                x_grad = put(x_grad, slope @ segment)
+                segment_grad = segment_grad + (slope.T @ tile_x).astype(jnp.float32)
+            return nll, correct, x_grad, segment_grad
+
+        segment_grad = jnp.zeros(segment.shape, jnp.float32) if with_gradient else None
+        carry = (nll, correct, x_grad, segment_grad)
+        nll, correct, x_grad, segment_grad = jax.lax.fori_loop(0, num_tiles, body, carry)
+        if with_gradient:
+            table_grad = table_grad.at[first : first + size].set(segment_grad)
+
+    back = jnp.argsort(order)
+    scores = TokenScores(nll[back], correct[back])
+    loss = jnp.sum(weights * scores.nll)
+    gradients = (x_grad[back], table_grad.astype(table.dtype)) if with_gradient else None
+    return (loss, scores), gradients
+
+
+def _grouped_forward(features, table, labels, group, weights, segments, tile):
+    return _forward(features, table, labels, group, weights, segments, tile, True)
+
+
+def _grouped_backward(segments, tile, gradients, cotangents):
+    slope = cotangents[0]
+    features_grad, table_grad = gradients
+    return (
+        (slope * features_grad).astype(features_grad.dtype),
+        slope * table_grad,
+        None,
+        None,
+        None,
+    )
+
+
+_grouped.defvjp(_grouped_forward, _grouped_backward)
+
+
+def masked_loss(
+    model: FourM, batch: MaskedBatch, config: LossConfig
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """Computes the training loss of a batch.
+
+    Returns:
+        The loss in nats, and metrics: `loss/M` (mean nats per target), `accuracy/M` and
+        `targets/M` (how many) of every modality M; loss and accuracy are NaN where a modality
+        has no target in the batch.
+    """
+    space = model.space
+    targets = batch.targets
+    features = model(batch)
+    num_groups = len(space.ranges)
+    group = jnp.where(targets.is_real, targets.modality, num_groups).reshape(-1)
+    counts = jnp.bincount(group, length=num_groups + 1)[:num_groups]
+    importance = jnp.array([(config.weights or {}).get(name, 1.0) for name in space.names])
+    is_present = (counts > 0) & (importance > 0)
+    if config.average == "modalities":
+        share = jnp.where(is_present, importance, 0.0)
+        per_row = share / jnp.maximum(share.sum(), 1e-9) / jnp.maximum(counts, 1)
+    else:
+        per_row = importance / jnp.maximum((importance * counts).sum(), 1e-9)
+    weights = jnp.append(per_row, 0.0)[group]
+    loss, scores = grouped_cross_entropy(
+        features.reshape(-1, features.shape[-1]),
+        model.output_table[...],
+        targets.ids.reshape(-1),
+        group,
+        weights,
+        tuple((entry.first_id, entry.vocab_size) for entry in space.ranges),
+        config.tile,
+    )
+    one_hot = (group[:, None] == jnp.arange(num_groups)).astype(jnp.float32)
+    nll = (scores.nll @ one_hot) / counts
+    accuracy = (scores.is_correct.astype(jnp.float32) @ one_hot) / counts
+    metrics = {"loss": loss}
+    for entry in space.ranges:
+        metrics[f"loss/{entry.name}"] = nll[entry.index]
+        metrics[f"accuracy/{entry.name}"] = accuracy[entry.index]
+        metrics[f"targets/{entry.name}"] = counts[entry.index].astype(jnp.float32)
+    return loss, metrics

@@ -1,0 +1,143 @@
+"""One space of ids and positions shared by all modalities.
+
+Every modality owns a contiguous range of ids and of positions, so that a token is four
+integers (id, modality, position, is it real) and the model needs one input table, one output
+table, one position table and one modality table however many modalities there are.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from jaxtyping import Array, Bool, Int
+
+from tokenizers.base import SequenceTokens, Tokenizer
+
+MASK_ID = 0
+"""What the decoder reads in place of a grid token that it has to predict."""
+
+
+@dataclass(frozen=True)
+class TokenRange:
+    """Where one modality lives in the shared space.
+
+    Attributes:
+        token_shape: (height, width) of a grid, (longest length,) of a sequence.
+        special: End and sentinel ids, relative to the range; None for grids.
+        index: The modality's row in the modality table.
+        first_id: Shared id of the modality's id 0.
+        first_position: Row of the modality's position 0 in the position table.
+    """
+
+    name: str
+    vocab_size: int
+    token_shape: tuple[int, ...]
+    special: SequenceTokens | None
+    index: int
+    first_id: int
+    first_position: int
+
+    @property
+    def kind(self) -> Literal["grid", "sequence"]:
+        return "grid" if self.special is None else "sequence"
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the modality at most."""
+        return math.prod(self.token_shape)
+
+    @property
+    def num_positions(self) -> int:
+        """Tokens of the longest stream: a span-corrupted target adds at most two sentinels."""
+        return self.num_tokens + (0 if self.special is None else 2)
+
+
+@dataclass(frozen=True)
+class TokenSpace:
+    """The ranges of all modalities, in the order of their indices."""
+
+    ranges: tuple[TokenRange, ...]
+
+    @classmethod
+    def build(cls, tokenizers: Mapping[str, Tokenizer]) -> "TokenSpace":
+        """Lays the modalities out one after another, in the mapping's order."""
+        ranges = []
+        first_id, first_position = MASK_ID + 1, 0
+        for index, (name, tokenizer) in enumerate(tokenizers.items()):
+            entry = TokenRange(
+                name=name,
+                vocab_size=tokenizer.vocab_size,
+                token_shape=tuple(tokenizer.token_shape),
+                special=tokenizer.special,
+                index=index,
+                first_id=first_id,
+                first_position=first_position,
+            )
+            ranges.append(entry)
+            first_id += entry.vocab_size
+            first_position += entry.num_positions
+        return cls(tuple(ranges))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(entry.name for entry in self.ranges)
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the input and output tables, the mask included."""
+        return self.ranges[-1].first_id + self.ranges[-1].vocab_size
+
+    @property
+    def num_positions(self) -> int:
+        return self.ranges[-1].first_position + self.ranges[-1].num_positions
+
+    def __getitem__(self, name: str) -> TokenRange:
+        for entry in self.ranges:
+            if entry.name == name:
+                return entry
+        raise ValueError(
+            f"There is no modality {name!r} in this model; it has {', '.join(self.names)}."
+        )
+
+
+class Inputs(NamedTuple):
+    """Tokens that the encoder reads, packed: [batch, inputs] each.
+
+    Attributes:
+        ids: Shared ids.
+        modality: Row of the modality table.
+        position: Row of the position table.
+        is_real: False on padding, which attention must ignore.
+    """
+
+    ids: Int[Array, "batch inputs"]
+    modality: Int[Array, "batch inputs"]
+    position: Int[Array, "batch inputs"]
+    is_real: Bool[Array, "batch inputs"]
+
+
+class Targets(NamedTuple):
+    """Tokens that the decoder predicts, packed: [batch, targets] each.
+
+    Attributes:
+        ids: Shared ids to be predicted.
+        previous: What the decoder reads in their place: the sequence's preceding token
+            (teacher forcing), `MASK_ID` for grids.
+        modality: Row of the modality table.
+        position: Row of the position table (of the preceding token, in sequences).
+        is_real: False on padding, which attention and loss must ignore.
+    """
+
+    ids: Int[Array, "batch targets"]
+    previous: Int[Array, "batch targets"]
+    modality: Int[Array, "batch targets"]
+    position: Int[Array, "batch targets"]
+    is_real: Bool[Array, "batch targets"]
+
+
+class MaskedBatch(NamedTuple):
+    """All that the model and the loss see of a batch; where masking and model meet."""
+
+    inputs: Inputs
+    targets: Targets

@@ -1,0 +1,137 @@
+"""The contract between raw data, tokenizers and the model.
+
+Axes, here and everywhere: batch b, tokens t, inputs n, targets m, dim d, heads h,
+head_dim k, vocab v, height y, width x, channels c.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol, Self, runtime_checkable
+
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+PADDING = -1
+"""The id that fills a sequence after its end. Never a token."""
+
+RawBatch = np.ndarray | Sequence[Any]
+"""Values of one modality for several samples: an array with a batch axis, or a list."""
+
+Better = Literal["lower", "higher"]
+
+
+class Boxes(NamedTuple):
+    """The boxes of one picture.
+
+    Attributes:
+        corners: float32 [boxes, 4], (x_min, y_min, x_max, y_max) as fractions of width
+            and height, in [0, 1].
+        classes: int32 [boxes], index into the modality's class names.
+    """
+
+    corners: np.ndarray
+    classes: np.ndarray
+
+
+class Crop(NamedTuple):
+    """A window cut out of a picture and then resized, as fractions of height and width."""
+
+    top: float
+    left: float
+    height: float
+    width: float
+    flip: bool
+    """Mirror left and right after cropping."""
+
+
+class SequenceTokens(NamedTuple):
+    """Ids that masking and generation need to know of a sequence vocabulary."""
+
+    end: int
+    first_sentinel: int
+    num_sentinels: int
+
+
+class TokenBatch(NamedTuple):
+    """Tokens of a batch of samples, of fixed shape whatever is missing.
+
+    Attributes:
+        ids: Per modality, int32 [batch, tokens], each in the modality's own vocabulary
+            [0, vocab_size), or `PADDING` after the end of a sequence or where absent.
+        num_real: Per modality, int32 [batch]; how many leading ids are real; 0 = absent.
+        index: int32 [batch], the sample's index in its data set. It keys the masking.
+    """
+
+    ids: dict[str, Int[Array, "batch _"]]
+    num_real: dict[str, Int[Array, "batch"]]
+    index: Int[Array, "batch"]
+
+
+class Values(Protocol):
+    """What the raw numbers of a modality mean: units, validity, symmetry, metric, picture.
+
+    Frozen dataclasses, part of the configuration. A dense modality is an array
+    [height, width] or [height, width, channels] per sample; text is a `str`; boxes are
+    `Boxes`; a scalar is a float.
+    """
+
+    metrics: dict[str, Better]
+    """Name of every score and the direction in which it improves; the first is the main one."""
+
+    def check(self, value: Any, name: str) -> Any:
+        """Returns one sample's value in its canonical dtype and shape.
+
+        Raises:
+            ValueError: One sentence: what was given for `name`, and what is allowed.
+        """
+
+    def crop(self, value: Any, crop: Crop, size: int) -> Any:
+        """Returns one sample's value as seen through `crop`, resized to `size` pixels square."""
+
+    def score(
+        self, predicted: RawBatch, truth: RawBatch, where: np.ndarray | None = None
+    ) -> dict[str, float]:
+        """Returns every metric over a whole set of samples.
+
+        `where` (bool [batch, height, width]) restricts dense metrics to a region.
+        """
+
+    def floor(
+        self, training: RawBatch, truth: RawBatch, where: np.ndarray | None = None
+    ) -> dict[str, float]:
+        """Returns, per metric, what the best answer that ignores the input scores on `truth`."""
+
+    def draw(self, value: Any, size: int) -> np.ndarray | str:
+        """Returns one value as a person sees it: uint8 [size, size, 3], or text."""
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """Turns raw values of one modality into ids and back. Owns the normalisation."""
+
+    vocab_size: int
+    token_shape: tuple[int, ...]
+    """(height, width) of a grid; (longest length,) of a sequence; (1,) of a scalar."""
+    special: SequenceTokens | None
+    """Set for sequences only."""
+
+    def encode(self, values: RawBatch) -> Int[np.ndarray, "batch ..."]:
+        """Returns ids [batch, *token_shape], int32, `PADDING` after the end of sequences."""
+
+    def decode(self, ids: Int[np.ndarray, "batch ..."]) -> RawBatch:
+        """Returns raw values from ids [batch, *token_shape]."""
+
+    def save(self, folder: Path) -> None:
+        """Writes everything that `load` needs, normalisation included, into `folder`."""
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Returns the tokenizer that `save` wrote."""
+
+
+@runtime_checkable
+class ExpectedDecoder(Protocol):
+    """A tokenizer that can decode a distribution over codes rather than a choice of them."""
+
+    def decode_expected(self, probabilities: Float[np.ndarray, "batch ... vocab"]) -> RawBatch:
+        """Returns raw values from the mean code under `probabilities` [batch, *token_shape, v]."""
