@@ -112,13 +112,14 @@ class ScalarTokenizerConfig:
         different = np.unique(numbers)
         if len(different) <= self.num_bins:
             return ScalarTokenizer((different[:-1] + different[1:]) / 2, different)
-        # A value so frequent that several quantiles fall on it yields one edge, hence fewer bins.
-        edges = np.unique(np.quantile(numbers, np.arange(1, self.num_bins) / self.num_bins))
+        # Edges are training numbers, so every bin holds at least its own lower edge. A value so
+        # frequent that several quantiles fall on it yields one edge, hence fewer bins.
+        shares = np.arange(1, self.num_bins) / self.num_bins
+        edges = np.unique(np.quantile(numbers, shares, method="inverted_cdf"))
+        edges = edges[edges > different[0]]
         bins = np.searchsorted(edges, numbers, side="right")
-        is_used = np.isin(np.arange(len(edges) + 1), bins)
-        centers = [np.median(numbers[bins == i]) for i in np.flatnonzero(is_used)]
-        # Only the first bin can be empty: if the smallest value is itself the first edge.
-        return ScalarTokenizer(edges[~is_used[:-1].all() :], np.array(centers))
+        centers = [np.median(numbers[bins == i]) for i in range(len(edges) + 1)]
+        return ScalarTokenizer(edges, np.array(centers))
 
 
 class ScalarTokenizer:

@@ -1,6 +1,7 @@
 """Text: what a caption is worth, and its words as ids (sentencepiece)."""
 
 import io
+import itertools
 import re
 import warnings
 from collections import Counter
@@ -136,7 +137,7 @@ class Text:
         for first, second in self.pairs:
             found[f"f1_{first}_{second}"] = frozenset(
                 pair
-                for pair in zip(words, words[1:], strict=False)
+                for pair in itertools.pairwise(words)
                 if pair[0] in self.attributes[first] and pair[1] in self.attributes[second]
             )
         for name, allowed in self.attributes.items():
