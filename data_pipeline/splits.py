@@ -1,0 +1,172 @@
+"""Which samples are for training, validation and test."""
+
+import csv
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Table(NamedTuple):
+    """A CSV file with a row per sample.
+
+    Attributes:
+        rows: By key, then by column.
+        columns: All columns but the key's.
+    """
+
+    rows: dict[str, dict[str, str]]
+    columns: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Splits:
+    """How a data set is split."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the splits."""
+        raise NotImplementedError
+
+    @property
+    def grouping(self) -> str:
+        """The table's column whose groups stay together; empty if there is none."""
+        return ""
+
+    def folder_of(self, split: str) -> str:
+        """Returns the folder below the data set's path that holds the split's samples."""
+        raise NotImplementedError
+
+    def select(self, split: str, keys: Sequence[str], table: Table | None) -> list[str]:
+        """Returns those of the folder's keys that belong to the split, in the same order."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class SplitByFolder(Splits):
+    """The data set comes split: a folder for each."""
+
+    folders: dict[str, str] = field(default_factory=lambda: {"train": "train", "validation": "val"})
+    """Folder of each split. A second name for the same folder is fine."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.folders)
+
+    def folder_of(self, split: str) -> str:
+        return self.folders[split]
+
+    def select(self, split: str, keys: Sequence[str], table: Table | None) -> list[str]:
+        return list(keys)
+
+
+@dataclass(frozen=True)
+class SplitByFraction(Splits):
+    """One folder, cut into train, validation and test; samples of one group stay together.
+
+    Frames of one scene are near-duplicates: split by frame, a model is tested on what it was
+    trained on. Groups are ordered by a hash of their name and the seed and dealt out in that
+    order, so the split depends on nothing else: not on the order of files, nor on the machine.
+    """
+
+    folder: str = "train"
+    """Folder below the data set's path; empty if the modalities' folders are right there."""
+    group_column: str = ""
+    """Column of the data set's table that names a sample's group, such as scene. If empty,
+    every sample is its own group."""
+    validation: float = 0.1
+    """Share of the samples for validation."""
+    test: float = 0.1
+    """Share of the samples for test."""
+    seed: int = 0
+    """Another number gives another split."""
+
+    def __post_init__(self) -> None:
+        if min(self.validation, self.test) < 0 or self.validation + self.test >= 1:
+            raise ValueError(
+                f"The splits got validation={self.validation} and test={self.test}; shares are "
+                "0 or more and must leave something for training."
+            )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        shares = {"validation": self.validation, "test": self.test}
+        return ("train", *(name for name, share in shares.items() if share > 0))
+
+    @property
+    def grouping(self) -> str:
+        return self.group_column
+
+    def folder_of(self, split: str) -> str:
+        return self.folder
+
+    def select(self, split: str, keys: Sequence[str], table: Table | None) -> list[str]:
+        group_of = {key: self._group(key, table) for key in keys}
+        size_of = Counter(group_of.values())
+        order = sorted(size_of, key=lambda group: _hash(f"{self.seed}/{group}"))
+        if len(order) < len(self.names):
+            raise ValueError(
+                f"{len(order)} groups of samples can't be split into {', '.join(self.names)}; "
+                "set the shares of validation and test to 0 or take a finer group_column."
+            )
+        # Test first, then validation, so that moving their border leaves the test set alone.
+        wanted = {"test": self.test, "validation": self.validation}
+        split_of: dict[str, str] = {}
+        position = 0
+        for name in [name for name in wanted if name in self.names]:
+            target, taken = wanted[name] * len(keys), 0
+            still_needed = len(self.names) - 1 - len(set(split_of.values()))
+            while taken < target and len(order) - position > still_needed:
+                split_of[order[position]] = name
+                taken += size_of[order[position]]
+                position += 1
+        return [key for key in keys if split_of.get(group_of[key], "train") == split]
+
+    def _group(self, key: str, table: Table | None) -> str:
+        if not self.group_column:
+            return key
+        if table is None or self.group_column not in table.columns:
+            have = "there is no table" if table is None else f"columns are {table.columns}"
+            raise ValueError(
+                f"group_column is {self.group_column!r} but {have}; set the data's `table`."
+            )
+        if key not in table.rows:
+            raise ValueError(
+                f"The table has no row for the key {key!r}, so its {self.group_column} is unknown; "
+                "add the row or remove the files."
+            )
+        return table.rows[key][self.group_column]
+
+
+def load_table(file: Path, key_column: str) -> Table:
+    """Returns a CSV file with a header as rows by key.
+
+    Raises:
+        ValueError: If it is not there, has no such column, or names a key twice.
+    """
+    try:
+        with open(file, newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream)
+            columns = tuple(reader.fieldnames or ())
+            if key_column not in columns:
+                raise ValueError(
+                    f"{file} has the columns {', '.join(columns)}; set key_column, now "
+                    f"{key_column!r}, to the one with the samples' keys."
+                )
+            rows: dict[str, dict[str, str]] = {}
+            for row in reader:
+                key = row.pop(key_column)
+                if key in rows:
+                    raise ValueError(f"{file} has two rows for the key {key!r}.")
+                if None in row or None in row.values():
+                    raise ValueError(f"{file} has a row of another length for the key {key!r}.")
+                rows[key] = row
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"The table {file} can't be read ({error}); check `table`.") from error
+    return Table(rows, tuple(column for column in columns if column != key_column))
+
+
+def _hash(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
