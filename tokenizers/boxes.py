@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Int32
@@ -282,7 +282,7 @@ class BoxTokenizer:
         save_folder(folder, description, {})
 
     @classmethod
-    def load(cls, folder: Path) -> Self:
+    def load(cls, folder: Path) -> "BoxTokenizer":
         """Returns the tokenizer that `save` wrote.
 
         Raises:

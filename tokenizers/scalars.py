@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Float, Int, Int32
@@ -111,7 +111,7 @@ class ScalarTokenizerConfig:
             )
         different = np.unique(numbers)
         if len(different) <= self.num_bins:
-            return ScalarTokenizer((different[:-1] + different[1:]) / 2, different)
+            return ScalarTokenizer(different, (different[:-1] + different[1:]) / 2)
         # Edges are training numbers, so every bin holds at least its own lower edge. A value so
         # frequent that several quantiles fall on it yields one edge, hence fewer bins.
         shares = np.arange(1, self.num_bins) / self.num_bins
@@ -119,7 +119,7 @@ class ScalarTokenizerConfig:
         edges = edges[edges > different[0]]
         bins = np.searchsorted(edges, numbers, side="right")
         centers = [np.median(numbers[bins == i]) for i in range(len(edges) + 1)]
-        return ScalarTokenizer(edges, np.array(centers))
+        return ScalarTokenizer(np.array(centers), edges)
 
 
 class ScalarTokenizer:
@@ -128,14 +128,14 @@ class ScalarTokenizer:
     special: None = None
 
     def __init__(
-        self, edges: Float[np.ndarray, "bins-1"], centers: Float[np.ndarray, "bins"]
+        self, centers: Float[np.ndarray, "bins"], edges: Float[np.ndarray, "bins-1"]
     ) -> None:
         """Args:
-        edges: Ascending limits between bins; a number on a limit belongs to the upper bin.
         centers: What each bin decodes to.
+        edges: Ascending limits between bins; a number on a limit belongs to the upper bin.
         """
-        self._edges = edges
         self._centers = centers
+        self._edges = edges
         self.vocab_size = len(centers)
         self.token_shape = (1,)
 
@@ -175,18 +175,18 @@ class ScalarTokenizer:
 
     def save(self, folder: Path) -> None:
         """Writes the bins into `folder`."""
-        arrays = {"edges": self._edges, "centers": self._centers}
+        arrays = {"centers": self._centers, "edges": self._edges}
         save_folder(folder, {"tokenizer": "scalar"}, arrays)
 
     @classmethod
-    def load(cls, folder: Path) -> Self:
+    def load(cls, folder: Path) -> "ScalarTokenizer":
         """Returns the tokenizer that `save` wrote.
 
         Raises:
             ValueError: If the folder is absent, damaged or of another kind.
         """
         _, arrays, _ = load_folder(folder, "scalar")
-        return cls(arrays["edges"], arrays["centers"])
+        return cls(arrays["centers"], arrays["edges"])
 
 
 def _as_numbers(values: RawBatch) -> Float[np.ndarray, "batch"]:

@@ -9,7 +9,7 @@ from tokenizers.base import PADDING, SequenceTokens
 
 
 def pad_sequences(
-    sequences: Sequence[Sequence[int]], end: int, longest: int
+    sequences: Sequence[Sequence[int] | Int[np.ndarray, "_"]], end: int, longest: int
 ) -> Int32[np.ndarray, "batch {longest}"]:
     """Returns ids [batch, longest]: each sequence, then `end`, then `PADDING`.
 

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import sentencepiece
@@ -20,6 +20,10 @@ from tokenizers.storage import load_folder, save_folder
 
 NUM_BYTES = 256
 """Pieces that stand for one byte each, so that any text has ids."""
+NORMALIZATION = "nmt_nfkc"
+"""Sentencepiece's rule: unify compatible characters, tidy spaces, drop control characters."""
+COORDINATE = r"<(\d{1,9})>"
+"""How a text mentions a position."""
 
 
 @dataclass(frozen=True)
@@ -203,19 +207,26 @@ class TextTokenizerConfig:
         if not texts:
             raise ValueError("Text tokenizer: no training text was given; at least one is needed.")
         num_pieces = self.vocab_size - self._num_special
-        # Half of what the bytes leave is for whole characters; rarer ones are spelt in bytes.
-        counts = Counter(character for text in texts for character in text)
-        kept = counts.most_common((num_pieces - NUM_BYTES) // 2 - 8)
+        corpus = (
+            [re.sub(COORDINATE, " ", text) for text in texts] if self.num_coordinates else texts
+        )
+        corpus = sentencepiece.SentencePieceNormalizer(rule_name=NORMALIZATION).normalize(corpus)
+        # Half of what the bytes leave is for single characters; rarer ones are spelt in bytes.
+        # Blanking them here, as sentencepiece's own coverage can't go below 0.98.
+        counts = Counter(character for text in corpus for character in text)
+        common = dict(counts.most_common((num_pieces - NUM_BYTES) // 2))
+        blank = {ord(character): " " for character in counts if character not in common}
         model = io.BytesIO()
         try:
             sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=iter(texts),
+                sentence_iterator=(text.translate(blank) for text in corpus),
                 model_writer=model,
                 model_type="bpe",
                 vocab_size=num_pieces + 1,  # Sentencepiece insists on an unknown piece; we drop it.
                 hard_vocab_limit=False,
                 byte_fallback=True,
-                character_coverage=sum(count for _, count in kept) / counts.total(),
+                character_coverage=1.0,
+                normalization_rule_name=NORMALIZATION,
                 max_sentence_length=2**30,
                 unk_id=0,
                 bos_id=-1,
@@ -280,7 +291,7 @@ class TextTokenizer:
         save_folder(folder, description, {}, {"sentencepiece.model": self._model})
 
     @classmethod
-    def load(cls, folder: Path) -> Self:
+    def load(cls, folder: Path) -> "TextTokenizer":
         """Returns the tokenizer that `save` wrote.
 
         Raises:
@@ -292,8 +303,7 @@ class TextTokenizer:
     def _to_ids(self, texts: Sequence[str] | np.ndarray) -> list[list[int]]:
         # Texts are cut at their coordinates; odd parts are then the coordinates' numbers.
         parts = [
-            re.split(r"<(\d{1,9})>", text) if self._config.num_coordinates else [text]
-            for text in texts
+            re.split(COORDINATE, text) if self._config.num_coordinates else [text] for text in texts
         ]
         for row in parts:
             for i in reversed(range(1, len(row), 2)):
