@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, UInt8
 
 from data_pipeline.scene_sampler import COLORS, SHAPES, Camera, Scene, Solids, Surroundings
 
@@ -73,6 +73,10 @@ class _Hit(NamedTuple):
 
 Vector = tuple[Array, Array, Array]
 """x, y and z as separate arrays: a last axis of three would defeat vector instructions."""
+
+
+def _dot(first: Vector, second: Vector) -> Array:
+    return sum(a * b for a, b in zip(first, second, strict=True))
 
 
 def _make_bodies(solids: Solids) -> _Body:
@@ -266,11 +270,11 @@ def _render_one(scene: Scene, size: int) -> Picture:
     *albedo, shininess, semseg = material
 
     normal = (hit.normal_x, hit.normal_y, hit.normal_z)
-    facing = jnp.maximum(sum(n * l for n, l in zip(normal, light, strict=True)), 0.0)
+    facing = jnp.maximum(_dot(normal, light), 0.0)
     direct = jnp.where(in_shadow, 0.0, facing)
     brightness = AMBIENT * (0.85 + 0.15 * normal[2]) + DIRECT * direct
     gloss = shininess * _gloss(normal, light, direction, direct > 0)
-    up = direction[2] / jnp.sqrt(sum(d * d for d in direction))
+    up = direction[2] / jnp.sqrt(_dot(direction, direction))
     darker = 1.0 - 0.6 * jnp.clip(up + 0.45, 0.0, 1.0)
     rgb = [
         _blur(jnp.where(is_sky, surroundings.sky[c] * darker, albedo[c] * brightness + gloss))
@@ -289,11 +293,11 @@ def _render_one(scene: Scene, size: int) -> Picture:
 
 def _gloss(normal: Vector, light: Vector, direction: Vector, is_lit: Bool[Array, "y x"]) -> Array:
     """Returns the mirror image of the lamp and, faintly, of the sky on a shiny surface."""
-    along = sum(n * d for n, d in zip(normal, direction, strict=True))
-    length = jnp.sqrt(sum(d * d for d in direction))
-    mirrored = [(d - 2.0 * along * n) / length for n, d in zip(normal, direction, strict=True)]
-    alignment = jnp.maximum(sum(m * l for m, l in zip(mirrored, light, strict=True)), 0.0)
-    return jnp.where(is_lit, 0.65 * alignment**24, 0.0) + 0.10 * jnp.maximum(mirrored[2], 0.0)
+    along = _dot(normal, direction)
+    length = jnp.sqrt(_dot(direction, direction))
+    mirrored = tuple((d - 2.0 * along * n) / length for n, d in zip(normal, direction, strict=True))
+    alignment = jnp.maximum(_dot(mirrored, light), 0.0)
+    return jnp.where(is_lit, 0.65 * alignment**20, 0.0) + 0.15 * jnp.maximum(mirrored[2], 0.0)
 
 
 def render(scenes: Scene, size: int) -> Picture:

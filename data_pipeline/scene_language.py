@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
-from data_pipeline.scene_sampler import COLOR_NAMES, SHAPES
+from data_pipeline.scene_sampler import COLOR_NAMES, SHAPES, Scene
 from tokenizers.base import Boxes
 
 RELATIONS = ("left of", "right of", "in front of", "behind")
@@ -163,7 +163,7 @@ def write_caption(
 def describe(
     instances: UInt8[np.ndarray, "batch height width"],
     depth: Float[np.ndarray, "batch height width"],
-    scenes: Any,
+    scenes: Scene,
 ) -> list[dict[str, Any]]:
     """Returns caption, boxes, distance and metadata of every scene of a batch.
 

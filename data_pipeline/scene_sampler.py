@@ -36,14 +36,14 @@ UNSEEN_PAIRS = (
 )
 """Colour and shape pairs that only the split `test_unseen_pairs` shows."""
 
-LARGE_DIAMETER = 2.25
-SMALL_DIAMETER = 1.4
-"""Metres. At the distances below about 17 to 25 and 11 to 16 pixels of 64."""
+LARGE_DIAMETER = 2.3
+SMALL_DIAMETER = 1.45
+"""Metres. At the distances that occur about 17 to 27 and 11 to 17 pixels of 64."""
 
-NEAREST, FARTHEST = 6.0, 9.2
-"""Metres along the view axis from the camera to the middle of a solid's base."""
+DEPTH_SPAN = 3.4
+"""Metres along the view axis in which solids stand, from where the picture's bottom begins."""
 
-NUM_CANDIDATES = 16
+NUM_CANDIDATES = 32
 """Places tried for each solid."""
 
 
@@ -240,14 +240,19 @@ def _place(
     """
     max_solids = len(diameter)
     across, away = jax.random.uniform(key, (2, max_solids, NUM_CANDIDATES))
-    depth = NEAREST + (FARTHEST - NEAREST) * away
-    room = 0.5 / camera.focal * depth - 0.55 * diameter[:, None]
+    half = 0.5 / camera.focal
+    sin, cos = jnp.sin(camera.pitch), jnp.cos(camera.pitch)
+    nearest = camera.height / (sin + half * cos) + 0.5 * diameter[:, None]
+    farthest = nearest[-1:] + DEPTH_SPAN
+    depth = nearest + (farthest - nearest) * away
+    # Whole solids: a cube's corner sticks out by 0.57 diameters, its front is nearer.
+    room = half * (depth - 0.5 * diameter[:, None]) - 0.57 * diameter[:, None]
     x = (2.0 * across - 1.0) * room
-    y = (depth - camera.height * jnp.sin(camera.pitch)) / jnp.cos(camera.pitch)
+    y = (depth - camera.height * sin) / cos
     # The middle of the solid in the picture, in widths.
     raised = camera.height - 0.5 * diameter[:, None]
     picture_x = camera.focal * x / depth
-    picture_y = camera.focal * (raised - depth * jnp.sin(camera.pitch)) / depth
+    picture_y = camera.focal * (raised - depth * sin) / depth
     picture_radius = 0.5 * camera.focal * diameter[:, None] / depth
 
     def place_one(placed, candidates):

@@ -4,12 +4,12 @@ Nothing is stored or downloaded: sample `index` of a split is computed from
 (seed, split, index), so any length costs nothing and any order gives the same bits.
 """
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, Key
 
@@ -24,8 +24,11 @@ SEMSEG_CLASSES = ("sky", "ground", *SHAPES)
 SPLITS = ("train", "validation", "test", "test_unseen_pairs")
 """A split's place here is part of its scenes' keys: never reorder, only append."""
 
-PIXELS_PER_BATCH = 64 * 64**2
+PIXELS_PER_BATCH = 32 * 64**2
 """Pixels rendered at once: enough to fill the cores, few enough to stay in their cache."""
+
+BATCHES_UNDER_WAY = 3
+"""While one is put into words the next ones are rendered."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +50,9 @@ class ScenesData:
     """A scene has 1 to this many solids, each number as often."""
 
     def __post_init__(self) -> None:
-        for name in ("num_train", "num_validation", "num_test"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or more.")
+        for name in ("num_train", "num_validation", "num_test", "seed"):
+            if not 0 <= getattr(self, name) < 2**31:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 to 2**31 - 1.")
         if not 16 <= self.image_size <= 512:
             raise ValueError(f"image_size is {self.image_size}; it must be 16 to 512 pixels.")
         if not 1 <= self.max_objects <= 4:
@@ -75,8 +78,10 @@ class SceneSource:
     def __init__(self, config: ScenesData, split: str, length: int):
         self._config = config
         self._length = length
-        self._split_key = jax.random.fold_in(jax.random.key(config.seed), SPLITS.index(split))
-        self._with_unseen = jnp.asarray(split == "test_unseen_pairs")
+        with jax.set_mesh(_host_mesh()):
+            split_key = jax.random.fold_in(jax.random.key(config.seed), SPLITS.index(split))
+        self._split_key = split_key
+        self._with_unseen = np.bool_(split == "test_unseen_pairs")
         self._batch = max(1, PIXELS_PER_BATCH // config.image_size**2)
 
     def __len__(self) -> int:
@@ -96,37 +101,56 @@ class SceneSource:
         samples: list[Sample] = []
         for scenes, picture, count in self._compute(np.asarray(indices, np.int32)):
             described = describe(picture.instances, picture.depth, scenes)
-            for place, words in enumerate(described[:count]):
-                samples.append({name: value[place] for name, value in picture._asdict().items()})
-                samples[-1].update(words)
+            for place in range(count):
+                # Copies, so that a sample kept does not keep its whole batch.
+                views = {name: value[place].copy() for name, value in picture._asdict().items()}
+                samples.append({**views, **described[place]})
         return samples
 
-    def _compute(self, indices: np.ndarray) -> Iterator[tuple[Scene, Picture, int]]:
-        """Yields batches of one fixed size, the next one under way, and how many are real."""
-        under_way = []
+    def _compute(self, indices: Int[np.ndarray, "samples"]) -> Iterator[tuple[Scene, Picture, int]]:
+        """Yields batches as numpy arrays, with how many of their scenes were asked for.
+
+        All batches have one size, so that one compiled program makes every scene and a
+        scene's bits do not depend on which others it was asked for with.
+        """
+        under_way: deque[tuple[Scene, Picture, int]] = deque()
         for start in range(0, len(indices), self._batch):
             some = indices[start : start + self._batch]
             padded = np.pad(some, (0, self._batch - len(some)), mode="edge")
-            result = _compute_batch(
-                self._split_key,
-                padded,
-                self._with_unseen,
-                self._config.image_size,
-                self._config.max_objects,
-            )
-            under_way.append((*result, len(some)))
-            if len(under_way) > 2:
-                scenes, picture, count = under_way.pop(0)
-                yield (*jax.tree.map(np.asarray, (scenes, picture)), count)
-        for scenes, picture, count in under_way:
-            yield (*jax.tree.map(np.asarray, (scenes, picture)), count)
+            with jax.set_mesh(_host_mesh()):
+                scenes, picture = _compute_batch(
+                    self._split_key,
+                    padded,
+                    self._with_unseen,
+                    self._config.image_size,
+                    self._config.max_objects,
+                )
+            under_way.append((scenes, picture, len(some)))
+            if len(under_way) == BATCHES_UNDER_WAY:
+                yield jax.tree.map(np.asarray, under_way.popleft())
+        while under_way:
+            yield jax.tree.map(np.asarray, under_way.popleft())
+
+
+@cache
+def _host_mesh() -> jax.sharding.Mesh:
+    """Returns the CPU alone, or the default device where JAX was started without one.
+
+    Whatever devices the model is spread over, the host makes the data: the same bits
+    beside any accelerator, which keeps its time and memory for the model.
+    """
+    try:
+        devices = jax.local_devices(backend="cpu")
+    except RuntimeError:
+        devices = jax.local_devices()
+    return jax.sharding.Mesh(devices[:1], ("host",))
 
 
 @partial(jax.jit, static_argnames=("size", "max_objects"))
 def _compute_batch(
     split_key: Key[Array, ""],
     indices: Int[Array | np.ndarray, "batch"],
-    with_unseen: Bool[Array, ""],
+    with_unseen: Bool[Array | np.ndarray | np.bool_, ""],
     size: int,
     max_objects: int,
 ) -> tuple[Scene, Picture]:
