@@ -6,7 +6,7 @@ head_dim k, vocab v, height y, width x, channels c.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, Self, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -125,7 +125,7 @@ class Tokenizer(Protocol):
         """Writes everything that `load` needs, normalisation included, into `folder`."""
 
     @classmethod
-    def load(cls, folder: Path) -> Self:
+    def load(cls, folder: Path) -> "Tokenizer":
         """Returns the tokenizer that `save` wrote."""
 
 
