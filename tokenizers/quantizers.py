@@ -1,0 +1,215 @@
+"""From latent vectors to ids and back: a learned codebook (VQ) or a fixed grid (FSQ).
+
+All arithmetic is float32 whatever comes in: in bfloat16 a grid reaches only half of its codes.
+"""
+
+from typing import Literal, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+Distance = Literal["cosine", "euclidean"]
+
+
+class Quantized(NamedTuple):
+    """Latents turned into codes.
+
+    Attributes:
+        codes: float32 [..., dim]. Their gradient passes straight through to the latents.
+        ids: int32 [...], in [0, num_codes).
+        loss: What pulls latents towards their codes; 0 where nothing has to.
+        metrics: Scalars: `usage`, the share of codes that occur in the batch, and `perplexity`,
+            the number of equally frequent codes that would be as diverse.
+    """
+
+    codes: Float[Array, "*batch dim"]
+    ids: Int[Array, "*batch"]
+    loss: Float[Array, ""]
+    metrics: dict[str, Array]
+
+
+class Quantizer(Protocol):
+    """Turns vectors into ids and back."""
+
+    num_codes: int
+    dim: int
+
+    def quantize(self, latents: Float[Array, "*batch dim"], key: Array, train: bool) -> Quantized:
+        """Returns the code of every latent. In training, a learned codebook moves as well."""
+
+    def lookup(self, ids: Int[Array, "*batch"]) -> Float[Array, "*batch dim"]:
+        """Returns the codes of ids."""
+
+    def codebook(self) -> Float[Array, "num_codes dim"]:
+        """Returns all codes. `probabilities @ codebook` is the mean code of a distribution."""
+
+
+class CodebookState(nnx.Variable):
+    """What follows the data by averages rather than by gradients."""
+
+
+class VectorQuantizer(nnx.Module):
+    """A learned codebook whose codes follow the mean of the latents they stand for.
+
+    The codebook moves by exponential moving averages instead of gradients (van den Oord et al.
+    2017, appendix A.1). Codes that have become rare are replaced by latents drawn from the batch
+    in proportion to their squared error, as k-means++ does (Arthur and Vassilvitskii 2007), so
+    they land where codes are missing. With `distance="cosine"`, latents and codes have unit
+    length (Yu et al. 2022, ViT-VQGAN, section 3.2).
+    """
+
+    def __init__(
+        self,
+        num_codes: int,
+        dim: int,
+        *,
+        distance: Distance = "cosine",
+        decay: float = 0.99,
+        commitment: float = 0.25,
+        rare: float = 0.03,
+        rngs: nnx.Rngs,
+    ):
+        """Makes a codebook of random directions; `spread` puts it onto data.
+
+        Args:
+            num_codes: Size of the vocabulary.
+            dim: Length of a code; small is better used, 4 to 32 are usual.
+            distance: How the nearest code is found.
+            decay: Of the moving averages, per step.
+            commitment: Weight of the loss that pulls latents towards their codes.
+            rare: A code is replaced when its average count falls below this share of what it
+                would be if all codes were used equally.
+            rngs: Source of the random start.
+        """
+        if num_codes < 2 or dim < 1:
+            raise ValueError(
+                f"A codebook got num_codes={num_codes} and dim={dim}; give at least 2 codes of "
+                "at least 1 number."
+            )
+        self.num_codes, self.dim, self.distance = num_codes, dim, distance
+        self.decay, self.commitment, self.rare = decay, commitment, rare
+        codes = _unit(jax.random.normal(rngs.params(), (num_codes, dim)))
+        self.codes = CodebookState(codes)
+        self.sums = CodebookState(codes)
+        self.counts = CodebookState(jnp.ones(num_codes))
+
+    def codebook(self) -> Float[Array, "num_codes dim"]:
+        return self.codes[...]
+
+    def lookup(self, ids: Int[Array, "*batch"]) -> Float[Array, "*batch dim"]:
+        return self.codes[...][ids]
+
+    def quantize(self, latents: Float[Array, "*batch dim"], key: Array, train: bool) -> Quantized:
+        rows = latents.astype(jnp.float32).reshape(-1, self.dim)
+        if self.distance == "cosine":
+            rows = _unit(rows)
+        ids = self._nearest(jax.lax.stop_gradient(rows))
+        codes = self.lookup(ids)
+        error = jnp.sum(jnp.square(rows - codes), axis=-1)
+        counts = jnp.zeros(self.num_codes).at[ids].add(1)
+        if train:
+            self._follow(jax.lax.stop_gradient(rows), ids, counts, error, key)
+        return Quantized(
+            codes=(rows + jax.lax.stop_gradient(codes - rows)).reshape(latents.shape),
+            ids=ids.reshape(latents.shape[:-1]),
+            loss=self.commitment * jnp.mean(error) / self.dim,
+            metrics=diversity(counts),
+        )
+
+    def spread(self, latents: Float[Array, "count dim"], key: Array) -> None:
+        """Puts the codebook onto data: on latents drawn at random."""
+        rows = latents.astype(jnp.float32)
+        chosen = jax.random.choice(
+            key, len(rows), (self.num_codes,), replace=len(rows) < self.num_codes
+        )
+        codes = rows[chosen]
+        self.codes[...] = _unit(codes) if self.distance == "cosine" else codes
+        self.sums[...] = self.codes[...] * self.counts[...][:, None]
+
+    def _nearest(self, rows: Float[Array, "count dim"]) -> Int[Array, "count"]:
+        codes = self.codes[...]
+        closeness = rows @ codes.T
+        if self.distance == "euclidean":
+            closeness = closeness - jnp.sum(jnp.square(codes), axis=-1) / 2
+        return jnp.argmax(closeness, axis=-1).astype(jnp.int32)
+
+    def _follow(
+        self,
+        rows: Float[Array, "count dim"],
+        ids: Int[Array, "count"],
+        counts: Float[Array, "codes"],
+        error: Float[Array, "count"],
+        key: Array,
+    ) -> None:
+        """Moves every code to the average of its latents, and rare ones to where codes lack."""
+        sums = jnp.zeros((self.num_codes, self.dim)).at[ids].add(rows)
+        counts = self.decay * self.counts[...] + (1 - self.decay) * counts
+        sums = self.decay * self.sums[...] + (1 - self.decay) * sums
+
+        equal = len(rows) / self.num_codes
+        is_rare = (counts < self.rare * equal)[:, None]
+        # One draw per code from a cumulative sum: a categorical over rows would cost
+        # codes x rows random numbers.
+        mass = jnp.cumsum(jax.lax.stop_gradient(error) + 1e-12)
+        draws = jax.random.uniform(key, (self.num_codes,)) * mass[-1]
+        drawn = rows[jnp.searchsorted(mass, draws).clip(0, len(rows) - 1)]
+
+        self.counts[...] = jnp.where(is_rare[:, 0], equal, counts)
+        self.sums[...] = jnp.where(is_rare, drawn * equal, sums)
+        codes = self.sums[...] / jnp.maximum(self.counts[...], 1e-8)[:, None]
+        self.codes[...] = _unit(codes) if self.distance == "cosine" else codes
+
+
+class FiniteScalarQuantizer(nnx.Module):
+    """Rounds every number of a latent to one of a few levels (Mentzer et al. 2023, section 3).
+
+    Nothing is learned or can collapse: the codes are all points of a grid in [-1, 1]. An id
+    counts through the grid with the first number changing fastest.
+    """
+
+    def __init__(self, levels: tuple[int, ...]):
+        """Makes the grid; `levels` are at least 2 each, such as (8, 5, 5, 5) for 1000 codes."""
+        if not levels or min(levels) < 2:
+            raise ValueError(f"Levels are {levels}; give at least one number, each at least 2.")
+        self.levels = tuple(levels)
+        self.num_codes, self.dim = int(np.prod(levels)), len(levels)
+
+    def codebook(self) -> Float[Array, "num_codes dim"]:
+        return self.lookup(jnp.arange(self.num_codes))
+
+    def lookup(self, ids: Int[Array, "*batch"]) -> Float[Array, "*batch dim"]:
+        digits = (ids[..., None] // self._strides) % self._levels
+        return (2 * digits.astype(jnp.float32) - (self._levels - 1)) / (self._levels - 1)
+
+    def quantize(self, latents: Float[Array, "*batch dim"], key: Array, train: bool) -> Quantized:
+        # The range of tanh, cut into equal bins. Rounding to integers instead, as in the paper,
+        # needs a shifted tanh for even levels, which for 2 levels puts both far from 0.
+        place = (jnp.tanh(latents.astype(jnp.float32)) + 1) * self._levels / 2
+        digits = jnp.clip(jnp.floor(place), 0, self._levels - 1).astype(jnp.int32)
+        ids = jnp.sum(digits * self._strides, axis=-1).astype(jnp.int32)
+        smooth = (2 * place - self._levels) / (self._levels - 1)
+        codes = smooth + jax.lax.stop_gradient(self.lookup(ids) - smooth)
+        counts = jnp.zeros(self.num_codes).at[ids.reshape(-1)].add(1)
+        return Quantized(codes, ids, jnp.zeros(()), diversity(counts))
+
+    @property
+    def _levels(self) -> np.ndarray:
+        return np.asarray(self.levels, np.int32)
+
+    @property
+    def _strides(self) -> np.ndarray:
+        return np.cumprod([1, *self.levels[:-1]]).astype(np.int32)
+
+
+def diversity(counts: Float[Array, "codes"]) -> dict[str, Array]:
+    """Returns `usage` and `perplexity` of codes that occurred `counts` times."""
+    share = counts / jnp.maximum(counts.sum(), 1)
+    entropy = -jnp.sum(share * jnp.log(jnp.maximum(share, 1e-12)))
+    return {"usage": jnp.mean(counts > 0), "perplexity": jnp.exp(entropy)}
+
+
+def _unit(vectors: Float[Array, "*batch dim"]) -> Float[Array, "*batch dim"]:
+    return vectors * jax.lax.rsqrt(jnp.sum(jnp.square(vectors), axis=-1, keepdims=True) + 1e-12)
