@@ -1,0 +1,129 @@
+"""What a run measured while it trained: `metrics.jsonl`, and the same for TensorBoard."""
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tensorboardX import SummaryWriter
+
+METRICS = "metrics.jsonl"
+TENSORBOARD = "tensorboard"
+
+
+class RunLog:
+    """Appends measured numbers to `metrics.jsonl` and to TensorBoard events.
+
+    `metrics.jsonl` is the record: one line per write, on disk when `write` returns, so a process
+    that is killed loses nothing. TensorBoard's events are a copy of it, which is made anew by the
+    first write after the log was opened or rewound; so neither ever holds a step twice.
+
+    Use it in a `with` statement, or call `close`.
+    """
+
+    def __init__(self, folder: Path):
+        """Opens the log of a run directory, new or not. A half-written last line is dropped."""
+        self._folder = Path(folder)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._path = self._folder / METRICS
+        if self._path.exists():
+            content = self._path.read_bytes()
+            whole = content.rfind(b"\n") + 1
+            if whole < len(content):
+                os.truncate(self._path, whole)
+        self._file = self._path.open("a", encoding="utf-8")
+        self._events: SummaryWriter | None = None
+
+    def write(self, stage: str, step: int, values: Mapping[str, float]) -> None:
+        """Appends one line, {"stage": ..., "step": ..., name: value, ...}.
+
+        Args:
+            stage: What is being trained, such as "model".
+            step: Steps done so far in this stage.
+            values: Numbers by name; those that are not finite are written as null.
+
+        Raises:
+            ValueError: If a value is named "stage" or "step".
+        """
+        taken = {"stage", "step"} & set(values)
+        if taken:
+            raise ValueError(
+                f"A logged value is named {taken.pop()!r}, which every line has already; "
+                "give it another name."
+            )
+        if self._events is None:
+            self._events = self._copy_events()
+        line = {"stage": stage, "step": int(step)}
+        line |= {name: _finite(value) for name, value in values.items()}
+        self._file.write(json.dumps(line, allow_nan=False) + "\n")
+        self._file.flush()
+        _add(self._events, line)
+
+    def rewind(self, stage: str, step: int) -> None:
+        """Drops what was written of `stage` after `step`, as when training resumes from there."""
+        lines = read_metrics(self._folder)
+        kept = [line for line in lines if line["stage"] != stage or line["step"] <= step]
+        if len(kept) == len(lines):
+            return
+        self.close()
+        partial = self._path.with_name(f".{METRICS}.partial-{os.getpid()}")
+        partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        os.replace(partial, self._path)
+        self._file = self._path.open("a", encoding="utf-8")
+
+    def close(self) -> None:
+        """Writes out what is buffered for TensorBoard and closes the files."""
+        self._file.close()
+        if self._events is not None:
+            self._events.close()
+            self._events = None
+
+    def __enter__(self) -> "RunLog":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _copy_events(self) -> SummaryWriter:
+        shutil.rmtree(self._folder / TENSORBOARD, ignore_errors=True)
+        events = SummaryWriter(str(self._folder / TENSORBOARD), flush_secs=10)
+        for line in read_metrics(self._folder):
+            _add(events, line)
+        return events
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """Returns the lines of a run directory's `metrics.jsonl`, in order; none if there is no file.
+
+    A last line that is still being written is left out.
+
+    Raises:
+        ValueError: If a line is damaged.
+    """
+    path = Path(folder) / METRICS
+    if not path.exists():
+        return []
+    lines = []
+    for number, text in enumerate(path.read_text(encoding="utf-8").split("\n")[:-1], start=1):
+        try:
+            line = json.loads(text)
+            lines.append({"stage": line["stage"], "step": line["step"], **line})
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{path} is damaged in line {number}; delete that line to go on without it."
+            ) from error
+    return lines
+
+
+def _finite(value: Any) -> float | None:
+    number = float(value)
+    return number if math.isfinite(number) else None
+
+
+def _add(events: SummaryWriter, line: Mapping[str, Any]) -> None:
+    for name, value in line.items():
+        if name not in ("stage", "step") and value is not None:
+            events.add_scalar(f"{line['stage']}/{name}", value, line["step"])
