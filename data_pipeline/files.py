@@ -48,14 +48,11 @@ class ArrayFile(FileFormat):
     """
 
     scale: float = 1.0
-    """What stored numbers are multiplied by: 0.001 for millimetres wanted in metres."""
+    """What stored numbers are multiplied by: 0.001 for millimetres that are wanted in metres."""
     offset: float = 0.0
-    """What is added after scaling: -1, with scale 2/255, for unit vectors in 8-bit pictures."""
+    """What is added after scaling."""
     missing: float | None = None
     """The stored number that means "not measured", which becomes NaN; none if None."""
-    unit_length: bool = False
-    """Scale every vector (last axis) to length 1 to undo rounding and blending; shorter than
-    0.1 means no direction and becomes 0."""
     channels_first: bool = False
     """Whether arrays are stored [channels, height, width], as satellite bands often are."""
     as_rgb: bool = False
@@ -78,10 +75,6 @@ class ArrayFile(FileFormat):
             array = array.astype(np.float32) * np.float32(self.scale) + np.float32(self.offset)
         if is_missing is not None:
             array = np.where(is_missing, np.float32(np.nan), array.astype(np.float32))
-        if self.unit_length:
-            array = array.astype(np.float32)
-            length = np.linalg.norm(array, axis=-1, keepdims=True)
-            array = np.where(length < 0.1, np.float32(0), array / np.maximum(length, 0.1))
         return np.ascontiguousarray(array)
 
     def _stored(self, data: bytes, extension: str) -> np.ndarray:

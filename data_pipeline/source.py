@@ -1,7 +1,7 @@
 """Where samples come from: random access, deterministic, any modality may be absent."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 Sample = dict[str, Any]
 """Raw values by modality name. An absent modality has no key.
@@ -10,6 +10,7 @@ Sample = dict[str, Any]
 """
 
 
+@runtime_checkable
 class Source(Protocol):
     """A data set split with random access."""
 
@@ -21,6 +22,7 @@ class Source(Protocol):
         """Returns several samples at once, which some sources do much faster than one by one."""
 
 
+@runtime_checkable
 class DataConfig(Protocol):
     """A data set: a frozen dataclass of the configuration."""
 

@@ -67,6 +67,7 @@ class TokenBatch(NamedTuple):
     index: Int[Array, "batch"]
 
 
+@runtime_checkable
 class Values(Protocol):
     """What the raw numbers of a modality mean: units, validity, symmetry, metric, picture.
 
