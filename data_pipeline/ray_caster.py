@@ -115,7 +115,7 @@ def _make_bodies(solids: Solids) -> _Body:
     )
 
 
-def _slab(origin: Array, inverse: Array, low: Array, high: Array) -> tuple[Array, Array]:
+def _slab(origin: Array, inverse: Array, low: Array | float, high: Array) -> tuple[Array, Array]:
     """Returns where a ray enters and leaves low <= coordinate <= high."""
     first, second = (low - origin) * inverse, (high - origin) * inverse
     return jnp.minimum(first, second), jnp.maximum(first, second)
