@@ -61,9 +61,8 @@ def build_token_store(
         ValueError: If a tokenizer returns ids outside its vocabulary or of the wrong shape.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    chunks = [
-        range(start, min(start + chunk, len(source))) for start in range(0, len(source), chunk)
-    ]
+    total = len(source)
+    chunks = [range(start, min(start + chunk, total)) for start in range(0, total, chunk)]
     made_from = {
         "format": str(FORMAT),
         "samples": f"{total} in chunks of {chunk}",
@@ -104,19 +103,14 @@ class TokenStore:
         made_from = _read_fingerprints(folder)
         if made_from is None:
             raise ValueError(f"There are no tokens in {folder}; they have to be computed first.")
-        files = sorted(folder.glob("chunk-*.npz"))
-        parts = [_read_arrays(file) for file in files]
-        names = (
-            [name.removeprefix("ids/") for name in parts[0] if name.startswith("ids/")]
-            if parts
-            else []
-        )
-        num_real = {
-            n: np.concatenate([p[f"num_real/{n}"] for p in parts]).astype(np.int32) for n in names
+        parts = [_read_arrays(file) for file in sorted(folder.glob("chunk-*.npz"))]
+        arrays = {
+            name: np.concatenate([part[name] for part in parts]).astype(np.int32)
+            for name in (parts[0] if parts else ())
         }
-        ids = {}
-        for name in names:
-            stored = np.concatenate([part[f"ids/{name}"] for part in parts]).astype(np.int32)
+        ids, num_real = {}, {}
+        for name in [name.removeprefix("ids/") for name in arrays if name.startswith("ids/")]:
+            stored, num_real[name] = arrays[f"ids/{name}"], arrays[f"num_real/{name}"]
             is_real = np.arange(stored.shape[1]) < num_real[name][:, None]
             ids[name] = np.where(is_real, stored, np.int32(PADDING))
         store = cls(ids, num_real)
@@ -191,9 +185,8 @@ def _discard_stale_chunks(folder: Path, made_from: dict[str, str]) -> None:
     stale: Sequence[Path] = sorted(folder.glob("chunk-*.npz"))
     if stale:
         known = known or {}
-        changed = [
-            name for name in {**known, **made_from} if known.get(name) != made_from.get(name)
-        ]
+        names = {**known, **made_from}
+        changed = [name for name in names if known.get(name) != made_from.get(name)]
         warnings.warn(
             f"The tokens in {folder} were made from something else (differing: "
             f"{', '.join(changed)}), so they are computed again.",
