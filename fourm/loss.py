@@ -197,7 +197,7 @@ def masked_loss(
     one_hot = (group[:, None] == jnp.arange(num_groups)).astype(jnp.float32)
     nll = (scores.nll @ one_hot) / counts
     accuracy = (scores.is_correct.astype(jnp.float32) @ one_hot) / counts
-    metrics = {"loss": loss}
+    metrics = {}
     for entry in space.ranges:
         metrics[f"loss/{entry.name}"] = nll[entry.index]
         metrics[f"accuracy/{entry.name}"] = accuracy[entry.index]

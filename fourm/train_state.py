@@ -1,0 +1,185 @@
+"""One training step, for tokenizers and model alike."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jaxtyping import Array, Float, Int, Key, PyTree
+
+Metrics = dict[str, Float[Array, ""]]
+LossFn = Callable[[Any, Any, Key[Array, ""]], tuple[Float[Array, ""], Metrics]]
+"""(model, batch, key) -> (loss, metrics). May change the model's non-parameter variables."""
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW with linear warm-up and cosine decay (Loshchilov and Hutter 2019)."""
+
+    learning_rate: float = 1e-3
+    """Peak learning rate."""
+    warmup_steps: int = 100
+    """Steps of linear warm-up."""
+    final_fraction: float = 0.02
+    """Learning rate at the last step over its peak."""
+    weight_decay: float = 0.05
+    """Decoupled weight decay, on matrices (kernels and tables) only."""
+    b1: float = 0.9
+    """Decay of the first moment."""
+    b2: float = 0.95
+    """Decay of the second moment."""
+    clip_norm: float = 1.0
+    """Largest global norm of a gradient; larger ones are scaled down to it. 0 = off."""
+
+
+class TrainState(NamedTuple):
+    """All that changes while training.
+
+    Attributes:
+        step: Steps taken.
+        params: Trained parameters.
+        average: Exponential moving average of the parameters, what is used afterwards.
+        opt_state: The optimizer's moments.
+        variables: Everything else in the model, such as codebooks that follow an average.
+    """
+
+    step: Int[Array, ""]
+    params: PyTree
+    average: PyTree
+    opt_state: PyTree
+    variables: PyTree
+
+
+def is_matrix(path: tuple, _: Array) -> bool:
+    """True for kernels and tables, by name: stacked layers give norm scales two axes too."""
+    name = str(getattr(path[-1], "key", getattr(path[-1], "name", path[-1])))
+    if name == "value":  # the leaf inside an nnx.Param
+        name = str(getattr(path[-2], "key", path[-2]))
+    return name.endswith(("kernel", "table", "embedding"))
+
+
+def build_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
+    """Builds the learning rate as a function of the step."""
+    warmup = min(config.warmup_steps, max(steps // 2, 1))
+    peak = config.learning_rate
+    return optax.warmup_cosine_decay_schedule(
+        peak / warmup, peak, warmup, max(steps, warmup + 1), peak * config.final_fraction
+    )
+
+
+def build_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+    """Builds AdamW with clipping, for a run of `steps` steps."""
+    decay_mask = lambda params: jax.tree_util.tree_map_with_path(is_matrix, params)  # noqa: E731
+    adamw = optax.adamw(
+        build_schedule(config, steps),
+        b1=config.b1,
+        b2=config.b2,
+        weight_decay=config.weight_decay,
+        mask=decay_mask,
+    )
+    if config.clip_norm <= 0:
+        return adamw
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw)
+
+
+def create_state(
+    model: nnx.Module, optimizer: optax.GradientTransformation
+) -> tuple[nnx.GraphDef, TrainState]:
+    """Splits a model into its definition and the state that training changes."""
+    graph, params, variables = nnx.split(model, nnx.Param, ...)
+    params = nnx.to_pure_dict(params)
+    state = TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        # A copy: the step donates its buffers, and one buffer can't be donated twice.
+        average=jax.tree.map(jnp.copy, params),
+        opt_state=optimizer.init(params),
+        variables=nnx.to_pure_dict(variables),
+    )
+    return graph, state
+
+
+def merge_state(model: nnx.Module, state: TrainState, use_average: bool = True) -> None:
+    """Writes trained parameters and variables back into `model`."""
+    params, variables = nnx.state(model, nnx.Param), nnx.state(model, nnx.Not(nnx.Param))
+    nnx.replace_by_pure_dict(params, state.average if use_average else state.params)
+    nnx.replace_by_pure_dict(variables, state.variables)
+    nnx.update(model, params, variables)
+
+
+def make_train_step(
+    model: nnx.Module,
+    loss_fn: LossFn,
+    optimizer: optax.GradientTransformation,
+    average_decay: float,
+    accumulation: int = 1,
+) -> Callable[[TrainState, PyTree, Key[Array, ""]], tuple[TrainState, Metrics]]:
+    """Returns the jitted step (state, batch, seed key) -> (state, metrics).
+
+    The state is split once and `jax.jit`ted rather than `nnx.jit`ted, whose call costs
+    several times more. The state's buffers are donated.
+
+    Args:
+        model: Gives the structure; its values are not used.
+        loss_fn: The loss; its key is the seed key folded with the step.
+        optimizer: As from `build_optimizer`.
+        average_decay: Decay of the moving average of parameters, approached as
+            (1 + step) / (10 + step) in the first steps.
+        accumulation: Slices into which a batch is cut; their gradients are averaged before
+            the one update.
+    """
+    graph, params_like, variables_like = nnx.split(model, nnx.Param, ...)
+
+    def build(params, variables):
+        filled = jax.tree.map(lambda x: x, params_like), jax.tree.map(lambda x: x, variables_like)
+        nnx.replace_by_pure_dict(filled[0], params)
+        nnx.replace_by_pure_dict(filled[1], variables)
+        return nnx.merge(graph, *filled)
+
+    def compute_loss(params, variables, batch, key):
+        merged = build(params, variables)
+        loss, metrics = loss_fn(merged, batch, key)
+        variables = nnx.to_pure_dict(nnx.state(merged, nnx.Not(nnx.Param)))
+        return loss, ({"loss": loss, **metrics}, variables)
+
+    gradient_fn = jax.value_and_grad(compute_loss, has_aux=True)
+
+    def accumulate(params, variables, batch, key):
+        def slice_gradient(carry, sliced):
+            total, variables = carry
+            part, number = sliced
+            (_, (metrics, variables)), gradient = gradient_fn(
+                params, variables, part, jax.random.fold_in(key, number)
+            )
+            return (jax.tree.map(jnp.add, total, gradient), variables), metrics
+
+        parts = jax.tree.map(
+            lambda x: x.reshape(accumulation, x.shape[0] // accumulation, *x.shape[1:]), batch
+        )
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        (total, variables), metrics = jax.lax.scan(
+            slice_gradient, (zeros, variables), (parts, jnp.arange(accumulation))
+        )
+        gradient = jax.tree.map(lambda g: g / accumulation, total)
+        return gradient, variables, jax.tree.map(lambda m: jnp.nanmean(m, axis=0), metrics)
+
+    def step(state: TrainState, batch: PyTree, seed_key: Key[Array, ""]):
+        key = jax.random.fold_in(seed_key, state.step)
+        if accumulation == 1:
+            (_, (metrics, variables)), gradient = gradient_fn(
+                state.params, state.variables, batch, key
+            )
+        else:
+            gradient, variables, metrics = accumulate(state.params, state.variables, batch, key)
+        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        count = state.step.astype(jnp.float32)
+        decay = jnp.minimum(average_decay, (1 + count) / (10 + count))
+        average = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, state.average, params)
+        metrics = {**metrics, "gradient_norm": optax.global_norm(gradient)}
+        return TrainState(state.step + 1, params, average, opt_state, variables), metrics
+
+    return jax.jit(step, donate_argnums=0)

@@ -1,0 +1,55 @@
+"""A modality: what its numbers mean and how they become tokens. The plug-in point.
+
+A user adds a modality by writing one of these in a configuration, never by editing the library.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenizers.base import Tokenizer
+from tokenizers.boxes import BoxList, BoxTokenizer, BoxTokenizerConfig
+from tokenizers.image import ImageTokenizer, ImageTokenizerConfig
+from tokenizers.scalars import Scalar, ScalarTokenizer, ScalarTokenizerConfig
+from tokenizers.storage import load_folder
+from tokenizers.text import Text, TextTokenizer, TextTokenizerConfig
+from tokenizers.values import Classes, Colors, Directions, Distances, Reals
+
+AnyValues = Colors | Distances | Directions | Classes | Reals | Text | BoxList | Scalar
+AnyTokenizerConfig = (
+    ImageTokenizerConfig | TextTokenizerConfig | BoxTokenizerConfig | ScalarTokenizerConfig
+)
+
+
+@dataclass(frozen=True)
+class Modality:
+    """One modality of a run; its name is its key in the configuration."""
+
+    values: AnyValues
+    """What the raw numbers mean: units, validity, symmetry, metric, picture."""
+    tokenizer: AnyTokenizerConfig
+    """How they become tokens."""
+
+
+TOKENIZERS: dict[str, type[Any]] = {
+    "image": ImageTokenizer,
+    "text": TextTokenizer,
+    "boxes": BoxTokenizer,
+    "scalar": ScalarTokenizer,
+}
+"""Tokenizer classes by the name that `save` writes down."""
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """Returns the tokenizer saved in `folder`, of whatever type.
+
+    Raises:
+        ValueError: If there is none, or none of a known type.
+    """
+    description, _, _ = load_folder(folder)
+    kind = description.get("tokenizer")
+    if kind not in TOKENIZERS:
+        raise ValueError(
+            f"The tokenizer in {folder} is of type {kind!r}; known are {', '.join(TOKENIZERS)}."
+        )
+    return TOKENIZERS[kind].load(folder)
