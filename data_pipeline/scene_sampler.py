@@ -137,18 +137,20 @@ def sample_scene(key: Key[Array, ""], with_unseen: Bool[Array, ""], max_solids: 
             any pair; otherwise no solid has one of them.
         max_solids: The number of solids is uniform in 1 to this.
     """
+    # One draw per part: every call of the generator would add to the compile time.
     camera_key, solids_key, surroundings_key, relation_key = jax.random.split(key, 4)
-    camera = _sample_camera(camera_key)
+    camera = _make_camera(jax.random.uniform(camera_key, (3,)))
+    solid_draws = jax.random.uniform(solids_key, (6 + 2 * NUM_CANDIDATES, max_solids))
     return Scene(
-        solids=_sample_solids(solids_key, camera, with_unseen, max_solids),
+        solids=_make_solids(solid_draws, camera, with_unseen),
         camera=camera,
-        surroundings=_sample_surroundings(surroundings_key),
+        surroundings=_make_surroundings(jax.random.uniform(surroundings_key, (13,))),
         relation_choice=jax.random.uniform(relation_key),
     )
 
 
-def _sample_camera(key: Key[Array, ""]) -> Camera:
-    height, pitch, focal = jax.random.uniform(key, (3,))
+def _make_camera(draws: Float[Array, "3"]) -> Camera:
+    height, pitch, focal = draws
     return Camera(
         height=4.4 + 0.9 * height,
         pitch=jnp.deg2rad(29.0 + 6.0 * pitch),
@@ -156,9 +158,9 @@ def _sample_camera(key: Key[Array, ""]) -> Camera:
     )
 
 
-def _sample_surroundings(key: Key[Array, ""]) -> Surroundings:
-    light_key, color_key, pattern_key, kind_key = jax.random.split(key, 4)
-    azimuth, elevation = jax.random.uniform(light_key, (2,))
+def _make_surroundings(draws: Float[Array, "13"]) -> Surroundings:
+    azimuth, elevation, grey, red, green, blue, sky_grey, sky_blue, *pattern = draws
+    kind, size, turn, shift_x, shift_y = pattern
     # The light stands behind the camera or to its side: what faces the camera is lit.
     azimuth = jnp.deg2rad(-180.0 + 180.0 * azimuth)
     elevation = jnp.deg2rad(38.0 + 24.0 * elevation)
@@ -170,60 +172,59 @@ def _sample_surroundings(key: Key[Array, ""]) -> Surroundings:
         ]
     )
     # Ground and sky are muted: a grey with a little colour, the sky the lighter one.
-    grey, red, green, blue, sky_grey, sky_blue = jax.random.uniform(color_key, (6,))
-    size, turn, shift_x, shift_y = jax.random.uniform(pattern_key, (4,))
     return Surroundings(
         light=light,
         ground=0.40 + 0.16 * grey + 0.05 * jnp.stack([red, green, blue]),
         sky=jnp.array([0.68, 0.73, 0.77]) + 0.12 * sky_grey + 0.05 * sky_blue * jnp.arange(3) / 2,
-        pattern=jax.random.randint(kind_key, (), 0, 3),
+        pattern=_pick(kind, 3),
         pattern_size=1.4 + 0.9 * size,
         pattern_turn=jnp.pi * turn,
         pattern_shift=2.0 * jnp.stack([shift_x, shift_y]),
     )
 
 
-def _sample_solids(
-    key: Key[Array, ""], camera: Camera, with_unseen: Bool[Array, ""], max_solids: int
+def _pick(draw: Float[Array, "..."], number: int) -> Int[Array, "..."]:
+    """Turns uniforms in [0, 1) into integers 0 to `number` - 1."""
+    return jnp.minimum((draw * number).astype(jnp.int32), number - 1)
+
+
+def _make_solids(
+    draws: Float[Array, "draws solids"], camera: Camera, with_unseen: Bool[Array, ""]
 ) -> Solids:
-    number_key, size_key, place_key, pair_key, shiny_key, yaw_key = jax.random.split(key, 6)
-    number = jax.random.randint(number_key, (), 1, max_solids + 1)
-    is_present = jnp.arange(max_solids) < number
+    number, size, pair, unseen_pair, gloss, turn = draws[:6]
+    is_present = jnp.arange(len(size)) <= _pick(number[0], len(size))
     # Large ones are placed first, while there is room.
-    is_large = jax.random.bernoulli(size_key, 0.5, (max_solids,)) & is_present
-    is_large = jnp.sort(is_large, descending=True)
+    is_large = jnp.sort((size < 0.5) & is_present, descending=True)
     diameter = jnp.where(is_large, LARGE_DIAMETER, SMALL_DIAMETER)
-    position, depth = _place(place_key, camera, diameter, is_present)
+    position, depth = _place(draws[6:].T, camera, diameter, is_present)
 
     order = jnp.argsort(jnp.where(is_present, depth, jnp.inf))
-    color, shape = _sample_pairs(pair_key, with_unseen, max_solids)
+    color, shape = _pick_pairs(pair, unseen_pair[0], with_unseen)
     return Solids(
         is_present=is_present[order],
         shape=shape,
         color=color,
         is_large=is_large[order],
-        is_shiny=jax.random.bernoulli(shiny_key, 0.5, (max_solids,)),
+        is_shiny=gloss < 0.5,
         diameter=diameter[order],
         position=position[order],
-        yaw=jax.random.uniform(yaw_key, (max_solids,), maxval=jnp.pi / 2),
+        yaw=0.5 * jnp.pi * turn,
     )
 
 
-def _sample_pairs(
-    key: Key[Array, ""], with_unseen: Bool[Array, ""], max_solids: int
+def _pick_pairs(
+    draw: Float[Array, "solids"], unseen_draw: Float[Array, ""], with_unseen: Bool[Array, ""]
 ) -> tuple[Int[Array, "solids"], Int[Array, "solids"]]:
-    """Draws colours and shapes; with `with_unseen` the first pair is an unseen one."""
+    """Returns colours and shapes; with `with_unseen` the first pair is an unseen one."""
     every, common, unseen = (jnp.asarray(table, jnp.int32) for table in _pair_tables())
-    any_key, common_key, unseen_key = jax.random.split(key, 3)
-    from_any = every[jax.random.randint(any_key, (max_solids,), 0, len(every))]
-    from_any = from_any.at[0].set(unseen[jax.random.randint(unseen_key, (), 0, len(unseen))])
-    from_common = common[jax.random.randint(common_key, (max_solids,), 0, len(common))]
-    pairs = jnp.where(with_unseen, from_any, from_common)
+    from_any = every[_pick(draw, len(every))]
+    from_any = from_any.at[0].set(unseen[_pick(unseen_draw, len(unseen))])
+    pairs = jnp.where(with_unseen, from_any, common[_pick(draw, len(common))])
     return pairs[:, 0], pairs[:, 1]
 
 
 def _place(
-    key: Key[Array, ""],
+    draws: Float[Array, "solids draws"],
     camera: Camera,
     diameter: Float[Array, "solids"],
     is_present: Bool[Array, "solids"],
@@ -239,7 +240,7 @@ def _place(
         depth: Metres along the view axis.
     """
     max_solids = len(diameter)
-    across, away = jax.random.uniform(key, (2, max_solids, NUM_CANDIDATES))
+    across, away = jnp.split(draws, 2, axis=1)  # [solids, candidates]
     half = 0.5 / camera.focal
     sin, cos = jnp.sin(camera.pitch), jnp.cos(camera.pitch)
     nearest = camera.height / (sin + half * cos) + 0.5 * diameter[:, None]

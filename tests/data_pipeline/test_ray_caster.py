@@ -131,19 +131,21 @@ def test_normals_agree_with_differences_of_depth(pictures, points):
 
 
 def test_the_nearer_solid_hides_the_farther(scenes):
-    solids = jax.tree.map(lambda value: value[:1], scenes.solids)
-    two = solids._replace(
-        is_present=jnp.array([[True, True, False, False]]),
-        shape=jnp.zeros((1, 4), int),
-        diameter=jnp.full((1, 4), 2.0),
-        position=jnp.array([[[0.0, 9.0], [0.0, 6.0], [0.0, 0.0], [0.0, 0.0]]]),
-    )
-    scene = jax.tree.map(lambda value: value[:1], scenes)._replace(solids=two)
-    shown = jax.tree.map(np.asarray, jax.jit(partial(render, size=SIZE))(scene))
-    near_alone = two._replace(is_present=jnp.array([[False, True, False, False]]))
-    alone = jax.jit(partial(render, size=SIZE))(scene._replace(solids=near_alone))
-    np.testing.assert_array_equal(shown.instances == 2, np.asarray(alone.instances) == 2)
-    assert (shown.instances == 1).sum() > 20
+    def show(is_present: list[bool]) -> np.ndarray:
+        row = jnp.ones((NUM_SCENES, 1))
+        spheres = scenes.solids._replace(
+            is_present=row > 1 - jnp.array(is_present),
+            shape=jnp.zeros((NUM_SCENES, 4), int),
+            diameter=2.0 * jnp.ones((NUM_SCENES, 4)),
+            position=row[..., None] * jnp.array([[0.0, 9.0], [0.0, 6.0], [0.0, 0.0], [0.0, 0.0]]),
+        )
+        return np.asarray(jitted_render(scenes._replace(solids=spheres)).instances)
+
+    both, far = show([True, True, False, False]), show([True, False, False, False])
+    near = show([False, True, False, False])
+    np.testing.assert_array_equal(both == 2, near == 2)
+    np.testing.assert_array_equal(both == 1, (far == 1) & (near == 0))
+    assert ((far == 1) & (near == 2)).any((1, 2)).all()
 
 
 def test_shadows_fall_where_a_solid_stands_before_the_light(scenes, pictures, world):
