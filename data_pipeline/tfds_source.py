@@ -63,7 +63,7 @@ class TfdsData:
             builder = tfds.builder(self.name, data_dir=folder, try_gcs=False)
             records = builder.as_data_source(split=self.split_names[split])
         except Exception as error:  # TFDS has an exception of its own for each of many causes.
-            reason = str(error).strip().split("\n")[0].rstrip(".")
+            reason = str(error).strip().split("\n")[0].rstrip(".:")
             raise ValueError(
                 f"TFDS can't read the split {self.split_names[split]!r} of {self.name!r} "
                 f"({reason}); check data.name, data.data_dir and data.split_names, and that the "
