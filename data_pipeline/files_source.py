@@ -14,13 +14,10 @@ from data_pipeline.splits import SplitByFolder, Splits, Table, load_table
 
 @dataclass(frozen=True)
 class FilesData:
-    """A data set of files in either layout of 4M, told apart by what is there.
+    """Aligned files: PATH/SPLIT/MODALITY/KEY.png, or PATH/SPLIT/MODALITY/shard-00000.tar of KEY.png.
 
-    ```
-    path/train/rgb/0001.png                 path/train/rgb/shard-00000.tar
-    path/train/depth/0001.png               path/train/depth/shard-00000.tar
-    path/train/caption/0001.txt             path/train/caption/shard-00000.tar
-    ```
+    These are the two layouts of 4M, told apart by what is there. Any extension that can be read
+    will do, and files may lie in class folders, MODALITY/CLASS/KEY.png.
 
     The samples are the union of all keys: one whose file is missing in a modality has the
     others. Pickled data is refused and archives are never unpacked.
