@@ -14,7 +14,7 @@ from data_pipeline.splits import SplitByFolder, Splits, Table, load_table
 
 @dataclass(frozen=True)
 class FilesData:
-    """Aligned files: PATH/SPLIT/MODALITY/KEY.png, or PATH/SPLIT/MODALITY/shard-00000.tar of KEY.png.
+    """Aligned files: PATH/SPLIT/MODALITY/KEY.png, or PATH/SPLIT/MODALITY/shard-00000.tar of these.
 
     These are the two layouts of 4M, told apart by what is there. Any extension that can be read
     will do, and files may lie in class folders, MODALITY/CLASS/KEY.png.
