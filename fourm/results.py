@@ -1,0 +1,117 @@
+"""Rows of results: one direction, one metric, between a floor and a ceiling."""
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+Row = dict[str, Any]
+"""{"inputs": [...], "target", "metric", "better", "floor", "value", "ceiling"}."""
+
+
+class Pair(NamedTuple):
+    """One direction: some modalities in, one out.
+
+    Attributes:
+        inputs: What is shown, whole.
+        target: What is predicted and scored.
+        readback: One of the inputs, which the model then predicts from its own answer; how
+            well that agrees with what was given says if the answer holds what was asked for.
+    """
+
+    inputs: tuple[str, ...]
+    target: str
+    readback: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> "Pair":
+        """Reads "rgb->depth", "caption+semseg->rgb", or with read-back "caption->rgb->caption".
+
+        Raises:
+            ValueError: If it is none of these.
+        """
+        parts = [part.strip() for part in text.split("->")]
+        inputs = tuple(part.strip() for part in parts[0].split("+"))
+        if len(parts) not in (2, 3) or not all((*inputs, *parts)):
+            raise ValueError(
+                f"{text!r} is not a direction; write it like rgb->depth, caption+semseg->rgb or "
+                "caption->rgb->caption."
+            )
+        if parts[1] in inputs or not set(parts[2:]) <= set(inputs):
+            raise ValueError(
+                f"{text!r} is not a direction: the target must not be an input, and what is read "
+                "back must be one."
+            )
+        return cls(inputs, *parts[1:])
+
+
+def share_of_way(row: Row) -> float:
+    """Returns where a value stands from 0 at the floor to 1 at the ceiling; NaN if they meet."""
+    floor, value, ceiling = (row[name] for name in ("floor", "value", "ceiling"))
+    if None in (floor, value, ceiling) or not abs(ceiling - floor) > 1e-12:
+        return math.nan
+    return (value - floor) / (ceiling - floor)
+
+
+def format_table(rows: Sequence[Row]) -> str:
+    """Returns results as aligned text."""
+    lines = [("direction", "metric", "floor", "value", "ceiling", "share")]
+    for row in rows:
+        direction = f"{'+'.join(row['inputs'])} -> {row['target']}"
+        numbers = [f"{row[name]:.3f}" for name in ("floor", "value", "ceiling")]
+        lines.append((direction, row["metric"], *numbers, f"{share_of_way(row):.0%}"))
+    widths = [max(len(line[i]) for line in lines) for i in range(6)]
+    return "\n".join(
+        "  ".join(
+            text.ljust(width) if i < 2 else text.rjust(width)
+            for i, (text, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def format_matrix(rows: Sequence[Row]) -> str:
+    """Returns the share of the way from floor to ceiling, a line per input."""
+    names = list(dict.fromkeys(name for row in rows for name in (*row["inputs"], row["target"])))
+    shares = {(row["inputs"][0], row["target"]): f"{share_of_way(row):.0%}" for row in rows}
+    width = max(map(len, names)) + 2
+    lines = ["from \\ to".ljust(width) + "".join(name.rjust(width) for name in names)]
+    for source in names:
+        cells = (shares.get((source, target), "-").rjust(width) for target in names)
+        lines.append(source.ljust(width) + "".join(cells))
+    return "\n".join(lines)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes JSON whole or not at all; numbers that are not finite become null."""
+    text = json.dumps(_plain(content), indent=2, allow_nan=False)
+    write_file(path, (text + "\n").encode())
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Writes a file under a temporary name and then renames it."""
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    partial.write_bytes(content)
+    os.replace(partial, path)
+
+
+def _plain(content: Any) -> Any:
+    match content:
+        case Mapping():
+            return {str(name): _plain(value) for name, value in content.items()}
+        case list() | tuple():
+            return [_plain(value) for value in content]
+        case np.ndarray():
+            return _plain(content.tolist())
+        case np.generic():
+            return _plain(content.item())
+        case float():
+            return content if math.isfinite(content) else None
+        case None | bool() | int() | str():
+            return content
+        case _:
+            return str(content)

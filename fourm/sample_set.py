@@ -1,0 +1,204 @@
+"""Raw samples kept in the run directory, so that it alone reproduces the run's numbers."""
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+
+from tokenizers.base import Boxes, RawBatch
+from tokenizers.storage import load_folder, save_folder
+
+TRAINING = "train_reference"
+"""Name of the set of training samples from which floors and probes are fitted."""
+
+
+class Column(NamedTuple):
+    """One modality, or one fact, of those samples that have it.
+
+    Attributes:
+        index: Which samples of the set these are, ascending.
+        values: Their values in that order.
+    """
+
+    index: Int[np.ndarray, "present"]
+    values: RawBatch
+
+
+@dataclass(frozen=True)
+class SampleSet:
+    """Raw values of a number of samples, of which any may lack any modality."""
+
+    size: int
+    """Number of samples."""
+    columns: dict[str, Column]
+    """By modality."""
+    metadata: dict[str, Column]
+    """Facts for probing, by name: numbers or short strings."""
+
+    @classmethod
+    def collect(
+        cls, samples: Sequence[Mapping[str, Any]], modalities: Sequence[str]
+    ) -> "SampleSet":
+        """Gathers raw samples, as a data source gives them, by modality.
+
+        Args:
+            samples: Values by modality name and, under "metadata", facts by name. What a sample
+                lacks has no key. All arrays of a modality have one shape.
+            modalities: What to keep.
+        """
+        facts = [sample.get("metadata", {}) for sample in samples]
+        names = dict.fromkeys(name for each in facts for name in each)
+        return cls(
+            size=len(samples),
+            columns={name: _column(samples, name) for name in modalities},
+            metadata={name: _column(facts, name) for name in names},
+        )
+
+    def rows(self, modalities: Sequence[str]) -> Int[np.ndarray, "rows"]:
+        """Returns which samples have all of these modalities, ascending.
+
+        Raises:
+            ValueError: If a modality is not kept at all.
+        """
+        rows = np.arange(self.size)
+        for name in modalities:
+            if name not in self.columns:
+                raise ValueError(
+                    f"No samples of the modality {name!r} were kept; there are "
+                    f"{', '.join(self.columns)}."
+                )
+            rows = np.intersect1d(rows, self.columns[name].index)
+        return rows
+
+    def take(self, modality: str, rows: Int[np.ndarray, "rows"]) -> RawBatch:
+        """Returns the values of samples that all have the modality."""
+        return _take(self.columns[modality], rows)
+
+    def labels(self, fact: str, rows: Int[np.ndarray, "rows"]) -> np.ndarray:
+        """Returns a fact of samples that all have it."""
+        return np.asarray(_take(self.metadata[fact], rows))
+
+    def save(self, folder: Path) -> None:
+        """Writes the samples into `folder`, compressed, whole or not at all."""
+        files, columns = {}, []
+        for number, (name, column) in enumerate(self.columns.items()):
+            kind, files[f"modality-{number}"] = _pack(column, name)
+            columns.append({"name": name, "kind": kind})
+        arrays = {}
+        for name, column in self.metadata.items():
+            arrays[f"index/{name}"] = column.index
+            arrays[f"values/{name}"] = np.asarray(column.values)
+        description = {"size": self.size, "modalities": columns}
+        save_folder(folder, description, arrays, files)
+
+    @classmethod
+    def load(cls, folder: Path) -> "SampleSet":
+        """Returns what `save` wrote.
+
+        Raises:
+            ValueError: One sentence, if the folder is absent or damaged.
+        """
+        description, arrays, files = load_folder(folder)
+        return cls(
+            size=description["size"],
+            columns={
+                entry["name"]: _unpack(entry["kind"], files[f"modality-{number}"])
+                for number, entry in enumerate(description["modalities"])
+            },
+            metadata={
+                name.removeprefix("index/"): Column(
+                    arrays[name], arrays[f"values/{name.removeprefix('index/')}"]
+                )
+                for name in arrays
+                if name.startswith("index/")
+            },
+        )
+
+
+def save_heldout(run: Path, split: str, samples: SampleSet) -> None:
+    """Keeps raw samples of a split, or of `TRAINING`, in a run directory."""
+    samples.save(Path(run) / "heldout" / split)
+
+
+def load_heldout(run: Path, split: str) -> SampleSet:
+    """Returns what `save_heldout` kept.
+
+    Raises:
+        ValueError: If nothing was kept of this split; the sentence names those that there are.
+    """
+    folder = Path(run) / "heldout"
+    if not (folder / split).is_dir():
+        found = sorted(
+            path.name for path in folder.glob("[!.]*") if path.is_dir() and path.name != TRAINING
+        )
+        raise ValueError(
+            f"{run} keeps no samples of a split {split!r}; it has {', '.join(found) or 'none'}."
+        )
+    return SampleSet.load(folder / split)
+
+
+def _column(samples: Sequence[Mapping[str, Any]], name: str) -> Column:
+    index = np.array([i for i, sample in enumerate(samples) if name in sample], np.int32)
+    values: Any = [samples[i][name] for i in index]
+    if values and not isinstance(values[0], str | Boxes):
+        shapes = {np.shape(value) for value in values}
+        if len(shapes) > 1:
+            raise ValueError(
+                f"Samples of {name} have different shapes, such as {sorted(shapes)[:2]}; "
+                "crop them to one size first."
+            )
+        values = np.asarray(values)
+    return Column(index, values)
+
+
+def _take(column: Column, rows: Int[np.ndarray, "rows"]) -> RawBatch:
+    places = np.searchsorted(column.index, rows)
+    if isinstance(column.values, np.ndarray):
+        return column.values[places]
+    return [column.values[place] for place in places]
+
+
+def _pack(column: Column, name: str) -> tuple[str, bytes]:
+    """Returns how a modality is stored, and its bytes."""
+    values, index = column.values, column.index
+    if isinstance(values, np.ndarray):
+        return "array", _npz(index=index, values=values)
+    if values and isinstance(values[0], Boxes):
+        corners, classes = (np.concatenate(parts) for parts in zip(*values, strict=True))
+        counts = np.array([len(boxes.classes) for boxes in values], np.int32)
+        return "boxes", _npz(index=index, corners=corners, classes=classes, counts=counts)
+    if all(isinstance(value, str) for value in values):
+        record = {"index": index.tolist(), "values": list(values)}
+        return "text", json.dumps(record).encode()
+    raise ValueError(
+        f"Samples of {name} are of type {type(values[0]).__name__}; arrays, numbers, text and "
+        "Boxes can be kept."
+    )
+
+
+def _unpack(kind: str, content: bytes) -> Column:
+    match kind:
+        case "text":
+            record = json.loads(content)
+            return Column(np.array(record["index"], np.int32), record["values"])
+        case "array":
+            with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+                return Column(arrays["index"], arrays["values"])
+        case "boxes":
+            with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+                ends = np.cumsum(arrays["counts"])[:-1]
+                parts = (np.split(arrays[name], ends) for name in ("corners", "classes"))
+                boxes = [Boxes(*each) for each in zip(*parts, strict=True)]
+                return Column(arrays["index"], boxes)
+    raise ValueError(f"Samples of kind {kind!r} are not known; the run is of a newer version.")
+
+
+def _npz(**arrays: np.ndarray) -> bytes:
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)
+    return content.getvalue()

@@ -1,0 +1,71 @@
+import numpy as np
+import pytest
+
+from fourm.sample_set import SampleSet, load_heldout, save_heldout
+from tests.fourm.fakes import MODALITIES, make_sample, make_set
+from tokenizers.base import Boxes
+
+
+def test_saved_samples_come_back_exactly(tmp_path):
+    samples = make_set(7)
+    samples.save(tmp_path / "s")
+    loaded = SampleSet.load(tmp_path / "s")
+    assert loaded.size == 7
+    assert tuple(loaded.columns) == MODALITIES
+    for name, column in samples.columns.items():
+        np.testing.assert_array_equal(loaded.columns[name].index, column.index)
+        for found, true in zip(loaded.columns[name].values, column.values, strict=True):
+            if isinstance(true, Boxes):
+                np.testing.assert_array_equal(found.corners, true.corners)
+                np.testing.assert_array_equal(found.classes, true.classes)
+            else:
+                np.testing.assert_array_equal(found, true)
+    rows = np.arange(7)
+    for fact in ("number", "is_pink", "word"):
+        np.testing.assert_array_equal(loaded.labels(fact, rows), samples.labels(fact, rows))
+
+
+def test_samples_may_lack_modalities_and_facts(tmp_path):
+    samples = [make_sample(number) for number in (0, 1, 2, 3)]
+    del samples[1]["caption"], samples[0]["depth"], samples[2]["metadata"]
+    kept = SampleSet.collect(samples, MODALITIES)
+    kept.save(tmp_path / "s")
+    kept = SampleSet.load(tmp_path / "s")
+    assert kept.rows(["caption"]).tolist() == [0, 2, 3]
+    assert kept.rows(["caption", "depth"]).tolist() == [2, 3]
+    assert kept.take("caption", np.array([2, 3])) == ["a green thing", "a pink thing"]
+    assert kept.take("depth", np.array([1, 3]))[:, 0, 0].tolist() == [2.0, 4.0]
+    assert kept.metadata["number"].index.tolist() == [0, 1, 3]
+    assert kept.labels("number", np.array([1, 3])).tolist() == [1, 3]
+
+
+def test_pictures_without_boxes_and_numbers_are_kept(tmp_path):
+    none = Boxes(np.zeros((0, 4), np.float32), np.zeros(0, np.int32))
+    one = make_sample(1)["boxes"]
+    samples = [{"boxes": none, "x": 0.5}, {"boxes": one, "x": 1.5}, {"boxes": none, "x": 2.5}]
+    SampleSet.collect(samples, ["boxes", "x", "rgb"]).save(tmp_path / "s")
+    loaded = SampleSet.load(tmp_path / "s")
+    boxes = loaded.take("boxes", np.arange(3))
+    assert [len(each.classes) for each in boxes] == [0, 1, 0]
+    np.testing.assert_array_equal(boxes[1].corners, one.corners)
+    assert loaded.take("x", np.array([0, 2])).tolist() == [0.5, 2.5]
+    assert loaded.rows(["rgb"]).tolist() == []
+
+
+def test_an_unknown_modality_is_one_sentence():
+    with pytest.raises(ValueError, match=r"modality 'heat' were kept; there are rgb, depth"):
+        make_set(2).rows(["heat"])
+
+
+def test_an_unknown_split_names_those_that_there_are(tmp_path):
+    save_heldout(tmp_path, "test", make_set(2))
+    save_heldout(tmp_path, "train_reference", make_set(2))
+    assert load_heldout(tmp_path, "test").size == 2
+    with pytest.raises(ValueError, match=r"no samples of a split 'tset'; it has test\.$"):
+        load_heldout(tmp_path, "tset")
+
+
+def test_pictures_of_different_sizes_are_refused():
+    samples = [{"rgb": np.zeros((4, 4, 3), np.uint8)}, {"rgb": np.zeros((4, 5, 3), np.uint8)}]
+    with pytest.raises(ValueError, match=r"rgb have different shapes.*crop them to one size"):
+        SampleSet.collect(samples, ["rgb"])
