@@ -51,6 +51,8 @@ class ImageTokenizerConfig:
     """How vq compares."""
     decay: float = 0.98
     """Of the averages that move the codes of vq, per step."""
+    rare: float = 0.03
+    """A code of vq is replaced when it is used less than this share of an equal share."""
     levels: tuple[int, ...] = (8, 8, 8)
     """Levels of each number of fsq; their product is the number of codes."""
     width: int = 256
@@ -140,6 +142,7 @@ class ImageTokenizer(nnx.Module):
                 config.code_dim,
                 distance=config.distance,
                 decay=config.decay,
+                rare=config.rare,
                 rngs=rngs,
             )
             if config.quantizer == "vq"
@@ -242,11 +245,11 @@ class ImageTokenizer(nnx.Module):
         }
         tokenizer = nnx.eval_shape(lambda: cls(config, values, statistics, grid, nnx.Rngs(0)))
         expected = {"/".join(map(str, path)): v for path, v in _variables(tokenizer)}
-        shapes = {name: variable[...].shape for name, variable in expected.items()}
+        shapes = {name: variable.get_value().shape for name, variable in expected.items()}
         if shapes != {name: value.shape for name, value in arrays.items()}:
             raise ValueError(f"The arrays in {folder} do not fit its description; train it again.")
         for name, variable in expected.items():
-            variable[...] = jnp.asarray(arrays[name])
+            variable.set_value(jnp.asarray(arrays[name]))
         return tokenizer
 
     @property

@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import matplotlib
 import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, Integer, Shaped, UInt8
@@ -12,7 +13,9 @@ from jaxtyping import Array, Bool, Float, Int, Integer, Shaped, UInt8
 from tokenizers.base import Better, RawBatch
 from tokenizers.values_dense import (
     DenseValues,
+    Raw,
     Statistics,
+    Sums,
     enlarge,
     evenly_spaced,
     masked_mean,
@@ -83,7 +86,7 @@ class Classes(DenseValues):
         mean = (weight * count).sum() / max(count.sum(), 1) or 1.0
         return {"weight": (weight / mean).astype(np.float32)}
 
-    def is_valid(self, raw: Integer[Array, "batch y x"]) -> Bool[Array, "batch y x"]:
+    def is_valid(self, raw: Integer[Raw, "batch y x"]) -> Bool[Raw, "batch y x"]:
         labels = raw.astype(np.int32)
         return (labels != self.ignore) & (labels >= 0) & (labels < len(self.names))
 
@@ -112,7 +115,7 @@ class Classes(DenseValues):
 
     def sums(
         self, predicted: np.ndarray, truth: np.ndarray, where: Bool[np.ndarray, "batch y x"]
-    ) -> dict[str, np.ndarray]:
+    ) -> Sums:
         known = np.asarray(self.is_valid(truth)) & where
         return {"confusion": self._confusion(predicted[known], truth[known])}
 
@@ -128,7 +131,7 @@ class Classes(DenseValues):
         )
         return counts.reshape(classes, classes + 1)
 
-    def scores_of(self, sums: dict[str, np.ndarray]) -> dict[str, float]:
+    def scores_of(self, sums: Sums) -> dict[str, float]:
         """Mean over the classes that occur in the truth of the set, each over all its pixels."""
         if not sums or not sums["confusion"].any():
             return dict.fromkeys(self.metrics, float("nan"))
@@ -149,10 +152,9 @@ class Classes(DenseValues):
 
 
 def palette(count: int) -> UInt8[np.ndarray, "count 3"]:
-    """Returns distinct colours: neighbouring indices lie far apart, and more may be asked for."""
-    bits = np.arange(1, count + 1)
-    colors = np.zeros((count, 3), np.int64)
-    for shift in range(8):  # The colour map of PASCAL VOC: bits of the index, spread over channels.
-        for channel in range(3):
-            colors[:, channel] |= ((bits >> (3 * shift + channel)) & 1) << (7 - shift)
-    return colors.astype(np.uint8)
+    """Returns one colour per class: those of a colour map made for categories, while they last."""
+    name = "tab10" if count <= 10 else "tab20"
+    colors = (np.asarray(matplotlib.colormaps[name].colors) * 255).round().astype(np.uint8)
+    # More classes than colours: each further round is darker.
+    rounds, place = np.divmod(np.arange(count), len(colors))
+    return (colors[place] * 0.7 ** rounds[:, None]).astype(np.uint8)

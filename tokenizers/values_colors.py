@@ -12,7 +12,9 @@ from tokenizers.base import Better, Crop, RawBatch
 from tokenizers.values_dense import (
     WHOLE,
     DenseValues,
+    Raw,
     Statistics,
+    Sums,
     enlarge,
     evenly_spaced,
     masked_mean,
@@ -59,7 +61,7 @@ class Colors(DenseValues):
     def fit_statistics(self, training: RawBatch) -> dict[str, np.ndarray]:
         return _mean_and_std(evenly_spaced(training).reshape(-1, 3))
 
-    def is_valid(self, raw: UInt8[Array, "batch y x 3"]) -> Bool[Array, "batch y x"]:
+    def is_valid(self, raw: UInt8[Raw, "batch y x 3"]) -> Bool[Raw, "batch y x"]:
         return jnp.ones(raw.shape[:3], bool)
 
     def normalize(
@@ -83,11 +85,11 @@ class Colors(DenseValues):
 
     def sums(
         self, predicted: np.ndarray, truth: np.ndarray, where: Bool[np.ndarray, "batch y x"]
-    ) -> dict[str, np.ndarray]:
+    ) -> Sums:
         squares = np.square(predicted.astype(np.float64) - truth).mean(axis=-1)
         return {"squares": squares[where].sum(), "pixels": where.sum()}
 
-    def scores_of(self, sums: dict[str, np.ndarray]) -> dict[str, float]:
+    def scores_of(self, sums: Sums) -> dict[str, float]:
         """Peak signal-to-noise ratio in dB, from the squared error averaged over all pixels.
 
         Pooled, as any region of any set has it; the mean of each picture's own ratio is higher.
@@ -176,7 +178,7 @@ class Reals(DenseValues):
     def fit_statistics(self, training: RawBatch) -> dict[str, np.ndarray]:
         return _mean_and_std(evenly_spaced(training).reshape(-1, self.channels))
 
-    def is_valid(self, raw: Float[Array, "batch y x c"]) -> Bool[Array, "batch y x"]:
+    def is_valid(self, raw: Float[Raw, "batch y x c"]) -> Bool[Raw, "batch y x"]:
         return jnp.isfinite(raw).all(axis=-1)
 
     def normalize(
@@ -203,7 +205,7 @@ class Reals(DenseValues):
 
     def sums(
         self, predicted: np.ndarray, truth: np.ndarray, where: Bool[np.ndarray, "batch y x"]
-    ) -> dict[str, np.ndarray]:
+    ) -> Sums:
         known = np.isfinite(truth) & where[..., None]
         true = np.where(known, truth, 0).astype(np.float64)
         error = np.where(known, predicted - true, 0)
@@ -214,7 +216,7 @@ class Reals(DenseValues):
             "pixels": known.sum(axis=(0, 1, 2)),
         }
 
-    def scores_of(self, sums: dict[str, np.ndarray]) -> dict[str, float]:
+    def scores_of(self, sums: Sums) -> dict[str, float]:
         """Share of each channel's variance explained, and error in its unit; means of channels.
 
         Channels that are constant or unknown all over the set are left out.

@@ -19,8 +19,15 @@ CHUNK = 64
 FLOOR_SAMPLES = 2048
 """Training samples, evenly spaced, from which floors are fitted: more change no digit shown."""
 
+Raw = Array | np.ndarray
+"""Raw values, on the host or on the device."""
+
 Statistics = dict[str, Any]
 """Named float32 arrays, fitted on training data, saved with the tokenizer."""
+
+
+Sums = dict[str, Any]
+"""What scores are computed from: numbers or arrays that may be added up over samples."""
 
 
 class DenseValues:
@@ -59,7 +66,7 @@ class DenseValues:
         """Returns what `normalize` and `denormalize` need, fitted on valid training pixels."""
         raise NotImplementedError
 
-    def is_valid(self, raw: Shaped[Array, "batch y x ..."]) -> Bool[Array, "batch y x"]:
+    def is_valid(self, raw: Shaped[Raw, "batch y x ..."]) -> Bool[Raw, "batch y x"]:
         """Returns True where the value is known."""
         raise NotImplementedError
 
@@ -88,11 +95,11 @@ class DenseValues:
 
     def sums(
         self, predicted: np.ndarray, truth: np.ndarray, where: Bool[np.ndarray, "batch y x"]
-    ) -> dict[str, np.ndarray]:
+    ) -> Sums:
         """Returns what `scores_of` needs, in a form that may be added up over chunks."""
         raise NotImplementedError
 
-    def scores_of(self, sums: dict[str, np.ndarray]) -> dict[str, float]:
+    def scores_of(self, sums: Sums) -> dict[str, float]:
         """Returns every metric from summed `sums`; NaN where there was no pixel to score."""
         raise NotImplementedError
 
@@ -105,7 +112,7 @@ class DenseValues:
     def score(
         self, predicted: RawBatch, truth: RawBatch, where: np.ndarray | None = None
     ) -> dict[str, float]:
-        total: dict[str, np.ndarray] = {}
+        total: Sums = {}
         for part in _chunks(len(truth)):
             answers, truths = np.asarray(predicted[part]), np.asarray(truth[part])
             if len(predicted) != len(truth) or answers.shape != truths.shape:

@@ -13,7 +13,9 @@ from jaxtyping import Array, Bool, Float, Shaped, UInt8
 from tokenizers.base import Better, Crop, RawBatch
 from tokenizers.values_dense import (
     DenseValues,
+    Raw,
     Statistics,
+    Sums,
     enlarge,
     evenly_spaced,
     masked_mean,
@@ -92,9 +94,9 @@ class Distances(DenseValues):
                 "max_distance."
             )
         std = max(float(logs.std()), 1e-3)
-        return {"mean": np.float32(logs.mean()), "std": np.float32(std)}
+        return {"mean": np.array(logs.mean(), np.float32), "std": np.array(std, np.float32)}
 
-    def is_valid(self, raw: Float[Array, "batch y x"]) -> Bool[Array, "batch y x"]:
+    def is_valid(self, raw: Float[Raw, "batch y x"]) -> Bool[Raw, "batch y x"]:
         return (raw >= self.min_distance) & (raw <= self.max_distance)  # False for NaN.
 
     def normalize(
@@ -124,7 +126,7 @@ class Distances(DenseValues):
 
     def sums(
         self, predicted: np.ndarray, truth: np.ndarray, where: Bool[np.ndarray, "batch y x"]
-    ) -> dict[str, np.ndarray]:
+    ) -> Sums:
         known = np.asarray(self.is_valid(truth)) & where
         true = truth[known].astype(np.float64)
         answer = np.nan_to_num(predicted[known].astype(np.float64), nan=0.0)
@@ -136,7 +138,7 @@ class Distances(DenseValues):
             "pixels": known.sum(),
         }
 
-    def scores_of(self, sums: dict[str, np.ndarray]) -> dict[str, float]:
+    def scores_of(self, sums: Sums) -> dict[str, float]:
         """Over all known pixels of the set: |error| / truth, share within 1.25, metres."""
         if not sums or not sums["pixels"]:
             return dict.fromkeys(self.metrics, float("nan"))
@@ -207,8 +209,9 @@ class Directions(DenseValues):
                 "picture of (n + 1) / 2."
             )
         length = np.linalg.norm(vectors, axis=-1, keepdims=True)
-        unit = vectors / np.where(length > 1e-6, length, 1)
-        return np.where(length > 1e-6, unit, 0).astype(np.float32)
+        # What is of unit length up to rounding stays as it is, bit for bit.
+        scale = np.where((length > 1e-6) & (np.abs(length - 1) > 1e-5), length, 1)
+        return np.where(length > 1e-6, vectors / scale, 0).astype(np.float32)
 
     def crop(
         self, value: Float[np.ndarray, "y x 3"], crop: Crop, size: int
@@ -227,8 +230,8 @@ class Directions(DenseValues):
         known = np.abs(samples).sum(axis=-1) > 0
         return {"mean": samples[known].mean(axis=0) if known.any() else np.zeros(3, np.float32)}
 
-    def is_valid(self, raw: Float[Array, "batch y x 3"]) -> Bool[Array, "batch y x"]:
-        return jnp.sum(jnp.square(raw), axis=-1) > 0.25
+    def is_valid(self, raw: Float[Raw, "batch y x 3"]) -> Bool[Raw, "batch y x"]:
+        return (raw * raw).sum(axis=-1) > 0.25
 
     def normalize(
         self, raw: Float[Array, "batch y x 3"], statistics: Statistics
@@ -258,7 +261,7 @@ class Directions(DenseValues):
 
     def sums(
         self, predicted: np.ndarray, truth: np.ndarray, where: Bool[np.ndarray, "batch y x"]
-    ) -> dict[str, np.ndarray]:
+    ) -> Sums:
         known = np.asarray(self.is_valid(truth)) & where
         true = truth[known].astype(np.float64)
         answer = np.nan_to_num(predicted[known].astype(np.float64))
@@ -271,7 +274,7 @@ class Directions(DenseValues):
             "pixels": known.sum(),
         }
 
-    def scores_of(self, sums: dict[str, np.ndarray]) -> dict[str, float]:
+    def scores_of(self, sums: Sums) -> dict[str, float]:
         """Over all known pixels of the set: angle in degrees, share within 11.25 degrees."""
         if not sums or not sums["pixels"]:
             return dict.fromkeys(self.metrics, float("nan"))
@@ -285,10 +288,8 @@ class Directions(DenseValues):
     ) -> dict[str, np.ndarray]:
         """The direction of least mean angle, found by Weiszfeld's iteration from the mean."""
         known = np.abs(samples).sum(axis=-1) > 0
-        best = _unit(samples.sum(axis=0))
-        best = np.where(
-            np.abs(best).sum(axis=-1, keepdims=True) > 0, best, _unit(samples.sum((0, 1)))
-        )
+        seen = known.any(axis=0)[:, None]
+        best = np.where(seen, _unit(samples.sum(axis=0)), _unit(samples.sum(axis=(0, 1))))
         for _ in range(10):
             cosine = np.einsum("rcd,cd->rc", samples, best).clip(-1, 1)
             weight = known / np.maximum(np.sqrt(1 - np.square(cosine)), 1e-2)

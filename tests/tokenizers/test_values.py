@@ -1,0 +1,403 @@
+"""What the dense kinds promise: canonical form, symmetry, masks, honest scores and floors."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tokenizers.base import Crop
+from tokenizers.values import KINDS, Classes, Colors, DenseValues, Directions, Distances, Reals
+
+NAMES = ("sky", "ground", "tree")
+WHOLE, MIRROR = Crop(0, 0, 1, 1, flip=False), Crop(0, 0, 1, 1, flip=True)
+KIND_NAMES = ["colors", "reals", "distances", "directions", "classes"]
+
+
+def kind(name: str) -> DenseValues:
+    return {
+        "colors": Colors(),
+        "reals": Reals(channels=2, picture=(1,)),
+        "distances": Distances(min_distance=0.5, max_distance=50.0),
+        "directions": Directions(),
+        "classes": Classes(NAMES),
+    }[name]
+
+
+def samples(name: str, count: int = 6, size: int = 16, seed: int = 0) -> np.ndarray:
+    """Random values in canonical form, about a fifth of their pixels unknown."""
+    rng = np.random.default_rng(seed)
+    shape = (count, size, size)
+    unknown = rng.random(shape) < 0.2
+    match name:
+        case "colors":
+            return rng.integers(0, 256, (*shape, 3), dtype=np.uint8)
+        case "reals":
+            values = rng.normal(3, 2, (*shape, 2)).astype(np.float32)
+            values[unknown] = np.nan
+            return values
+        case "distances":
+            return np.where(unknown, 0, rng.uniform(1, 20, shape)).astype(np.float32)
+        case "directions":
+            vectors = rng.normal((0, 1, 2), size=(*shape, 3))
+            vectors /= np.linalg.norm(vectors, axis=-1, keepdims=True)
+            return np.where(unknown[..., None], 0, vectors).astype(np.float32)
+        case "classes":
+            return np.where(unknown, 255, rng.integers(0, 3, shape)).astype(np.uint8)
+    raise ValueError(name)
+
+
+@pytest.fixture(params=KIND_NAMES)
+def name(request):
+    return request.param
+
+
+def test_every_kind_can_be_named_by_a_saved_tokenizer():
+    assert {type(kind(name)).__name__ for name in KIND_NAMES} == set(KINDS)
+
+
+def test_canonical_values_pass_the_check_unchanged(name):
+    value = samples(name)[0]
+    checked = kind(name).check(value, name)
+    assert checked.dtype == value.dtype
+    np.testing.assert_allclose(checked, value, atol=1e-6)
+    np.testing.assert_array_equal(kind(name).check(checked, name), checked)
+
+
+def test_flipping_twice_is_the_identity(name):
+    value = samples(name)[0]
+    flipped = kind(name).crop(value, MIRROR, 16)
+    assert not np.array_equal(flipped, value, equal_nan=name != "classes")
+    np.testing.assert_array_equal(kind(name).crop(flipped, MIRROR, 16), value)
+    np.testing.assert_array_equal(kind(name).crop(value, WHOLE, 16), value)
+
+
+def test_a_crop_keeps_dtype_and_canonical_form(name):
+    cut = kind(name).crop(samples(name)[0], Crop(0.1, 0.3, 0.45, 0.6, flip=True), 8)
+    assert cut.shape[:2] == (8, 8)
+    np.testing.assert_allclose(kind(name).check(cut, name), cut, atol=1e-6)
+
+
+def test_crops_of_all_kinds_show_the_same_window():
+    columns = np.mgrid[:32, :32][1]
+    left = columns < 20
+    pictures = {
+        "colors": np.where(left[..., None], 250, 5).astype(np.uint8).repeat(3, -1),
+        "classes": np.where(left, 0, 1).astype(np.uint8),
+        "distances": np.where(left, 2, 9).astype(np.float32),
+        "reals": np.stack([np.where(left, 4.0, 8.0)] * 2, -1).astype(np.float32),
+    }
+    crop = Crop(0.25, 0.5, 0.5, 0.5, flip=False)  # Columns 16 to 32: a quarter is left of 20.
+    cut = {name: kind(name).crop(value, crop, 16) for name, value in pictures.items()}
+    expected = np.arange(16) < 4
+    np.testing.assert_array_equal(cut["classes"][8] == 0, expected)
+    np.testing.assert_array_equal(cut["distances"][8] == 2, expected)
+    np.testing.assert_array_equal(cut["colors"][8, :, 0] > 128, expected)
+    np.testing.assert_array_equal(cut["reals"][8, :, 0] < 6, expected)
+
+
+def test_mirrored_normals_face_the_other_way():
+    value = np.zeros((2, 2, 3), np.float32)
+    value[0, 0] = [0.6, 0.0, 0.8]
+    flipped = Directions().crop(value, MIRROR, 2)
+    np.testing.assert_allclose(flipped[0, 1], [-0.6, 0.0, 0.8])
+
+
+def test_real_values_beside_a_hole_keep_their_level():
+    value = np.full((8, 8, 1), 5.0, np.float32)
+    value[2:4, 2:4] = np.nan
+    cut = Reals().crop(value, WHOLE, 4)
+    np.testing.assert_allclose(cut[np.isfinite(cut)], 5.0, rtol=1e-5)
+    assert np.isnan(cut).any()
+
+
+def test_drawing_gives_a_square_picture(name):
+    for size in (8, 40):
+        picture = kind(name).draw(samples(name)[0], size)
+        assert picture.shape == (size, size, 3) and picture.dtype == np.uint8
+
+
+@pytest.mark.parametrize("name", KIND_NAMES[1:])
+def test_unknown_pixels_are_drawn_black(name):
+    value = samples(name)[0]
+    known = np.asarray(kind(name).is_valid(value[None]))[0]
+    picture = kind(name).draw(value, 16)
+    assert not picture[~known].any() and not known.all()
+    assert picture[known].any(axis=-1).mean() > 0.9
+
+
+def test_two_hundred_classes_have_colours():
+    values = Classes(tuple(str(i) for i in range(200)))
+    drawn = values.draw(np.arange(200, dtype=np.uint8).reshape(10, 20).repeat(2, 0), 20)
+    assert len(np.unique(drawn.reshape(-1, 3), axis=0)) > 60
+
+
+# What the autoencoder needs.
+
+
+def test_normalised_values_are_standardised_and_zero_where_unknown(name):
+    values, raw = kind(name), samples(name)
+    statistics = values.fit_statistics(raw)
+    normal = np.asarray(values.normalize(jnp.asarray(raw), statistics))
+    valid = np.asarray(values.is_valid(raw))
+    assert normal.shape == (*raw.shape[:3], values.num_inputs) and normal.dtype == np.float32
+    assert np.isfinite(normal).all()
+    if name != "colors":
+        assert not normal[~valid].any()
+    if name != "classes":
+        assert np.abs(normal[valid].mean()) < 0.5 and 0.3 < normal[valid].std() < 2
+
+
+def test_unknown_pixels_change_neither_loss_nor_gradient(name):
+    if name == "colors":
+        pytest.skip("Every pixel of a picture is known.")
+    values, raw = kind(name), samples(name)
+    statistics = values.fit_statistics(raw)
+    unknown = ~np.asarray(values.is_valid(raw))
+    output = jax.random.normal(jax.random.key(0), (*raw.shape[:3], values.num_outputs))
+    # The channel that says what is known is learned everywhere, so it is left as it is.
+    answers = 1 if name == "distances" else 3
+    other = output.at[..., :answers].set(
+        jnp.where(unknown[..., None], 100.0, output[..., :answers])
+    )
+    run = jax.jit(
+        jax.value_and_grad(lambda output: values.loss(output, jnp.asarray(raw), statistics))
+    )
+    (first, gradient), (second, _) = run(output), run(other)
+    np.testing.assert_allclose(first, second, rtol=1e-6)
+    assert np.isfinite(gradient).all()
+    assert not np.asarray(gradient)[..., :answers][unknown].any()
+    assert np.asarray(gradient)[..., :answers][~unknown].any()
+
+
+def test_a_batch_without_any_truth_costs_no_answer(name):
+    empty = {
+        "reals": np.full((1, 4, 4, 2), np.nan, np.float32),
+        "distances": np.zeros((1, 4, 4), np.float32),
+        "directions": np.zeros((1, 4, 4, 3), np.float32),
+        "classes": np.full((1, 4, 4), 255, np.uint8),
+    }
+    if name in empty:
+        values = kind(name)
+        statistics = values.fit_statistics(samples(name))
+        output = jnp.ones((1, 4, 4, values.num_outputs))
+        loss, gradient = jax.value_and_grad(values.loss)(
+            output, jnp.asarray(empty[name]), statistics
+        )
+        assert np.isfinite(loss) and np.isfinite(gradient).all()
+
+
+def test_the_perfect_answer_denormalises_to_the_truth(name):
+    values, raw = kind(name), samples(name)
+    statistics = values.fit_statistics(raw)
+    normal = values.normalize(jnp.asarray(raw), statistics)
+    perfect = {
+        "colors": normal,
+        "reals": normal[..., :2],
+        "distances": normal.at[..., 1].add(-0.5),
+        "directions": normal.at[..., 3].add(-0.5),
+        "classes": normal,
+    }[name]
+    back = np.asarray(values.denormalize(perfect, statistics))
+    assert back.dtype == raw.dtype
+    known = np.asarray(values.is_valid(raw))
+    np.testing.assert_allclose(back[known], raw[known], rtol=1e-4, atol=1e-5)
+    worse = perfect + 1.0 * (jnp.arange(perfect.shape[-1]) == 0)
+    costs = [values.loss(output, jnp.asarray(raw), statistics) for output in (perfect, worse)]
+    assert costs[0] < costs[1]
+
+
+def test_rarer_classes_weigh_more():
+    raw = np.zeros((2, 8, 8), np.uint8)
+    raw[:, 0, 0], raw[:, 1] = 1, 2
+    weight = Classes(NAMES).fit_statistics(raw)["weight"]
+    assert weight[1] > weight[2] > weight[0]
+
+
+# Scores.
+
+
+def test_scores_of_the_truth_are_perfect(name):
+    scores = kind(name).score(samples(name), samples(name))
+    assert list(scores) == list(kind(name).metrics)
+    for metric, better in kind(name).metrics.items():
+        if metric == "psnr":
+            assert scores[metric] > 100
+        else:
+            expected = 0 if better == "lower" else 1
+            np.testing.assert_allclose(scores[metric], expected, atol=0.02)
+
+
+def test_scores_do_not_depend_on_how_the_set_is_cut(name, monkeypatch):
+    truth, answer = samples(name, 10), samples(name, 10, seed=1)
+    answer = np.nan_to_num(answer) if name == "reals" else answer
+    whole = kind(name).score(answer, truth)
+    monkeypatch.setattr("tokenizers.values_dense.CHUNK", 3)
+    parts = kind(name).score(answer, list(truth))
+    assert whole == pytest.approx(parts)
+
+
+def test_scores_over_a_region_see_only_the_region(name):
+    truth, answer = samples(name), samples(name).copy()
+    answer[:, 8:] = samples(name, seed=1)[:, 8:]
+    region = np.zeros(truth.shape[:3], bool)
+    region[:, :8] = True
+    values = kind(name)
+    assert values.score(answer, truth, region) == values.score(truth, truth, region)
+    assert values.score(answer, truth) != values.score(truth, truth)
+    nowhere = values.score(answer, truth, region & False)
+    assert set(nowhere) == set(values.metrics) and all(np.isnan(list(nowhere.values())))
+
+
+def test_psnr_is_of_the_pooled_squared_error():
+    truth = np.zeros((2, 4, 4, 3), np.uint8)
+    answer = truth.copy()
+    answer[0] = 10
+    expected = 10 * np.log10(255**2 / 50)
+    assert Colors().score(answer, truth)["psnr"] == pytest.approx(expected)
+
+
+def test_distance_scores_are_those_of_the_formulas():
+    truth = np.array([[[2.0, 4.0, 0.0, 10.0]]], np.float32)
+    answer = np.array([[[2.2, 3.0, 7.0, 0.0]]], np.float32)  # No answer counts as 0 metres.
+    scores = kind("distances").score(answer, truth)
+    assert scores["abs_rel"] == pytest.approx((0.1 + 0.25 + 1) / 3, rel=1e-5)
+    assert scores["delta1"] == pytest.approx(1 / 3)
+    assert scores["rmse"] == pytest.approx(np.sqrt((0.04 + 1 + 100) / 3), rel=1e-5)
+
+
+def test_no_direction_counts_as_ninety_degrees():
+    truth = np.zeros((1, 1, 2, 3), np.float32)
+    truth[..., 2] = 1
+    answer = truth.copy()
+    answer[0, 0, 1] = 0
+    scores = Directions().score(answer, truth)
+    assert scores == pytest.approx({"mean_angle": 45.0, "within_11": 0.5})
+
+
+def test_iou_is_over_classes_in_the_truth_and_counts_answers_that_are_no_class():
+    truth = np.array([[[0, 0, 0, 0, 1, 1, 255]]], np.uint8)
+    answer = np.array([[[0, 0, 2, 255, 1, 0, 1]]], np.uint8)
+    scores = Classes(NAMES).score(answer, truth)
+    assert scores["miou"] == pytest.approx((2 / 5 + 1 / 2) / 2)
+    assert scores["pixel_accuracy"] == pytest.approx(3 / 6)
+
+
+def test_r2_ignores_the_unit_and_rmse_has_it():
+    truth, answer = samples("reals"), np.nan_to_num(samples("reals", seed=1))
+    values = kind("reals")
+    small, large = values.score(answer, truth), values.score(answer * 100, truth * 100)
+    assert small["r2"] == pytest.approx(large["r2"], rel=1e-4)
+    assert small["rmse"] * 100 == pytest.approx(large["rmse"], rel=1e-4)
+
+
+def test_mismatched_shapes_are_refused(name):
+    with pytest.raises(ValueError, match="score takes equal shapes"):
+        kind(name).score(samples(name, 3), samples(name, 4))
+    with pytest.raises(ValueError, match="score takes equal shapes"):
+        kind(name).score(samples(name, 3, 8), samples(name, 3, 16))
+
+
+# Floors.
+
+
+@pytest.mark.parametrize("constant", ["picture", "value"])
+def test_no_other_constant_beats_the_floor(name, constant):
+    values, training = kind(name), samples(name, 9, 4)
+    floor = values.floor(training, training, constant=constant)
+    assert list(floor) == list(values.metrics)
+    rng = np.random.default_rng(0)
+    for trial in range(40):
+        picture = training[rng.integers(9)].copy()
+        if constant == "value":
+            picture[:] = picture[rng.integers(4), rng.integers(4)]
+        if trial % 2 and name in ("reals", "distances"):
+            picture = picture * np.float32(rng.uniform(0.7, 1.4))
+        picture = np.nan_to_num(picture)
+        scores = values.score(np.broadcast_to(picture, training.shape), training)
+        for metric, better in values.metrics.items():
+            if metric in ("miou", "within_11"):
+                continue  # The commonest class and the median direction are the best known.
+            gain = scores[metric] - floor[metric]
+            assert (gain if better == "higher" else -gain) <= 1e-3, metric
+
+
+def test_a_constant_picture_is_a_stronger_floor_than_a_constant_value(name):
+    values = kind(name)
+    training = np.repeat(samples(name, 1), 5, axis=0)
+    for metric, better in values.metrics.items():
+        per_pixel = values.floor(training, training)[metric]
+        overall = values.floor(training, training, constant="value")[metric]
+        assert per_pixel > overall if better == "higher" else per_pixel < overall
+
+
+def test_floors_come_from_training_and_scores_from_the_truth():
+    near, far = np.full((3, 4, 4), 2, np.float32), np.full((5, 4, 4), 4, np.float32)
+    assert kind("distances").floor(near, far)["abs_rel"] == pytest.approx(0.5)
+    with pytest.raises(ValueError, match="a constant picture takes equal shapes, or use"):
+        kind("distances").floor(near, np.full((5, 8, 8), 4, np.float32))
+
+
+# Refusals.
+
+
+@pytest.mark.parametrize(
+    ("values", "value", "message"),
+    [
+        (Colors(), np.zeros((4, 4, 4), np.uint8), r"rgb has shape \(4, 4, 4\); colours must be"),
+        (Colors(), np.zeros((4, 4, 3), np.float32), "rgb has dtype float32; colours must be uint8"),
+        (
+            Distances(),
+            np.zeros((4, 4, 3)),
+            r"shape \(4, 4, 3\); distances must be \[height, width\]",
+        ),
+        (Distances(), np.full((4, 4), -1.0), "distance of -1 m; distances must be positive"),
+        (Distances(), np.array([["a"]]), "rgb has dtype <U1; distances must be numbers"),
+        (Directions(), np.zeros((4, 4)), r"directions must be \[height, width, 3\]"),
+        (
+            Directions(),
+            np.zeros((4, 4, 3), np.int32),
+            "directions must be float vectors or a uint8",
+        ),
+        (Classes(NAMES), np.full((2, 2), 7), "class index 7; allowed are 0 to 2, and 255"),
+        (Classes(NAMES), np.full((2, 2), 0.5), "dtype float64; class maps must be integers"),
+        (Classes(NAMES), np.zeros((0, 4), int), r"shape \(0, 4\); class maps must be"),
+        (Reals(channels=12), np.zeros((4, 4, 3)), r"real values must be \[height, width, 12\]"),
+    ],
+)
+def test_values_that_cannot_be_are_refused_in_a_sentence(values, value, message):
+    with pytest.raises(ValueError, match=message):
+        values.check(value, "rgb")
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: Distances(max_distance=0.05), "needs 0 < min_distance < max_distance"),
+        (lambda: Classes(("sky",)), "give at least 2 names"),
+        (lambda: Classes(NAMES, ignore=1), "ignore=1; give at least 2 names, and an ignore"),
+        (lambda: Reals(channels=0), "channels=0; give at least 1"),
+        (lambda: Reals(channels=2, picture=(0, 1, 2)), "name one or three of its channels, 0 to 1"),
+        (
+            lambda: Distances().fit_statistics(np.zeros((2, 4, 4), np.float32)),
+            "No training sample has a valid distance",
+        ),
+    ],
+)
+def test_kinds_that_cannot_be_are_refused_in_a_sentence(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+def test_common_storage_forms_are_understood():
+    assert Colors().check(np.full((2, 2), 7, np.uint8), "rgb").shape == (2, 2, 3)
+    millimetres = np.array([[1500, 0]], np.uint16)
+    np.testing.assert_allclose(Distances().check(millimetres, "depth"), [[1.5, 0]])
+    holes = np.array([[np.nan, np.inf, 3.0, 1e6]])
+    np.testing.assert_allclose(Distances().check(holes, "depth"), [[0, 0, 3, 0]])
+    stored = np.array([[[255, 128, 128], [0, 0, 0], [128, 128, 128]]], np.uint8)
+    vectors = Directions().check(stored, "normals")
+    np.testing.assert_allclose(vectors, [[[1, 0, 0], [0, 0, 0], [0, 0, 0]]], atol=0.01)
+    assert Reals(channels=12).check(np.zeros((12, 5, 5), np.int16), "bands").shape == (5, 5, 12)
+    assert Reals().check(np.zeros((5, 5), np.float16), "height").dtype == np.float32
+    many = Classes(tuple(str(i) for i in range(300)), ignore=-1)
+    assert many.check(np.array([[299, -1]]), "classes").dtype == np.int32
