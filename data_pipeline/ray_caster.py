@@ -121,7 +121,17 @@ def _slab(origin: Array, inverse: Array, low: Array | float, high: Array) -> tup
     return jnp.minimum(first, second), jnp.maximum(first, second)
 
 
+def _turn(body: _Body, x: Array, y: Array) -> tuple[Array, Array]:
+    """Returns the world's x and y along the body's own axes."""
+    return body.cos * x + body.sin * y, body.cos * y - body.sin * x
+
+
 class _Crossing(NamedTuple):
+    """Where rays are inside a body, in lengths of their direction, and how they came in.
+
+    The ray as the body sees it comes along, for the normal.
+    """
+
     enter: Array
     leave: Array
     enter_floor_or_top: Array
@@ -134,14 +144,9 @@ class _Crossing(NamedTuple):
 def _cross(body: _Body, origin: Vector, direction: Vector) -> _Crossing:
     """Intersects rays with one body; the ray is inside where enter < t < leave."""
     away_x, away_y = origin[0] - body.x, origin[1] - body.y
-    ox, oy, oz = (
-        body.cos * away_x + body.sin * away_y,
-        body.cos * away_y - body.sin * away_x,
-        origin[2],
-    )
-    dx = body.cos * direction[0] + body.sin * direction[1]
-    dy = body.cos * direction[1] - body.sin * direction[0]
-    dz = direction[2]
+    ox, oy = _turn(body, away_x, away_y)
+    dx, dy = _turn(body, direction[0], direction[1])
+    oz, dz = origin[2], direction[2]
     enter_z, leave_z = _slab(oz, 1.0 / dz, 0.0, body.top)
     enter_x, leave_x = _slab(ox, 1.0 / dx, -body.half_width, body.half_width)
     enter_y, leave_y = _slab(oy, 1.0 / dy, -body.half_width, body.half_width)

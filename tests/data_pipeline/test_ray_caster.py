@@ -130,22 +130,24 @@ def test_normals_agree_with_differences_of_depth(pictures, points):
         assert np.median(angle) < (0.1 if label == GROUND else 2.5), label
 
 
-def test_the_nearer_solid_hides_the_farther(scenes):
+@pytest.mark.parametrize("depths", [(6.0, 9.0), (9.0, 6.0)])
+def test_the_nearer_solid_hides_the_farther_in_any_order(scenes, depths):
     def show(is_present: list[bool]) -> np.ndarray:
-        row = jnp.ones((NUM_SCENES, 1))
         spheres = scenes.solids._replace(
-            is_present=row > 1 - jnp.array(is_present),
-            shape=jnp.zeros((NUM_SCENES, 4), int),
-            diameter=2.0 * jnp.ones((NUM_SCENES, 4)),
-            position=row[..., None] * jnp.array([[0.0, 9.0], [0.0, 6.0], [0.0, 0.0], [0.0, 0.0]]),
+            is_present=jnp.tile(jnp.array([*is_present, False, False]), (NUM_SCENES, 1)),
+            shape=jnp.full((NUM_SCENES, 4), SHAPES.index("sphere")),
+            diameter=jnp.full((NUM_SCENES, 4), 2.0),
+            position=jnp.tile(jnp.array([[0.0, y] for y in (*depths, 0, 0)]), (NUM_SCENES, 1, 1)),
         )
         return np.asarray(jitted_render(scenes._replace(solids=spheres)).instances)
 
-    both, far = show([True, True, False, False]), show([True, False, False, False])
-    near = show([False, True, False, False])
-    np.testing.assert_array_equal(both == 2, near == 2)
-    np.testing.assert_array_equal(both == 1, (far == 1) & (near == 0))
-    assert ((far == 1) & (near == 2)).any((1, 2)).all()
+    near = int(np.argmin(depths))
+    both = show([True, True])
+    is_near = show([near == 0, near == 1]) == near + 1
+    is_far = show([near == 1, near == 0]) == 2 - near
+    np.testing.assert_array_equal(both == near + 1, is_near)
+    np.testing.assert_array_equal(both == 2 - near, is_far & ~is_near)
+    assert (is_far & is_near).any((1, 2)).all()
 
 
 def test_shadows_fall_where_a_solid_stands_before_the_light(scenes, pictures, world):
