@@ -9,12 +9,12 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from fourm.token_space import Inputs, MaskedBatch, Targets, TokenRange, TokenSpace
 
@@ -235,11 +235,30 @@ class DecoderBlock(nnx.Module):
         can_attend: Bool[Array, "batch m m"],
         can_attend_context: Bool[Array, "batch 1 n"],
     ) -> Float[Array, "batch m dim"]:
+        """Returns the targets' features; as many targets as are asked at once."""
         normed = self.norm1(x)
-        x = x + self.self_attention(normed, normed, can_attend)
-        x = x + self.cross_attention(
-            self.query_norm(x), self.context_norm(context), can_attend_context
-        )
+        targets = self.self_attention.keys_and_values(normed)
+        about_context = self.project_context(context)
+        return self.attend(x, normed, targets, about_context, can_attend, can_attend_context)
+
+    def project_context(
+        self, context: Float[Array, "batch n dim"]
+    ) -> tuple[Float[Array, "batch heads n k"], Float[Array, "batch heads n k"]]:
+        """Projects the encoder's output to this block's keys and values."""
+        return self.cross_attention.keys_and_values(self.context_norm(context))
+
+    def attend(
+        self,
+        x: Float[Array, "batch m dim"],
+        normed: Float[Array, "batch m dim"],
+        targets: tuple[Float[Array, "batch heads s k"], Float[Array, "batch heads s k"]],
+        context: tuple[Float[Array, "batch heads n k"], Float[Array, "batch heads n k"]],
+        can_attend: Bool[Array, "batch #m s"],
+        can_attend_context: Bool[Array, "batch 1 n"],
+    ) -> Float[Array, "batch m dim"]:
+        """Applies the block to `x`, `norm1(x)`, and keys and values already projected."""
+        x = x + self.self_attention.attend(normed, *targets, can_attend)
+        x = x + self.cross_attention.attend(self.query_norm(x), *context, can_attend_context)
         return x + self.mlp(self.norm2(x))
 
 
@@ -260,13 +279,27 @@ class Stack(nnx.Module):
         self.remat = config.remat
 
     def __call__(self, x: Float[Array, "batch t dim"], *context: Array) -> Float[Array, "..."]:
+        return self.scan(lambda layer, x, _: (layer(x, *context), None), x)[0]
+
+    def scan(
+        self,
+        apply_layer: Callable[[nnx.Module, Any, Any], tuple[Any, Any]],
+        carry: PyTree,
+        per_layer: PyTree = None,
+    ) -> tuple[PyTree, PyTree]:
+        """Carries a value through the layers, each with its share of `per_layer`.
+
+        Returns:
+            The last carry, and what the layers return beside it, stacked.
+        """
         graph, stacked = nnx.split(self.layers)
 
-        def apply_layer(x, layer):
-            return nnx.merge(graph, layer)(x, *context), None
+        def body(carry, layer_and_share):
+            layer, share = layer_and_share
+            return apply_layer(nnx.merge(graph, layer), carry, share)
 
-        body = jax.checkpoint(apply_layer) if self.remat else apply_layer
-        return jax.lax.scan(body, x, stacked, unroll=self.unroll)[0]
+        body = jax.checkpoint(body) if self.remat else body
+        return jax.lax.scan(body, carry, (stacked, per_layer), unroll=self.unroll)
 
 
 def can_attend_targets(

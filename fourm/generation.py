@@ -1,0 +1,353 @@
+"""Generates the tokens of any modality from those of any others.
+
+Grids are completed in a few passes, each of which fixes some tokens for good (MaskGIT: Chang et
+al. 2022, section 3.2; random order: Mizrahi et al. 2023, section 3.3). Sequences are
+written token by token. Both are one loop in one compiled function over arrays of fixed shape.
+"""
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from fourm.decoding import DecoderCache, decode_next, start_cache
+from fourm.model import FourM
+from fourm.sampling import Draw, add_gumbel, choose_best, sample_tokens
+from fourm.schedules import Schedule, step_table
+from fourm.token_space import MASK_ID, Inputs, Targets, TokenRange, TokenSpace
+from tokenizers.base import PADDING
+
+Known = Mapping[str, Int[Array | np.ndarray, "batch _"]]
+"""Per modality ids [batch, tokens] in its own vocabulary, `PADDING` where unknown."""
+
+
+@dataclass(frozen=True)
+class GenerationConfig:
+    """How the tokens of one modality are generated."""
+
+    scheme: Literal["maskgit", "random", "autoregressive"] = "maskgit"
+    """Which tokens of a grid come first: those the model is surest of, random ones, or in reading
+    order. Sequences are always written from left to right."""
+    num_steps: int = 8
+    """Passes over a grid. 1 predicts all tokens at once and is what dense prediction needs; more
+    make tokens agree with each other."""
+    schedule: Schedule = "cosine"
+    """Tokens fixed per pass: few at both ends and most in the middle, or equally many."""
+    temperature: float = 1.0
+    """Below 1 likely tokens become likelier; 0 takes the likeliest."""
+    top_k: int = 0
+    """Draw only from the k likeliest tokens; 0 for all."""
+    top_p: float = 1.0
+    """Draw only from the likeliest tokens that together have this probability; 1 for all."""
+    guidance: float = 1.0
+    """Weight of the conditions: above 1 follows them more closely than the model would, at the
+    price of a second pass without them; 1 is off."""
+    choice_noise: float = 0.0
+    """MaskGIT only: Gumbel noise on log-confidence when choosing which tokens to fix, falling to
+    0 at the last pass. Without it, plain regions always come first."""
+    decode: Literal["sample", "expected"] = "sample"
+    """Decode the drawn tokens, or the mean code under their probabilities, which for depth and
+    the like is the better estimate; for tokenizers that can, others decode the drawn tokens."""
+
+    def check(self) -> None:
+        """Raises ValueError, in one sentence, if a setting is out of range."""
+        for name, is_allowed, allowed in (
+            ("num_steps", self.num_steps >= 1, "at least 1"),
+            ("temperature", 0 <= self.temperature < float("inf"), "0 or a positive number"),
+            ("top_k", self.top_k >= 0, "0 (off) or a positive number"),
+            ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1 (off)"),
+            ("guidance", abs(self.guidance) < float("inf"), "a finite number; 1 is off"),
+            ("choice_noise", 0 <= self.choice_noise < float("inf"), "0 (off) or positive"),
+        ):
+            if not is_allowed:
+                raise ValueError(
+                    f"Generation setting {name} is {getattr(self, name)}; allowed is {allowed}."
+                )
+
+
+class GeneratedTokens(NamedTuple):
+    """What `generate_tokens` returns.
+
+    Attributes:
+        ids: Per target, complete: sequences have `PADDING` after their end.
+        probabilities: Per grid target with decode="expected": what each token was drawn from;
+            one-hot where it was given.
+    """
+
+    ids: dict[str, Int[Array, "batch _"]]
+    probabilities: dict[str, Float[Array, "batch _ _"]]
+
+
+def generate_tokens(
+    model: FourM,
+    known: Known,
+    targets: Sequence[str],
+    keys: Key[Array, "batch"],
+    settings: Mapping[str, GenerationConfig],
+) -> GeneratedTokens:
+    """Generates `targets` in their order; each becomes a condition of those after it.
+
+    A target may be known in part: a grid keeps the tokens it has and gets the others; a sequence
+    without an end is continued. What is known is never changed.
+
+    Args:
+        model: The trained model.
+        known: Per modality ids [batch, tokens] in its own vocabulary; `PADDING` where unknown,
+            and all over in samples that lack the modality. May be empty.
+        targets: What to generate.
+        keys: One per sample; what a sample becomes depends on its own key and ids alone.
+        settings: Per target.
+
+    Raises:
+        ValueError: If a modality is not the model's, a shape is wrong, or a setting is.
+    """
+    known = {name: jnp.asarray(ids, jnp.int32) for name, ids in known.items()}
+    for name, ids in known.items():
+        shape = (len(keys), model.space[name].num_tokens)
+        if ids.shape != shape:
+            raise ValueError(
+                f"The tokens of {name} have shape {ids.shape}; {shape} is needed: one row per "
+                "key, one column per token."
+            )
+    graph, state = nnx.split(model)
+    probabilities = {}
+    generated = {}
+    for name in targets:
+        entry = model.space[name]
+        settings[name].check()
+        target_keys = jax.vmap(lambda key, index=entry.index: jax.random.fold_in(key, index))(keys)
+        generate = _generate_grid if entry.kind == "grid" else _generate_sequence
+        ids, drawn_from = generate(graph, state, known, target_keys, entry, settings[name])
+        known[name] = generated[name] = ids
+        if drawn_from is not None:
+            probabilities[name] = drawn_from
+    return GeneratedTokens(generated, probabilities)
+
+
+def gather_inputs(space: TokenSpace, known: Known) -> Inputs:
+    """Returns what the encoder reads of known tokens; one slot per token of each modality.
+
+    A sequence that has begun but not ended is followed by a sentinel, as in training.
+    """
+    parts = []
+    for entry in space.ranges:
+        if entry.name not in known:
+            continue
+        ids = jnp.asarray(known[entry.name])
+        is_real = ids != PADDING
+        if entry.special is not None:
+            length = is_real.sum(axis=1)
+            is_open = (length > 0) & ~has_ended(ids, entry)
+            at_end = jnp.arange(ids.shape[1]) == length[:, None]
+            sentinel = at_end & is_open[:, None]
+            ids = jnp.where(sentinel, entry.special.first_sentinel, ids)
+            is_real = is_real | sentinel
+        place = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
+        parts.append(
+            Inputs(
+                ids=jnp.where(is_real, ids + entry.first_id, MASK_ID),
+                modality=jnp.full(ids.shape, entry.index, jnp.int32),
+                position=place + entry.first_position,
+                is_real=is_real,
+            )
+        )
+    return jax.tree.map(lambda *arrays: jnp.concatenate(arrays, axis=1), *parts)
+
+
+def has_ended(ids: Int[Array, "batch tokens"], entry: TokenRange) -> Bool[Array, "batch"]:
+    """Says which sequences are complete."""
+    is_full = (ids != PADDING).all(axis=1)
+    return is_full | (ids == entry.special.end).any(axis=1)
+
+
+def guide(
+    logits: Float[Array, "doubled tokens vocab"], guidance: float
+) -> Float[Array, "batch tokens vocab"]:
+    """Combines the halves of a doubled batch: with conditions, then without."""
+    if guidance == 1:
+        return logits
+    conditional, unconditional = jnp.split(logits, 2)
+    return unconditional + guidance * (conditional - unconditional)
+
+
+def double(inputs: Inputs, is_kept: Bool[Array, "batch n"]) -> Inputs:
+    """Appends to a batch its copy from which all but the kept tokens are removed."""
+    bare = inputs._replace(is_real=inputs.is_real & is_kept)
+    return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), inputs, bare)
+
+
+def step_keys(keys: Key[Array, "batch"], step: Int[Array, ""]) -> Key[Array, "2 batch"]:
+    """Returns this step's keys: for drawing tokens, and for choosing among them."""
+    return jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, step)), out_axes=1)(keys)
+
+
+class GridState(NamedTuple):
+    """What the passes over a grid carry.
+
+    Attributes:
+        ids: `PADDING` where still unknown.
+        probabilities: What each token was drawn from, if they are wanted.
+    """
+
+    ids: Int[Array, "batch tokens"]
+    probabilities: Float[Array, "batch tokens vocab"] | None
+
+
+@functools.partial(jax.jit, static_argnums=(0, 4, 5))
+def _generate_grid(
+    graph: nnx.GraphDef,
+    state: nnx.State,
+    known: Known,
+    keys: Key[Array, "batch"],
+    entry: TokenRange,
+    config: GenerationConfig,
+) -> tuple[Int[Array, "batch tokens"], Float[Array, "batch tokens vocab"] | None]:
+    """Completes a grid in `config.num_steps` passes."""
+    model = nnx.merge(graph, state)
+    batch, tokens = len(keys), entry.num_tokens
+    given = known.get(entry.name, jnp.full((batch, tokens), PADDING, jnp.int32))
+    # A single pass over a grid of which nothing is given never reads any of its tokens.
+    reads_target = config.num_steps > 1 or entry.name in known or not known
+    unknown = (given == PADDING).sum(axis=1)
+    counts = jnp.asarray(step_table(config.schedule, config.num_steps, tokens))[unknown]
+    order_keys = jax.vmap(lambda key: jax.random.fold_in(key, config.num_steps))(keys)
+    fixed_order = {
+        "random": jax.vmap(lambda key: jax.random.uniform(key, (tokens,)))(order_keys),
+        "autoregressive": jnp.broadcast_to(-jnp.arange(tokens, dtype=jnp.float32), (batch, tokens)),
+    }.get(config.scheme)
+
+    def run_pass(ids: Int[Array, "batch tokens"], is_asked: Bool[Array, "batch tokens"]):
+        inputs = gather_inputs(model.space, {**known, entry.name: ids} if reads_target else known)
+        if config.guidance != 1:
+            inputs = double(inputs, inputs.modality == entry.index)
+            is_asked = jnp.concatenate([is_asked, is_asked])
+        context = model.build_context(model.encode(inputs), inputs)
+        features = model.decode(ask_grid(entry, is_asked), context, inputs.is_real)
+        return guide(model.logits(features, entry), config.guidance)
+
+    def step(i: Int[Array, ""], carry: GridState) -> GridState:
+        is_open = carry.ids == PADDING
+        draw_keys, choice_keys = step_keys(keys, i)
+        if fixed_order is None:
+            draw = _draw(draw_keys, run_pass(carry.ids, is_open), config)
+            score = draw.confidence
+            if config.choice_noise > 0:
+                noise = config.choice_noise * (1 - (i + 1) / config.num_steps)
+                score = add_gumbel(choice_keys, score, noise)
+            is_chosen = choose_best(score, is_open, counts[:, i])
+        else:
+            is_chosen = choose_best(fixed_order, is_open, counts[:, i])
+            draw = _draw(draw_keys, run_pass(carry.ids, is_chosen), config)
+        probabilities = carry.probabilities
+        if probabilities is not None:
+            probabilities = jnp.where(is_chosen[..., None], draw.probabilities, probabilities)
+        return GridState(jnp.where(is_chosen, draw.ids, carry.ids), probabilities)
+
+    given_as_codes = None
+    if config.decode == "expected":
+        given_as_codes = jax.nn.one_hot(given, entry.vocab_size)
+    return tuple(jax.lax.fori_loop(0, config.num_steps, step, GridState(given, given_as_codes)))
+
+
+def ask_grid(entry: TokenRange, is_asked: Bool[Array, "batch tokens"]) -> Targets:
+    """Returns decoder queries for the tokens of a grid, in reading order."""
+    mask = jnp.full(is_asked.shape, MASK_ID, jnp.int32)
+    place = jnp.broadcast_to(jnp.arange(entry.num_tokens), is_asked.shape)
+    return Targets(
+        ids=mask,
+        previous=mask,
+        modality=jnp.full_like(mask, entry.index),
+        position=place + entry.first_position,
+        is_real=is_asked,
+    )
+
+
+def _draw(
+    keys: Key[Array, "batch"], logits: Float[Array, "batch tokens vocab"], config: GenerationConfig
+) -> Draw:
+    return sample_tokens(keys, logits, config.temperature, config.top_k, config.top_p)
+
+
+class SequenceState(NamedTuple):
+    """What writing a sequence carries.
+
+    Attributes:
+        step: Tokens written so far.
+        ids: `PADDING` where nothing is written yet.
+        previous: The token to be read next, in the modality's own vocabulary.
+        has_ended: Which samples are complete.
+        cache: What the decoder remembers.
+    """
+
+    step: Int[Array, ""]
+    ids: Int[Array, "batch tokens"]
+    previous: Int[Array, "batch"]
+    has_ended: Bool[Array, "batch"]
+    cache: DecoderCache
+
+
+@functools.partial(jax.jit, static_argnums=(0, 4, 5))
+def _generate_sequence(
+    graph: nnx.GraphDef,
+    state: nnx.State,
+    known: Known,
+    keys: Key[Array, "batch"],
+    entry: TokenRange,
+    config: GenerationConfig,
+) -> tuple[Int[Array, "batch tokens"], None]:
+    """Writes a sequence token by token, until every sample's has ended."""
+    model = nnx.merge(graph, state)
+    batch, tokens = len(keys), entry.num_tokens
+    nothing = jnp.full((batch, tokens), PADDING, jnp.int32)
+    given = known.get(entry.name, nothing)
+    inputs = gather_inputs(model.space, known or {entry.name: nothing})
+    if config.guidance != 1:
+        inputs = double(inputs, inputs.modality == entry.index)
+    context = model.build_context(model.encode(inputs), inputs)
+    num_given = (given != PADDING).sum(axis=1)
+    first = entry.special.first_sentinel
+    # The stream opens with the first sentinel and would close with the second. The others stand
+    # for spans that are not hidden here.
+    ids = jnp.arange(entry.vocab_size)
+    is_closing = (ids == entry.special.end) | (
+        (ids == first + 1) & (entry.special.num_sentinels > 1)
+    )
+    is_sentinel = (ids >= first) & (ids < first + entry.special.num_sentinels)
+    is_allowed = ~is_sentinel | is_closing
+
+    def is_unfinished(carry: SequenceState) -> Bool[Array, ""]:
+        return (carry.step < tokens) & ~carry.has_ended.all()
+
+    def step(carry: SequenceState) -> SequenceState:
+        previous = carry.previous + entry.first_id
+        if config.guidance != 1:
+            previous = jnp.concatenate([previous, previous])
+        features, cache = decode_next(model, previous, carry.step, entry, carry.cache)
+        logits = guide(model.logits(features, entry), config.guidance)
+        logits = jnp.where(is_allowed, logits, -jnp.inf)
+        token = _draw(step_keys(keys, carry.step)[0], logits, config).ids[:, 0]
+        token = jnp.where(is_closing[token], entry.special.end, token)
+        at = num_given + carry.step
+        is_here = (jnp.arange(tokens) == at[:, None]) & ~carry.has_ended[:, None]
+        return SequenceState(
+            step=carry.step + 1,
+            ids=jnp.where(is_here, token[:, None], carry.ids),
+            previous=token,
+            has_ended=carry.has_ended | (token == entry.special.end) | (at + 1 >= tokens),
+            cache=cache,
+        )
+
+    start = SequenceState(
+        step=jnp.zeros((), jnp.int32),
+        ids=given,
+        previous=jnp.full(batch, first, jnp.int32),
+        has_ended=has_ended(given, entry),
+        cache=start_cache(model, context, inputs.is_real, tokens),
+    )
+    return jax.lax.while_loop(is_unfinished, step, start).ids, None
