@@ -10,7 +10,7 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -96,9 +96,8 @@ class ImageTokenizerConfig:
         statistics = values.fit_statistics(training)
         tokenizer = ImageTokenizer(self, values, statistics, grid, nnx.Rngs(init_key))
         if isinstance(tokenizer.quantizer, VectorQuantizer):
-            first = jnp.asarray(evenly_spaced(training, 64))
-            latents = tokenizer.latents(first).reshape(-1, tokenizer.quantizer.dim)
-            tokenizer.quantizer.spread(latents, code_key)
+            latents = _latents(*nnx.split(tokenizer), evenly_spaced(training, 64))
+            tokenizer.quantizer.spread(latents.reshape(-1, tokenizer.quantizer.dim), code_key)
         return tokenizer
 
 
@@ -194,13 +193,44 @@ class ImageTokenizer(nnx.Module):
         return error + quantized.loss, {"reconstruction": error, **quantized.metrics}
 
     def encode(self, values: RawBatch) -> Int[np.ndarray, "batch gy gx"]:
+        if not len(values):
+            return np.zeros((0, *self.token_shape), np.int32)
+        size = tuple(length * self.config.patch_size for length in self.token_shape)
+        shape = np.shape(values[0])
+        if shape[:2] != size:
+            raise ValueError(f"A value has shape {shape}; this tokenizer takes {size} pixels.")
         return self._in_chunks(_encode, values)
 
     def decode(self, ids: Int[np.ndarray, "batch gy gx"]) -> np.ndarray:
+        ids = np.asarray(ids, np.int32)
+        if ids.shape[1:] != self.token_shape:
+            raise ValueError(
+                f"Ids have shape {ids.shape[1:]}; this tokenizer takes {self.token_shape}."
+            )
+        wrong = ids[(ids < 0) | (ids >= self.vocab_size)]
+        if wrong.size:
+            raise ValueError(f"There is no id {wrong[0]}; ids are 0 to {self.vocab_size - 1}.")
         return self._in_chunks(_decode, ids)
 
     def decode_expected(self, probabilities: Float[np.ndarray, "batch gy gx vocab"]) -> np.ndarray:
+        if probabilities.shape[1:] != (*self.token_shape, self.vocab_size):
+            raise ValueError(
+                f"Probabilities have shape {probabilities.shape[1:]}; this tokenizer takes "
+                f"{(*self.token_shape, self.vocab_size)}."
+            )
         return self._in_chunks(_decode_expected, probabilities)
+
+    def _in_chunks(self, function: Callable, batch: RawBatch) -> np.ndarray:
+        """Applies a compiled function to parts of one fixed size, so that it compiles once."""
+        graph, state = nnx.split(self)
+        size = max(1, CHUNK_TOKENS // int(np.prod(self.token_shape)))
+        parts = []
+        for start in range(0, max(len(batch), 1), size):
+            part = np.asarray(batch[start : start + size])
+            filler = np.zeros((size - len(part), *part.shape[1:]), part.dtype)
+            answer = np.asarray(function(graph, state, np.concatenate([part, filler])))
+            parts.append(answer[: len(part)])
+        return np.concatenate(parts)
 
     def save(self, folder: Path) -> None:
         kind = type(self.values).__name__
@@ -211,11 +241,11 @@ class ImageTokenizer(nnx.Module):
             "values": dataclasses.asdict(self.values),
             "grid": list(self.token_shape),
         }
-        arrays = {"/".join(map(str, path)): np.asarray(v[...]) for path, v in _variables(self)}
+        arrays = {name: np.asarray(variable[...]) for name, variable in _variables(self).items()}
         save_folder(folder, description, arrays)
 
     @classmethod
-    def load(cls, folder: Path, values: DenseValues | None = None) -> Self:
+    def load(cls, folder: Path, values: DenseValues | None = None) -> "ImageTokenizer":
         """Returns the tokenizer that `save` wrote.
 
         Args:
@@ -244,7 +274,7 @@ class ImageTokenizer(nnx.Module):
             if name.startswith("statistics/")
         }
         tokenizer = nnx.eval_shape(lambda: cls(config, values, statistics, grid, nnx.Rngs(0)))
-        expected = {"/".join(map(str, path)): v for path, v in _variables(tokenizer)}
+        expected = _variables(tokenizer)
         shapes = {name: variable.get_value().shape for name, variable in expected.items()}
         if shapes != {name: value.shape for name, value in arrays.items()}:
             raise ValueError(f"The arrays in {folder} do not fit its description; train it again.")
@@ -256,26 +286,20 @@ class ImageTokenizer(nnx.Module):
     def _statistics(self) -> dict[str, Array]:
         return {name: value[...] for name, value in self.statistics.items()}
 
-    def _in_chunks(self, function: Callable, batch: RawBatch) -> np.ndarray:
-        """Applies a compiled function to parts of one fixed size, so that it compiles once."""
-        graph, state = nnx.split(self)
-        size = max(1, CHUNK_TOKENS // int(np.prod(self.token_shape)))
-        parts = []
-        for start in range(0, len(batch), size):
-            part = np.asarray(batch[start : start + size])
-            filler = np.repeat(part[-1:], size - len(part), axis=0)
-            answer = np.asarray(function(graph, state, np.concatenate([part, filler])))
-            parts.append(answer[: len(part)])
-        return np.concatenate(parts)
 
-
-def _variables(module: nnx.Module) -> list[tuple[tuple, nnx.Variable]]:
-    return nnx.to_flat_state(nnx.state(module))
+def _variables(module: nnx.Module) -> dict[str, nnx.Variable]:
+    """Returns everything that makes a module what it is, by path."""
+    return {"/".join(map(str, path)): v for path, v in nnx.to_flat_state(nnx.state(module))}
 
 
 def _tuples(fields: dict) -> dict:
     """Undoes what JSON does to tuples."""
     return {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _latents(graph, state, raw):
+    return nnx.merge(graph, state).latents(raw)
 
 
 @functools.partial(jax.jit, static_argnums=0)
