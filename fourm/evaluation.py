@@ -1,5 +1,6 @@
 """How well every modality is predicted from others, between a floor and a ceiling."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
@@ -73,12 +74,29 @@ class EvaluationConfig:
 
 
 def config_of_run(config: Mapping[str, Any]) -> EvaluationConfig:
-    """Returns the evaluation that a run's resolved configuration asks for."""
-    fields = dict(config.get("evaluation", {}))
-    region = dict(fields.pop("region", {}))
-    region["classes"] = tuple(region.get("classes", ()))
-    fields["pairs"] = tuple(fields.get("pairs", ()))
-    return EvaluationConfig(**fields, region=RegionConfig(**region))
+    """Returns the evaluation that a run's resolved configuration, as JSON holds it, asks for.
+
+    Raises:
+        ValueError: If it has a field that this version does not know.
+    """
+    known = _known_fields(EvaluationConfig, config.get("evaluation", {}))
+    region = _known_fields(RegionConfig, known.pop("region", {}))
+    return EvaluationConfig(**known, region=RegionConfig(**region))
+
+
+def _known_fields(cls: type, stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns fields with the tuples that JSON made lists; "class" only names the class."""
+    unknown = set(stored) - {entry.name for entry in dataclasses.fields(cls)} - {"class"}
+    if unknown:
+        raise ValueError(
+            f"The run's evaluation has the unknown fields {', '.join(sorted(unknown))}; it was "
+            "made by another version."
+        )
+    return {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in stored.items()
+        if name != "class"
+    }
 
 
 class Evaluator:

@@ -149,12 +149,15 @@ def test_unknown_modalities_and_classes_are_one_sentence():
 def test_a_runs_configuration_is_read_back_from_json():
     stored = {
         "evaluation": {
+            "class": "EvaluationConfig",
             "pairs": ["rgb->depth"],
             "num_samples": 5,
-            "region": {"modality": "semseg", "classes": ["a"]},
+            "region": {"class": "RegionConfig", "modality": "semseg", "classes": ["a"]},
         }
     }
     config = config_of_run(stored)
     assert config.pairs == ("rgb->depth",) and config.num_samples == 5
     assert config.region.classes == ("a",)
     assert config_of_run({}) == EvaluationConfig()
+    with pytest.raises(ValueError, match="unknown fields colour; it was made by another version"):
+        config_of_run({"evaluation": {"colour": 1}})
