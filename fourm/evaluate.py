@@ -38,7 +38,7 @@ class Command:
 
 def evaluate_run(command: Command) -> dict[str, Any]:
     """Evaluates a run directory, prints tables, and returns what it wrote."""
-    from fourm.run import load
+    from fourm.run import load  # Here, so that --help does not wait for it.
 
     model = load(command.run)
     config: EvaluationConfig = config_of_run(model.config)

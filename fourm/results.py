@@ -57,13 +57,19 @@ def share_of_way(row: Row) -> float:
     return (value - floor) / (ceiling - floor)
 
 
+def format_share(row: Row) -> str:
+    """Returns the share of the way as a percentage, "-" where there is none."""
+    share = share_of_way(row)
+    return f"{round(100 * share)}%" if math.isfinite(share) else "-"
+
+
 def format_table(rows: Sequence[Row]) -> str:
     """Returns results as aligned text."""
     lines = [("direction", "metric", "floor", "value", "ceiling", "share")]
     for row in rows:
         direction = f"{'+'.join(row['inputs'])} -> {row['target']}"
         numbers = [f"{row[name]:.3f}" for name in ("floor", "value", "ceiling")]
-        lines.append((direction, row["metric"], *numbers, f"{share_of_way(row):.0%}"))
+        lines.append((direction, row["metric"], *numbers, format_share(row)))
     widths = [max(len(line[i]) for line in lines) for i in range(6)]
     return "\n".join(
         "  ".join(
@@ -77,7 +83,7 @@ def format_table(rows: Sequence[Row]) -> str:
 def format_matrix(rows: Sequence[Row]) -> str:
     """Returns the share of the way from floor to ceiling, a line per input."""
     names = list(dict.fromkeys(name for row in rows for name in (*row["inputs"], row["target"])))
-    shares = {(row["inputs"][0], row["target"]): f"{share_of_way(row):.0%}" for row in rows}
+    shares = {(row["inputs"][0], row["target"]): format_share(row) for row in rows}
     width = max(map(len, names)) + 2
     lines = ["from \\ to".ljust(width) + "".join(name.rjust(width) for name in names)]
     for source in names:

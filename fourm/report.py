@@ -1,0 +1,198 @@
+"""The outcome of a run: `report.json` for programs and `report.md` for people."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fourm.results import Row, format_share, share_of_way, write_file, write_json
+
+ARROWS = {"lower": "\N{DOWNWARDS ARROW}", "higher": "\N{UPWARDS ARROW}"}
+
+EXPLANATION = """\
+**Floor**: the best answer that ignores the input, fitted on training samples, for each metric its
+own: for pictures of any kind one constant picture (a value per pixel position), for text the most
+frequent words, for boxes the best constant list, for numbers the median or the mean.
+**Ceiling**: the truth after its own tokenizer's round trip, which no prediction made of tokens can
+be expected to beat. **Share**: how much of the way from floor to ceiling the model goes; below 0
+it is worse than a constant. An arrow shows the direction in which a metric improves. Metrics of
+pixels are pooled over all pixels whose truth is known. `readback_` metrics: the model predicts the
+input again from its own answer, and is scored against the input that was given; the floor is a
+constant answer, the ceiling is what it reads from true pictures."""
+
+PROBES = """\
+Accuracy of a linear classifier (logistic regression on standardised features, fitted on training
+samples, its regularisation chosen on a fifth of them) on held-out samples. Its features are, by
+column: the frozen encoder's; the input itself, pictures averaged down to 16 x 16 pixels; those of
+the same encoder with fresh weights; how often each token occurs in the input. Chance always
+answers the commonest training label."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run has to say."""
+
+    seconds: dict[str, float]
+    """Time of every stage, in order."""
+    tokenizers: dict[str, dict[str, Any]]
+    """As `Evaluator.tokenizers` returns them."""
+    results: list[Row]
+    """As `Evaluator.evaluate` returns them."""
+    probes: list[dict[str, Any]]
+    """As `probe` returns them."""
+    device: str
+    """What it ran on, such as "cpu (4 cores)"."""
+    config: Mapping[str, Any]
+    """The resolved configuration, as JSON holds it."""
+    command: str
+    """What to type to get this run."""
+    split: str = "test"
+    """Where `results` were measured."""
+    num_samples: int = 0
+    """Held-out samples of that split."""
+    other_splits: dict[str, list[Row]] = field(default_factory=dict)
+    """Results on further splits, by name."""
+    notes: Sequence[str] = ()
+    """Sentences on what a reader should know."""
+
+
+def write_report(folder: Path, report: Report) -> None:
+    """Writes `report.json` and `report.md` into a run directory, each whole or not at all.
+
+    `report.json` has the keys seconds, tokenizers, results, probes, device and config, and
+    other_splits if there are any; a number that could not be measured is null.
+    """
+    folder = Path(folder)
+    content = {
+        "seconds": report.seconds,
+        "tokenizers": report.tokenizers,
+        "results": report.results,
+        "probes": report.probes,
+        "device": report.device,
+        "config": report.config,
+    }
+    if report.other_splits:
+        content["other_splits"] = report.other_splits
+    write_json(folder / "report.json", content)
+    write_file(folder / "report.md", format_report(folder, report).encode())
+
+
+def format_report(folder: Path, report: Report) -> str:
+    """Returns the report as Markdown, with the pictures that lie in `folder`."""
+    total = float(sum(report.seconds.values()))
+    parts = [f"# {folder.name}", _headline(report, total)]
+    if (folder / "samples.png").exists():
+        parts.append("![Held-out samples: shown, truth, predicted](samples.png)")
+    parts.append(f"## Predictions on held-out samples ({report.split})")
+    parts += [_results_table(report.results), EXPLANATION]
+    for split, rows in report.other_splits.items():
+        parts += [f"### On {split}", _results_table(rows)]
+    if report.probes:
+        parts += ["## Linear probes", _probes_table(report.probes), PROBES]
+    parts += ["## Tokenizers", _tokenizers_table(report.tokenizers)]
+    parts.append(
+        "The round trip of held-out samples through the tokenizer alone, by its main metric. "
+        "Usage is the share of all ids that occur in them; perplexity is the number of equally "
+        "likely ids that would have the same entropy."
+    )
+    if (folder / "curves.png").exists():
+        parts += ["## Training", "![Curves of training](curves.png)"]
+    stages = [(stage, _duration(seconds)) for stage, seconds in report.seconds.items()]
+    parts += ["## Time", _table(("stage", "time"), [*stages, ("**all**", _duration(total))])]
+    if report.notes:
+        parts += ["## Notes", "\n".join(f"- {note}" for note in report.notes)]
+    parts += [
+        "## Again",
+        f"```\n{report.command}\npython -m fourm.evaluate {folder}\n```",
+        "The second command measures this run once more from what its directory holds. "
+        "`report.json` has all numbers and the resolved configuration.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _headline(report: Report, total: float) -> str:
+    mains: dict[tuple, float] = {}
+    for row in report.results:  # The first metric of each direction is its main one.
+        mains.setdefault((*row["inputs"], row["target"]), share_of_way(row))
+    shares = [share for share in mains.values() if math.isfinite(share)]
+    text = f"Trained in {_duration(total)} on {report.device}."
+    if shares:
+        above = sum(share > 0 for share in shares)
+        text += (
+            f" In {above} of {len(shares)} directions the prediction of {report.num_samples} "
+            f"held-out samples beats the best constant answer; the mean share of the way from "
+            f"there to what the tokenizers allow is {sum(shares) / len(shares):.0%}."
+        )
+    return text
+
+
+def _results_table(rows: Sequence[Row]) -> str:
+    lines, last = [], None
+    for row in rows:
+        direction = f"{' + '.join(row['inputs'])} \N{RIGHTWARDS ARROW} {row['target']}"
+        lines.append(
+            (
+                "" if direction == last else direction,
+                f"{row['metric']} {ARROWS[row['better']]}",
+                _number(row["floor"]),
+                f"**{_number(row['value'])}**",
+                _number(row["ceiling"]),
+                format_share(row),
+            )
+        )
+        last = direction
+    return _table(("direction", "metric", "floor", "value", "ceiling", "share"), lines)
+
+
+def _tokenizers_table(tokenizers: Mapping[str, Mapping[str, Any]]) -> str:
+    lines = [
+        (
+            name,
+            f"{entry['metric']} {ARROWS.get(entry.get('better', ''), '')}".strip(),
+            _number(entry["floor"]),
+            f"**{_number(entry['value'])}**",
+            f"{entry['codebook_usage']:.0%}",
+            _number(entry.get("perplexity")),
+            str(entry.get("vocab_size", "-")),
+            str(entry.get("tokens", "-")),
+        )
+        for name, entry in tokenizers.items()
+    ]
+    heads = ("modality", "metric", "floor", "round trip", "usage", "perplexity", "ids", "tokens")
+    return _table(heads, lines)
+
+
+def _probes_table(probes: Sequence[Mapping[str, Any]]) -> str:
+    columns = {
+        "value": "encoder",
+        "raw_pixels": "raw pixels",
+        "untrained": "untrained encoder",
+        "token_histogram": "token histogram",
+        "chance": "chance",
+    }
+    lines = []
+    for row in probes:
+        numbers = [_number(row.get(name)) for name in columns]
+        lines.append((row["task"], f"**{numbers[0]}**", *numbers[1:]))
+    return _table(("task", *columns.values()), lines)
+
+
+def _table(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    rule = ["---"] + ["---:"] * (len(heads) - 1)
+    return "\n".join("| " + " | ".join(line) + " |" for line in (heads, rule, *lines))
+
+
+def _number(value: float | None) -> str:
+    if value is None or not math.isfinite(value):
+        return "-"
+    decimals = 3 if abs(value) < 10 else 2 if abs(value) < 100 else 0
+    return f"{value:.{decimals}f}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"

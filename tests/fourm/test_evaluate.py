@@ -1,0 +1,88 @@
+import json
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from fourm.evaluate import main
+from fourm.sample_set import TRAINING, save_heldout
+from tests.fourm.fakes import FakeModel, make_set
+
+CONFIG = {
+    "evaluation": {
+        "class": "EvaluationConfig",
+        "pairs": ["rgb->depth", "caption->rgb->caption"],
+        "num_samples": 9,
+    }
+}
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """A run directory with held-out samples, whose model is a fake."""
+    save_heldout(tmp_path, "test", make_set(12, seed=1))
+    save_heldout(tmp_path, TRAINING, make_set(40))
+    model = FakeModel()
+    model.config = CONFIG
+
+    def load(folder):
+        if not folder.exists():
+            raise ValueError(f"There is no run in {folder}.")
+        return model
+
+    monkeypatch.setitem(sys.modules, "fourm.run", SimpleNamespace(load=load))
+    return tmp_path
+
+
+def test_a_run_is_scored_as_its_configuration_says(run, capsys):
+    assert main([str(run)]) == 0
+    written = json.loads((run / "evaluation_test.json").read_text())
+    assert written["split"] == "test" and written["config"]["num_samples"] == 9
+    metrics = [(row["inputs"], row["target"], row["metric"]) for row in written["results"]]
+    assert (["rgb"], "depth", "abs_rel") in metrics
+    assert (["caption"], "rgb", "readback_f1_color") in metrics
+    printed = capsys.readouterr().out
+    assert "rgb -> depth" in printed and "evaluation_test.json" in printed
+
+
+def test_the_command_line_overrides_the_configuration(run):
+    arguments = [str(run), "--pairs", "depth->semseg", "--num-samples", "3", "--seed", "5"]
+    assert main([*arguments, "--matrix"]) == 0
+    written = json.loads((run / "evaluation_test.json").read_text())
+    assert {row["target"] for row in written["results"]} == {"semseg"}
+    assert written["config"]["num_samples"] == 3 and written["config"]["seed"] == 5
+    assert len(written["matrix"]) == 20
+
+
+def test_scoring_twice_writes_the_same_bytes(run):
+    main([str(run)])
+    first = (run / "evaluation_test.json").read_bytes()
+    main([str(run)])
+    assert (run / "evaluation_test.json").read_bytes() == first
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--split", "tset"], r"no samples of a split 'tset'; it has test\."),
+        (["--pairs", "rgb"], "'rgb' is not a direction"),
+        (["--pairs", "rgb->heat"], "no modality 'heat' in this run"),
+        (["--num-samples", "0"], "num_samples=0"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(run, capsys, arguments, message):
+    import re
+
+    assert main([str(run), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert re.search(message, error) and error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert main([str(run / "absent")]) == 2
+
+
+def test_help_explains_every_knob(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    printed = " ".join(capsys.readouterr().out.replace("\u2502", " ").split())
+    for sentence in ("Run directory.", "Which of the run's held-out samples.", "Of generation"):
+        assert sentence in printed
