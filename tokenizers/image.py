@@ -45,13 +45,13 @@ class ImageTokenizerConfig:
     """vq learns its codes; fsq rounds to a fixed grid."""
     codebook_size: int = 512
     """Number of codes of vq. More draw finer pictures, fewer are easier to predict."""
-    code_dim: int = 12
+    code_dim: int = 24
     """Length of a code of vq."""
     distance: Distance = "euclidean"
     """How vq compares."""
-    decay: float = 0.98
+    decay: float = 0.95
     """Of the averages that move the codes of vq, per step."""
-    rare: float = 0.03
+    rare: float = 0.1
     """A code of vq is replaced when it is used less than this share of an equal share."""
     levels: tuple[int, ...] = (8, 8, 8)
     """Levels of each number of fsq; their product is the number of codes."""
@@ -67,7 +67,7 @@ class ImageTokenizerConfig:
     """Training steps."""
     batch_size: int = 32
     """Pictures per training step."""
-    learning_rate: float = 2e-3
+    learning_rate: float = 8e-3
     """Peak of the learning rate, reached after a short warm-up and followed by a cosine."""
     weight_decay: float = 0.01
     """Of matrices."""

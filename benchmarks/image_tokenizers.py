@@ -1,0 +1,151 @@
+"""Trains image tokenizers on the built-in scenes: `python -m benchmarks.image_tokenizers`.
+
+Prints one line of JSON per modality and seed: the round trip of held-out scenes between the
+floor and nothing at all, the health of the codebook, and the seconds it took. Any setting of the
+tokenizer can be given, as in `--codebook-size 1024 --steps 800`; what is not given is the
+default for the modality.
+"""
+
+import dataclasses
+import json
+import os
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from PIL import Image
+
+from data_pipeline.scenes import SEMSEG_CLASSES, ScenesData
+from fourm.train_state import (
+    OptimizerConfig,
+    build_optimizer,
+    create_state,
+    make_train_step,
+    merge_state,
+)
+from tokenizers.image import ImageTokenizer, ImageTokenizerConfig
+from tokenizers.quantizers import diversity
+from tokenizers.values import Classes, Colors, DenseValues, Directions, Distances
+
+VALUES: dict[str, DenseValues] = {
+    "rgb": Colors(),
+    "depth": Distances(min_distance=2.0, max_distance=20.0),
+    "normals": Directions(),
+    "semseg": Classes(SEMSEG_CLASSES),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Which tokenizers to train, and on what."""
+
+    modalities: tuple[str, ...] = tuple(VALUES)
+    """Those of the scenes to train a tokenizer for."""
+    train: int = 8000
+    """Training scenes."""
+    held_out: int = 512
+    """Scenes of the validation split for the round trip."""
+    seeds: tuple[int, ...] = (0,)
+    """One run each."""
+    pictures: Path | None = None
+    """Where to write a PNG of truths over reconstructions."""
+    tokenizer: tyro.conf.OmitArgPrefixes[ImageTokenizerConfig] = dataclasses.field(
+        default_factory=ImageTokenizerConfig
+    )
+    """Settings of all tokenizers."""
+
+
+def load(split: str, count: int, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """Returns the first `count` scenes of a split, per modality."""
+    source = ScenesData(num_train=count, num_validation=count).open(split)
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    for start in range(0, count, 1024):
+        for sample in source.__getitems__(range(start, min(start + 1024, count))):
+            for name in names:
+                parts[name].append(sample[name])
+    return {name: np.stack(values) for name, values in parts.items()}
+
+
+def train(
+    config: ImageTokenizerConfig, values: DenseValues, raw: np.ndarray, seed: int
+) -> tuple[ImageTokenizer, dict[str, float]]:
+    """Returns a trained tokenizer, and the seconds up to and after its first step."""
+    start = time.perf_counter()
+    tokenizer = config.fit(values, raw, jax.random.key(seed))
+    optimizer = build_optimizer(
+        OptimizerConfig(
+            learning_rate=config.learning_rate,
+            warmup_steps=config.steps // 20,
+            weight_decay=config.weight_decay,
+        ),
+        config.steps,
+    )
+    _, state = create_state(tokenizer, optimizer)
+    step = make_train_step(
+        tokenizer, lambda model, batch, key: model.loss(batch, key), optimizer, average_decay=0.99
+    )
+    rng = np.random.default_rng(seed)
+    order = np.concatenate(
+        [rng.permutation(len(raw)) for _ in range(config.steps * config.batch_size // len(raw) + 1)]
+    )
+    for number in range(config.steps):
+        chosen = order[number * config.batch_size :][: config.batch_size]
+        state, metrics = step(state, jnp.asarray(raw[chosen]), jax.random.key(seed))
+        if number == 0:
+            jax.block_until_ready(metrics)
+            first = time.perf_counter()
+    jax.block_until_ready(state)
+    merge_state(tokenizer, state)
+    return tokenizer, {
+        "seconds_to_first_step": round(first - start, 1),
+        "seconds": round(time.perf_counter() - start, 1),
+    }
+
+
+def main(options: Options) -> None:
+    training = load("train", options.train, options.modalities)
+    held_out = load("validation", options.held_out, options.modalities)
+    rows = []
+    for name in options.modalities:
+        values, truth = VALUES[name], held_out[name]
+        floors = {
+            constant: values.floor(training[name], truth, constant=constant)
+            for constant in ("picture", "value")
+        }
+        for seed in options.seeds:
+            tokenizer, seconds = train(options.tokenizer, values, training[name], seed)
+            ids = tokenizer.encode(truth)
+            decoded = tokenizer.decode(ids)
+            metric, better = next(iter(values.metrics.items()))
+            counts = jnp.asarray(np.bincount(ids.ravel(), minlength=tokenizer.vocab_size))
+            health = {k: round(float(v), 3) for k, v in diversity(counts * 1.0).items()}
+            result = {
+                "benchmark": "image_tokenizers",
+                "modality": name,
+                "seed": seed,
+                "metric": metric,
+                "better": better,
+                "value": round(values.score(decoded, truth)[metric], 4),
+                "floor": round(floors["picture"][metric], 4),
+                "floor_of_one_value": round(floors["value"][metric], 4),
+                "scores": {k: round(v, 4) for k, v in values.score(decoded, truth).items()},
+                "codes": tokenizer.vocab_size,
+                **health,
+                **seconds,
+                "steps": options.tokenizer.steps,
+                "train": options.train,
+                "cores": len(os.sched_getaffinity(0)),
+                "device": jax.devices()[0].device_kind,
+            }
+            print(json.dumps(result), flush=True)
+        for row in (truth[:8], decoded[:8]):
+            rows.append(np.concatenate([values.draw(value, 128) for value in row], axis=1))
+    if options.pictures:
+        Image.fromarray(np.concatenate(rows)).save(options.pictures)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))
