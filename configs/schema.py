@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from data_pipeline.files_source import FilesData
 from data_pipeline.scenes import ScenesData
 from data_pipeline.tfds_source import TfdsData
-from fourm.evaluate import EvaluationConfig
+from fourm.evaluation import EvaluationConfig
 from fourm.generation import GenerationConfig
 from fourm.loss import LossConfig
 from fourm.masking import MaskingConfig
@@ -85,6 +86,8 @@ def to_plain(value: Any) -> Any:
         return {key: to_plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
         return [to_plain(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)  # JSON has no infinities.
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Path):

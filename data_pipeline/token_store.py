@@ -133,6 +133,18 @@ class TokenStore:
             index=np.asarray(indices, np.int32),
         )
 
+    def marginal_entropy(self) -> dict[str, float]:
+        """Returns, per modality, the entropy in nats of its tokens' overall frequencies.
+
+        It is the loss of a model that ignores its input and knows just how common every id is.
+        """
+        entropy = {}
+        for name, ids in self.ids.items():
+            counts = np.bincount(ids[ids != PADDING])
+            shares = counts[counts > 0] / max(counts.sum(), 1)
+            entropy[name] = float(-(shares * np.log(shares)).sum())
+        return entropy
+
 
 def _encode(
     samples: list[Sample], tokenizers: dict[str, Tokenizer], indices: range

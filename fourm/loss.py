@@ -81,7 +81,7 @@ def _grouped(features, table, labels, group, weights, segments, tile):
 
 
 def _forward(features, table, labels, group, weights, segments, tile, with_gradient):
-    rows, dim = features.shape
+    rows = len(features)
     order = jnp.argsort(group, stable=True)
     counts = jnp.bincount(group, length=len(segments) + 1)
     starts = jnp.cumsum(counts) - counts

@@ -136,3 +136,22 @@ class ExpectedDecoder(Protocol):
 
     def decode_expected(self, probabilities: Float[np.ndarray, "batch ... vocab"]) -> RawBatch:
         """Returns raw values from the mean code under `probabilities` [batch, *token_shape, v]."""
+
+
+@runtime_checkable
+class CodeFeatures(Protocol):
+    """A tokenizer that knows which of its ids mean alike.
+
+    The model's tables start from this, so that what it learns of one id holds for those near it
+    from the first step.
+    """
+
+    def code_features(self) -> Float[np.ndarray, "vocab features"]:
+        """Returns a row per id, alike for ids that mean alike; zeros where nothing is known."""
+
+
+def rank_features(count: int) -> Float[np.ndarray, "count features"]:
+    """Returns code features of ids that are in order: sines and cosines of their rank."""
+    octaves = max(1, int(np.ceil(np.log2(max(count, 2)))))
+    angles = np.pi * np.arange(count)[:, None] / count * 2.0 ** np.arange(octaves)
+    return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)

@@ -8,13 +8,20 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Int32
+from jaxtyping import Array, Bool, Float, Int, Int32
 from PIL import Image, ImageDraw
 from scipy.optimize import linear_sum_assignment
 
-from tokenizers.base import Better, Boxes, Crop, RawBatch, SequenceTokens
+from tokenizers.base import (
+    Better,
+    Boxes,
+    Crop,
+    RawBatch,
+    SequenceTokens,
+    rank_features,
+)
 from tokenizers.sequences import pad_sequences, read_sequences
-from tokenizers.storage import load_folder, save_folder
+from tokenizers.storage import load_folder, save_folder, to_tuples
 
 
 @dataclass(frozen=True)
@@ -202,7 +209,7 @@ class BoxTokenizerConfig:
                 "at least 2 and 1 are allowed."
             )
 
-    def fit(self, values: BoxList, training: RawBatch) -> "BoxTokenizer":
+    def fit(self, values: BoxList, training: RawBatch, key: Array | None = None) -> "BoxTokenizer":
         """Returns the tokenizer; `training` only serves to warn of lists that don't fit."""
         share = np.mean([len(boxes.classes) > values.max_boxes for boxes in training] or [0])
         if share > 0:
@@ -211,7 +218,7 @@ class BoxTokenizerConfig:
                 "lose their last ones; raise max_boxes to keep them.",
                 stacklevel=2,
             )
-        return BoxTokenizer(self, len(values.class_names), values.max_boxes)
+        return BoxTokenizer(self, values)
 
 
 class BoxTokenizer:
@@ -221,20 +228,20 @@ class BoxTokenizer:
     each corner, as in 4M, so that an id says what it is wherever it stands.
     """
 
-    def __init__(self, config: BoxTokenizerConfig, num_classes: int, max_boxes: int) -> None:
+    def __init__(self, config: BoxTokenizerConfig, values: BoxList) -> None:
         """Args:
         config: Numbers of bins and sentinels.
-        num_classes: Number of classes.
-        max_boxes: Longest list.
+        values: The classes and the longest list.
         """
         self._config = config
-        self._num_classes = num_classes
-        self._max_boxes = max_boxes
+        self.values = values
+        self._num_classes = len(values.class_names)
+        self._max_boxes = values.max_boxes
         first_bin = 1 + config.num_sentinels
         # First id of each of the five kinds that make a box, and the id after the last.
         self._starts = first_bin + config.num_bins * np.arange(5)
-        self.vocab_size = int(self._starts[4]) + num_classes
-        self.token_shape = (5 * max_boxes + 1,)
+        self.vocab_size = int(self._starts[4]) + self._num_classes
+        self.token_shape = (5 * values.max_boxes + 1,)
         self.special = SequenceTokens(end=0, first_sentinel=1, num_sentinels=config.num_sentinels)
 
     def encode(self, values: RawBatch) -> Int32[np.ndarray, "batch tokens"]:
@@ -271,13 +278,20 @@ class BoxTokenizer:
         """
         return [self._to_boxes(row) for row in read_sequences(ids, self.special, self.vocab_size)]
 
+    def code_features(self) -> Float[np.ndarray, "vocab features"]:
+        """Returns features of the bins' order; the other ids have none."""
+        bins = rank_features(self._config.num_bins)
+        features = np.zeros((self.vocab_size, bins.shape[1]))
+        for start in self._starts[:4]:
+            features[start : start + len(bins)] = bins
+        return features
+
     def save(self, folder: Path) -> None:
         """Writes the configuration into `folder`."""
         description = {
             "tokenizer": "boxes",
             "config": asdict(self._config),
-            "num_classes": self._num_classes,
-            "max_boxes": self._max_boxes,
+            "values": asdict(self.values),
         }
         save_folder(folder, description, {})
 
@@ -290,7 +304,7 @@ class BoxTokenizer:
         """
         description, _, _ = load_folder(folder, "boxes")
         config = BoxTokenizerConfig(**description["config"])
-        return cls(config, description["num_classes"], description["max_boxes"])
+        return cls(config, BoxList(**to_tuples(description["values"])))
 
     def _to_boxes(self, ids: Int[np.ndarray, "_"]) -> Boxes:
         kinds = np.searchsorted(self._starts, ids, side="right") - 1

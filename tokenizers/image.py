@@ -25,7 +25,7 @@ from tokenizers.quantizers import (
     Quantizer,
     VectorQuantizer,
 )
-from tokenizers.storage import load_folder, save_folder
+from tokenizers.storage import load_folder, save_folder, to_tuples
 from tokenizers.values import KINDS
 from tokenizers.values_dense import DenseValues, evenly_spaced
 
@@ -232,6 +232,10 @@ class ImageTokenizer(nnx.Module):
             parts.append(answer[: len(part)])
         return np.concatenate(parts)
 
+    def code_features(self) -> Float[np.ndarray, "vocab features"]:
+        """Returns the codes: what looks alike has like codes."""
+        return np.asarray(self.quantizer.codebook())
+
     def save(self, folder: Path) -> None:
         kind = type(self.values).__name__
         description = {
@@ -254,14 +258,14 @@ class ImageTokenizer(nnx.Module):
         """
         description, arrays, _ = load_folder(folder)
         try:
-            config = ImageTokenizerConfig(**_tuples(description["config"]))
+            config = ImageTokenizerConfig(**to_tuples(description["config"]))
             if values is None:
                 if description["kind"] not in KINDS:
                     raise ValueError(
                         f"{folder} holds a tokenizer for {description['kind']!r}, not one of "
                         f"{', '.join(KINDS)}; pass values= to load it."
                     )
-                values = KINDS[description["kind"]](**_tuples(description["values"]))
+                values = KINDS[description["kind"]](**to_tuples(description["values"]))
             grid = tuple(description["grid"])
         except (KeyError, TypeError) as error:
             raise ValueError(
@@ -290,11 +294,6 @@ class ImageTokenizer(nnx.Module):
 def _variables(module: nnx.Module) -> dict[str, nnx.Variable]:
     """Returns everything that makes a module what it is, by path."""
     return {"/".join(map(str, path)): v for path, v in nnx.to_flat_state(nnx.state(module))}
-
-
-def _tuples(fields: dict) -> dict:
-    """Undoes what JSON does to tuples."""
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
 
 
 @functools.partial(jax.jit, static_argnums=0)

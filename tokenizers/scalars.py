@@ -1,13 +1,13 @@
 """Scalars: one number per sample, and quantile bins as ids."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-from jaxtyping import Float, Int, Int32
+from jaxtyping import Array, Float, Int, Int32
 
-from tokenizers.base import Better, Crop, RawBatch
+from tokenizers.base import Better, Crop, RawBatch, rank_features
 from tokenizers.storage import load_folder, save_folder
 
 
@@ -98,7 +98,9 @@ class ScalarTokenizerConfig:
         if self.num_bins < 1:
             raise ValueError(f"Scalar tokenizer: num_bins={self.num_bins}; at least 1 is allowed.")
 
-    def fit(self, values: Scalar, training: RawBatch) -> "ScalarTokenizer":
+    def fit(
+        self, values: Scalar, training: RawBatch, key: Array | None = None
+    ) -> "ScalarTokenizer":
         """Returns a tokenizer whose bins are the quantiles of `training`.
 
         Raises:
@@ -111,7 +113,7 @@ class ScalarTokenizerConfig:
             )
         different = np.unique(numbers)
         if len(different) <= self.num_bins:
-            return ScalarTokenizer(different, (different[:-1] + different[1:]) / 2)
+            return ScalarTokenizer(values, different, (different[:-1] + different[1:]) / 2)
         # Edges are training numbers, so every bin holds at least its own lower edge. A value so
         # frequent that several quantiles fall on it yields one edge, hence fewer bins.
         shares = np.arange(1, self.num_bins) / self.num_bins
@@ -119,7 +121,7 @@ class ScalarTokenizerConfig:
         edges = edges[edges > different[0]]
         bins = np.searchsorted(edges, numbers, side="right")
         centers = [np.median(numbers[bins == i]) for i in range(len(edges) + 1)]
-        return ScalarTokenizer(np.array(centers), edges)
+        return ScalarTokenizer(values, np.array(centers), edges)
 
 
 class ScalarTokenizer:
@@ -128,12 +130,17 @@ class ScalarTokenizer:
     special: None = None
 
     def __init__(
-        self, centers: Float[np.ndarray, "bins"], edges: Float[np.ndarray, "bins-1"]
+        self,
+        values: Scalar,
+        centers: Float[np.ndarray, "bins"],
+        edges: Float[np.ndarray, "bins-1"],
     ) -> None:
         """Args:
+        values: What the numbers mean.
         centers: What each bin decodes to.
         edges: Ascending limits between bins; a number on a limit belongs to the upper bin.
         """
+        self.values = values
         self._centers = centers
         self._edges = edges
         self.vocab_size = len(centers)
@@ -173,10 +180,17 @@ class ScalarTokenizer:
         """Returns the mean number under `probabilities` [batch, 1, vocab_size]."""
         return probabilities[:, 0].astype(np.float64) @ self._centers
 
+    def code_features(self) -> Float[np.ndarray, "vocab features"]:
+        """Returns features of the bins' order."""
+        return rank_features(self.vocab_size)
+
     def save(self, folder: Path) -> None:
         """Writes the bins into `folder`."""
         arrays = {"centers": self._centers, "edges": self._edges}
-        save_folder(folder, {"tokenizer": "scalar"}, arrays)
+        values = asdict(self.values)
+        for limit in ("lowest", "highest"):  # JSON has no infinities.
+            values[limit] = str(values[limit])
+        save_folder(folder, {"tokenizer": "scalar", "values": values}, arrays)
 
     @classmethod
     def load(cls, folder: Path) -> "ScalarTokenizer":
@@ -185,8 +199,11 @@ class ScalarTokenizer:
         Raises:
             ValueError: If the folder is absent, damaged or of another kind.
         """
-        _, arrays, _ = load_folder(folder, "scalar")
-        return cls(arrays["centers"], arrays["edges"])
+        description, arrays, _ = load_folder(folder, "scalar")
+        fields = description["values"]
+        limits = {limit: float(fields[limit]) for limit in ("lowest", "highest")}
+        values = Scalar(**{**fields, **limits})
+        return cls(values, arrays["centers"], arrays["edges"])
 
 
 def _as_numbers(values: RawBatch) -> Float[np.ndarray, "batch"]:

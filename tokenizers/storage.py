@@ -128,3 +128,10 @@ def _checksum(path: Path) -> str:
 
 def _damaged(folder: Path, what: str) -> ValueError:
     return ValueError(f"Damaged folder {folder}: {what}; delete it and make it again.")
+
+
+def to_tuples(content: Any) -> Any:
+    """Undoes what JSON does to tuples, at any depth."""
+    if isinstance(content, Mapping):
+        return {name: to_tuples(entry) for name, entry in content.items()}
+    return tuple(map(to_tuples, content)) if isinstance(content, list) else content

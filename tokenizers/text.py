@@ -12,11 +12,11 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import sentencepiece
-from jaxtyping import Int, Int32
+from jaxtyping import Array, Int, Int32
 
 from tokenizers.base import Better, Crop, RawBatch, SequenceTokens
 from tokenizers.sequences import pad_sequences, read_sequences
-from tokenizers.storage import load_folder, save_folder
+from tokenizers.storage import load_folder, save_folder, to_tuples
 
 NUM_BYTES = 256
 """Pieces that stand for one byte each, so that any text has ids."""
@@ -195,7 +195,7 @@ class TextTokenizerConfig:
     def _num_special(self) -> int:
         return 1 + self.num_sentinels + self.num_coordinates
 
-    def fit(self, values: Text, training: RawBatch) -> "TextTokenizer":
+    def fit(self, values: Text, training: RawBatch, key: Array | None = None) -> "TextTokenizer":
         """Returns a tokenizer whose pieces are learnt from `training`; the same for the same texts.
 
         Warns with the share of training texts that don't fit into `max_tokens`.
@@ -241,7 +241,7 @@ class TextTokenizerConfig:
                 f"{len(counts)} different characters and vocab_size={self.vocab_size}; "
                 "raise vocab_size or give texts with visible characters."
             ) from error
-        tokenizer = TextTokenizer(self, model.getvalue())
+        tokenizer = TextTokenizer(self, values, model.getvalue())
         share = float(np.mean(tokenizer.count_tokens(texts) > self.max_tokens))
         if share > 0:
             warnings.warn(
@@ -255,12 +255,14 @@ class TextTokenizerConfig:
 class TextTokenizer:
     """Texts to ids and back; ids are [end, sentinels, coordinates, pieces]."""
 
-    def __init__(self, config: TextTokenizerConfig, model: bytes) -> None:
+    def __init__(self, config: TextTokenizerConfig, values: Text, model: bytes) -> None:
         """Args:
         config: What the tokenizer was fitted with.
+        values: What the texts mean.
         model: A serialised sentencepiece model with byte fallback and unknown id 0.
         """
         self._config = config
+        self.values = values
         self._model = model
         self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
         self._first_coordinate = 1 + config.num_sentinels
@@ -287,7 +289,11 @@ class TextTokenizer:
 
     def save(self, folder: Path) -> None:
         """Writes the sentencepiece model and the configuration into `folder`."""
-        description = {"tokenizer": "text", "config": asdict(self._config)}
+        description = {
+            "tokenizer": "text",
+            "config": asdict(self._config),
+            "values": asdict(self.values),
+        }
         save_folder(folder, description, {}, {"sentencepiece.model": self._model})
 
     @classmethod
@@ -298,7 +304,9 @@ class TextTokenizer:
             ValueError: If the folder is absent, damaged or of another kind.
         """
         description, _, files = load_folder(folder, "text")
-        return cls(TextTokenizerConfig(**description["config"]), files["sentencepiece.model"])
+        config = TextTokenizerConfig(**description["config"])
+        values = Text(**to_tuples(description["values"]))
+        return cls(config, values, files["sentencepiece.model"])
 
     def _to_ids(self, texts: Sequence[str] | np.ndarray) -> list[list[int]]:
         # Texts are cut at their coordinates; odd parts are then the coordinates' numbers.

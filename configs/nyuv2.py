@@ -1,0 +1,142 @@
+"""Preset over NYU Depth v2: real indoor photographs."""
+
+from configs.mixtures import any_to_any, complete_from, one_to_all
+from configs.scenes import SINGLE_PASS
+from configs.schema import CropConfig, RunConfig
+from data_pipeline.files import ArrayFile, BoxesFile, TextFile
+from data_pipeline.files_source import FilesData
+from data_pipeline.splits import SplitByFraction
+from fourm.evaluation import EvaluationConfig
+from fourm.generation import GenerationConfig
+from fourm.masking import MaskingConfig
+from fourm.model import ModelConfig
+from fourm.probing import ProbeConfig
+from fourm.train_state import OptimizerConfig
+from fourm.training import TrainingConfig
+from tokenizers.boxes import BoxList, BoxTokenizerConfig
+from tokenizers.image import ImageTokenizerConfig
+from tokenizers.modality import Modality
+from tokenizers.text import Text, TextTokenizerConfig
+from tokenizers.values import Classes, Colors, Directions, Distances
+
+# NYU40 (Gupta et al. 2013), in the order of the class maps.
+NYU_CLASSES = (
+    "wall",
+    "floor",
+    "cabinet",
+    "bed",
+    "chair",
+    "sofa",
+    "table",
+    "door",
+    "window",
+    "bookshelf",
+    "picture",
+    "counter",
+    "blinds",
+    "desk",
+    "shelves",
+    "curtain",
+    "dresser",
+    "pillow",
+    "mirror",
+    "floor mat",
+    "clothes",
+    "ceiling",
+    "books",
+    "refrigerator",
+    "television",
+    "paper",
+    "towel",
+    "shower curtain",
+    "box",
+    "whiteboard",
+    "person",
+    "night stand",
+    "toilet",
+    "sink",
+    "lamp",
+    "bathtub",
+    "bag",
+    "otherstructure",
+    "otherfurniture",
+)
+
+NYU_MODALITIES = {
+    "rgb": Modality(Colors(), ImageTokenizerConfig(codebook_size=1024)),
+    "depth": Modality(Distances(), ImageTokenizerConfig()),
+    "normals": Modality(Directions(), ImageTokenizerConfig()),
+    # 39 mixes "other" with unlabelled pixels, so it is neither learned nor scored.
+    "semseg": Modality(Classes(names=NYU_CLASSES, ignore=39), ImageTokenizerConfig()),
+    "caption": Modality(Text(), TextTokenizerConfig(vocab_size=1024, max_tokens=24)),
+    "boxes": Modality(
+        BoxList(class_names=NYU_CLASSES, max_boxes=12),
+        BoxTokenizerConfig(num_bins=64, num_sentinels=16),
+    ),
+}
+
+NYU_TARGETS = {name: 1.0 for name in NYU_MODALITIES}
+
+
+def nyuv2() -> RunConfig:
+    """NYU Depth v2, 795 frames split by scene: `python train.py nyuv2 --data.path PATH`.
+
+    PATH holds train/{rgb,depth,normal,semseg,caption,det}/shard-*.tar and train_scenes.csv.
+    With so few frames the model overfits; the report says where it stands on held-out scenes.
+    """
+    return RunConfig(
+        modalities=NYU_MODALITIES,
+        data=FilesData(
+            modalities={
+                "rgb": ArrayFile(as_rgb=True),
+                "depth": ArrayFile(scale=0.001),
+                "normals": ArrayFile(folder="normal"),
+                "semseg": ArrayFile(),
+                "caption": TextFile(),
+                "boxes": BoxesFile(folder="det", class_names=NYU_CLASSES),
+            },
+            splits_by=SplitByFraction(group_column="scene", validation=0.1, test=0.15),
+            table="train_scenes.csv",
+        ),
+        # Captions and boxes are listed from left to right, which no mirror respects.
+        crops=CropConfig(size=64, views=8, scale=(0.5, 1.0), flip=False),
+        masking=MaskingConfig(
+            components=(
+                one_to_all("rgb", NYU_TARGETS, num_inputs=64, num_targets=96, weight=4.0),
+                one_to_all("depth", NYU_TARGETS, num_inputs=64, num_targets=96, weight=1.0),
+                one_to_all("semseg", NYU_TARGETS, num_inputs=64, num_targets=96, weight=1.0),
+                one_to_all("caption", NYU_TARGETS, num_inputs=64, num_targets=96, weight=1.0),
+                complete_from("caption", "rgb", num_inputs=64, num_targets=96, weight=1.0),
+                any_to_any(NYU_TARGETS, num_inputs=(8, 64), num_targets=96, weight=2.0),
+            )
+        ),
+        model=ModelConfig(),
+        training=TrainingConfig(
+            steps=800,
+            batch_size=32,
+            optimizer=OptimizerConfig(learning_rate=2e-3, weight_decay=0.1),
+        ),
+        generation={
+            "rgb": GenerationConfig(num_steps=16, temperature=0.8, choice_noise=2.0),
+            "depth": SINGLE_PASS,
+            "normals": SINGLE_PASS,
+            "semseg": GenerationConfig(num_steps=8, temperature=0.0),
+            "caption": GenerationConfig(scheme="autoregressive", temperature=0.0),
+            "boxes": GenerationConfig(scheme="autoregressive", temperature=0.0),
+        },
+        evaluation=EvaluationConfig(
+            pairs=(
+                "rgb->depth",
+                "rgb->normals",
+                "rgb->semseg",
+                "rgb->caption",
+                "rgb->boxes",
+                "depth->semseg",
+                "depth->normals",
+                "semseg->depth",
+                "caption->rgb",
+                "caption->semseg",
+            )
+        ),
+        probes=ProbeConfig(input="rgb", tasks=("scene_type",)),
+    )

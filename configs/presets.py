@@ -1,0 +1,75 @@
+"""The presets by name, and how a command line becomes a configuration."""
+
+import difflib
+import importlib.util
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import tyro
+
+from configs.nyuv2 import nyuv2
+from configs.scenes import scenes, scenes_gpu
+from configs.schema import RunConfig
+
+PRESETS: dict[str, Callable[[], RunConfig]] = {
+    "scenes": scenes,
+    "scenes_gpu": scenes_gpu,
+    "nyuv2": nyuv2,
+}
+DEFAULT = "scenes"
+
+
+def parse_command_line(arguments: Sequence[str]) -> RunConfig:
+    """Returns the configuration that `[PRESET | FILE.py] [--knob value ...]` asks for.
+
+    `run_dir` is filled in: runs/PRESET unless set.
+
+    Raises:
+        ValueError: If the preset does not exist, naming the nearest; tyro answers unknown knobs
+            itself, in the same way.
+    """
+    arguments = list(arguments)
+    has_name = bool(arguments) and not arguments[0].startswith("-")
+    name = arguments.pop(0) if has_name else DEFAULT
+    config, description = load_preset(name)
+    config = tyro.cli(
+        RunConfig,
+        default=config,
+        args=arguments,
+        prog=f"python train.py {name}",
+        description=f"{description}\n\nPresets: {', '.join(PRESETS)}; or a FILE.py of your own "
+        "that sets `config = RunConfig(...)`. Every knob below overrides the preset's value.",
+        config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
+    )
+    config.check()
+    return config if config.run_dir else replace(config, run_dir=f"runs/{Path(name).stem}")
+
+
+def load_preset(name: str) -> tuple[RunConfig, str]:
+    """Returns a preset, or the `config` of a Python file, and what it says of itself."""
+    if name.endswith(".py"):
+        return load_file(Path(name))
+    if name not in PRESETS:
+        near = difflib.get_close_matches(name, PRESETS, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise ValueError(
+            f"There is no preset {name!r}; {hint}Presets are {', '.join(PRESETS)}, or give a "
+            "FILE.py that sets `config = RunConfig(...)`."
+        )
+    return PRESETS[name](), PRESETS[name].__doc__ or ""
+
+
+def load_file(path: Path) -> tuple[RunConfig, str]:
+    """Runs a Python file of the user's own and returns its `config` and its docstring."""
+    if not path.is_file():
+        raise ValueError(f"There is no configuration file {path}; give an existing one.")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
+    config = getattr(module, "config", None)
+    if not isinstance(config, RunConfig):
+        raise ValueError(f"{path} must set `config = RunConfig(...)`, from configs.schema.")
+    return config, module.__doc__ or ""

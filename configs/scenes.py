@@ -1,0 +1,143 @@
+"""Presets over the built-in scenes."""
+
+from dataclasses import replace
+
+from configs.mixtures import any_to_any, complete_from, one_to_all
+from configs.schema import RunConfig
+from data_pipeline.scene_sampler import COLOR_NAMES, SHAPES
+from data_pipeline.scenes import SEMSEG_CLASSES, ScenesData
+from fourm.evaluation import EvaluationConfig, RegionConfig
+from fourm.generation import GenerationConfig
+from fourm.masking import MaskingConfig
+from fourm.model import ModelConfig
+from fourm.probing import ProbeConfig
+from fourm.train_state import OptimizerConfig
+from fourm.training import TrainingConfig
+from tokenizers.boxes import BoxList, BoxTokenizerConfig
+from tokenizers.image import ImageTokenizerConfig
+from tokenizers.modality import Modality
+from tokenizers.scalars import Scalar, ScalarTokenizerConfig
+from tokenizers.text import Text, TextTokenizerConfig
+from tokenizers.values import Classes, Colors, Directions, Distances
+
+SCENE_MODALITIES = {
+    "rgb": Modality(Colors(), ImageTokenizerConfig(codebook_size=1024)),
+    "depth": Modality(Distances(), ImageTokenizerConfig()),
+    "normals": Modality(Directions(), ImageTokenizerConfig()),
+    "semseg": Modality(Classes(names=SEMSEG_CLASSES), ImageTokenizerConfig()),
+    "caption": Modality(
+        Text(
+            attributes={"color": COLOR_NAMES, "shape": SHAPES},
+            pairs=(("color", "shape"),),
+        ),
+        TextTokenizerConfig(vocab_size=512, max_tokens=40, num_sentinels=20),
+    ),
+    "boxes": Modality(
+        BoxList(class_names=SHAPES, max_boxes=4),
+        BoxTokenizerConfig(num_bins=64, num_sentinels=12),
+    ),
+    "distance": Modality(Scalar(unit="m"), ScalarTokenizerConfig(num_bins=64)),
+}
+
+SINGLE_PASS = GenerationConfig(num_steps=1, temperature=0.0, decode="expected")
+"""The expected picture in one pass: the best guess where one answer is right."""
+
+SCENE_GENERATION = {
+    "rgb": GenerationConfig(num_steps=16, temperature=0.7, guidance=2.0, choice_noise=2.0),
+    "depth": SINGLE_PASS,
+    "normals": SINGLE_PASS,
+    "semseg": GenerationConfig(num_steps=8, temperature=0.0),
+    "caption": GenerationConfig(scheme="autoregressive", temperature=0.0),
+    "boxes": GenerationConfig(scheme="autoregressive", temperature=0.0),
+    "distance": SINGLE_PASS,
+}
+
+# What is asked of every sample. Sequences first: they are short and carry the most.
+SCENE_TARGETS = {
+    "rgb": 1.0,
+    "depth": 1.0,
+    "normals": 1.0,
+    "semseg": 1.0,
+    "caption": 1.0,
+    "boxes": 1.0,
+    "distance": 0.2,
+}
+
+SCENE_MIXTURE = MaskingConfig(
+    components=(
+        one_to_all("rgb", SCENE_TARGETS, num_inputs=64, num_targets=96, weight=4.0),
+        one_to_all("semseg", SCENE_TARGETS, num_inputs=64, num_targets=96, weight=1.0),
+        one_to_all("depth", SCENE_TARGETS, num_inputs=64, num_targets=96, weight=0.7),
+        one_to_all("normals", SCENE_TARGETS, num_inputs=64, num_targets=96, weight=0.7),
+        one_to_all("caption", SCENE_TARGETS, num_inputs=64, num_targets=96, weight=1.0),
+        complete_from("caption", "rgb", num_inputs=64, num_targets=96, weight=1.0),
+        complete_from("caption", "semseg", num_inputs=64, num_targets=96, weight=0.5),
+        any_to_any(SCENE_TARGETS, num_inputs=(8, 64), num_targets=96, weight=1.5),
+    )
+)
+
+
+def scenes() -> RunConfig:
+    """Built-in scenes, seven modalities, on a laptop's CPU: `python train.py`."""
+    return RunConfig(
+        modalities=SCENE_MODALITIES,
+        data=ScenesData(num_train=16_000, num_validation=64, num_test=1024),
+        masking=SCENE_MIXTURE,
+        model=ModelConfig(),
+        training=TrainingConfig(
+            steps=1300, batch_size=32, optimizer=OptimizerConfig(learning_rate=2e-3)
+        ),
+        generation=SCENE_GENERATION,
+        evaluation=EvaluationConfig(
+            pairs=(
+                "rgb->depth",
+                "rgb->normals",
+                "rgb->semseg",
+                "rgb->caption",
+                "rgb->boxes",
+                "rgb->distance",
+                "depth->semseg",
+                "depth->normals",
+                "semseg->caption",
+                "semseg->depth",
+                "caption->rgb->caption",
+                "caption->semseg",
+            ),
+            region=RegionConfig(modality="semseg", classes=SHAPES),
+        ),
+        probes=ProbeConfig(
+            input="rgb",
+            tasks=(
+                "object_count",
+                "dominant_color",
+                "has_sphere",
+                "has_cube",
+                "has_cylinder",
+                "has_cone",
+            ),
+        ),
+    )
+
+
+def scenes_gpu() -> RunConfig:
+    """Built-in scenes with a larger model and more of them, for ten minutes on one datacentre
+    GPU: `python train.py scenes_gpu`."""
+    base = scenes()
+    return replace(
+        base,
+        data=replace(base.data, num_train=100_000),
+        model=ModelConfig(
+            dim=384,
+            num_heads=6,
+            encoder_layers=6,
+            decoder_layers=6,
+            compute_dtype="bfloat16",
+            scan_layers=True,
+        ),
+        training=TrainingConfig(
+            steps=12_000,
+            batch_size=256,
+            average_decay=0.999,
+            optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=500),
+        ),
+    )

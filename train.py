@@ -1,0 +1,312 @@
+"""One run, top to bottom: samples, tokenizers, tokens, model, evaluation, report.
+
+python train.py                                  the built-in scenes
+python train.py nyuv2 --data.path ~/nyuv2        a preset and overrides; --help lists every knob
+python train.py my_config.py                     a configuration of your own
+
+Every stage keeps what it made in the run directory; run again, and what is done is not repeated.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import jax
+import numpy as np
+from flax import nnx
+from tqdm import tqdm
+
+from configs.presets import parse_command_line
+from configs.schema import RunConfig, differing_knobs, to_plain
+from data_pipeline.batches import BatchIterator, BatchOrder
+from data_pipeline.token_store import TokenStore, build_token_store, fingerprint_files
+from data_pipeline.transforms import TransformedSource
+from fourm.evaluation import Evaluator
+from fourm.files import write_file
+from fourm.loss import masked_loss
+from fourm.masking import mask_batch
+from fourm.model import FourM, initialize_from_codes
+from fourm.pictures import draw_curves, draw_samples
+from fourm.probing import probe
+from fourm.report import Report, write_report
+from fourm.run import Any2Any, load
+from fourm.run_log import RunLog, read_metrics
+from fourm.sample_set import TRAINING, SampleSet, load_heldout, save_heldout
+from fourm.saved_model import save_model
+from fourm.token_space import TokenSpace
+from fourm.train_state import OptimizerConfig
+from fourm.training import NonFiniteLossError, TrainingConfig, train
+from tokenizers.base import CodeFeatures, Tokenizer
+from tokenizers.modality import Modality, load_tokenizer
+
+# What may differ from the run that a directory was made by: it changes nothing made earlier.
+FREE_KNOBS = ("evaluation", "generation", "probes", "run_dir")
+
+
+class Stages:
+    """Says what a run is doing and counts the seconds, across interruptions."""
+
+    def __init__(self, folder: Path):
+        self.file = folder / "seconds.json"
+        self.seconds = json.loads(self.file.read_text()) if self.file.exists() else {}
+
+    @contextmanager
+    def __call__(self, name: str, output: Path) -> Iterator[None]:
+        print(f"{name} -> {output}", flush=True)
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            spent = self.seconds.get(name, 0.0) + time.perf_counter() - start
+            self.seconds[name] = round(spent, 2)
+            write_file(self.file, json.dumps(self.seconds, indent=2).encode())
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs everything that a command line asks for; bad input is one sentence, exit code 2."""
+    try:
+        config = parse_command_line(arguments)
+        folder = open_run(config)
+        stage = Stages(folder)
+        with RunLog(folder) as log:
+            with stage("samples", folder / "heldout"):
+                sources = open_sources(config)
+                sample = read_sample(config, sources, folder)
+            with stage("tokenizers", folder / "tokenizers"):
+                tokenizers = {
+                    name: make_tokenizer(config, name, number, sample, folder, log)
+                    for number, name in enumerate(config.modalities)
+                }
+            with stage("tokens", folder / "tokens"):
+                tokens = make_tokens(config, sources["train"], tokenizers, folder)
+            del sample
+            with stage("model", folder / "model"):
+                train_model(config, tokenizers, tokens, folder, log)
+        evaluate(config, folder, stage)
+    except (ValueError, NonFiniteLossError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"Done. Open {folder / 'report.md'} and {folder / 'samples.png'}.")
+    return 0
+
+
+def open_run(config: RunConfig) -> Path:
+    """Opens the run directory, or starts it.
+
+    Raises:
+        ValueError: If it was made with other settings.
+    """
+    folder = Path(config.run_dir)
+    plain = to_plain(config)
+    file = folder / "config.json"
+    if file.exists():
+        knobs = differing_knobs(json.loads(file.read_text()), plain)
+        fixed = [knob for knob in knobs if knob.split(".")[0] not in FREE_KNOBS]
+        if fixed:
+            raise ValueError(
+                f"{folder} was made with other values of {', '.join(fixed)}; give --run-dir "
+                f"another folder, or delete {folder} to start afresh."
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_file(file, json.dumps(plain, indent=2).encode())
+    return folder
+
+
+def open_sources(config: RunConfig) -> dict[str, TransformedSource]:
+    """Opens every split; only training samples come in several views."""
+    values = {name: modality.values for name, modality in config.modalities.items()}
+    crops = config.crops
+    return {
+        split: TransformedSource(
+            config.data.open(split),
+            values,
+            crops.size,
+            views=crops.views if split == "train" else 1,
+            crop_scale=crops.scale,
+            flip=crops.flip,
+            seed=config.seed,
+        )
+        for split in config.data.splits
+    }
+
+
+def read_sample(
+    config: RunConfig, sources: dict[str, TransformedSource], folder: Path
+) -> SampleSet:
+    """Reads the training samples that tokenizers see, and keeps what evaluation needs.
+
+    Held-out samples go to the run directory, so that it alone reproduces its numbers.
+    """
+    train_source = sources["train"]
+    if not len(train_source):
+        raise ValueError("The training split has no samples; see the knobs of --data.")
+    names = list(config.modalities)
+    count = min(config.tokenizer_samples, len(train_source))
+    # Evenly spaced over the split: neighbours may be views of one picture.
+    chosen = np.arange(count) * len(train_source) // count
+    sample = SampleSet.collect(train_source.__getitems__(chosen.tolist()), names)
+    num_reference = min(count, max(config.probes.num_train, 256))
+    kept = {TRAINING: (train_source, chosen[:: max(1, count // num_reference)][:num_reference])}
+    for split, source in sources.items():
+        if split != "train" and len(source):
+            num_samples = min(
+                len(source), max(config.evaluation.num_samples, config.probes.num_test)
+            )
+            kept[split] = (source, np.arange(num_samples))
+    for split, (source, indices) in kept.items():
+        if not (folder / "heldout" / split).exists():
+            samples = source.__getitems__(indices.tolist())
+            save_heldout(folder, split, SampleSet.collect(samples, names))
+    return sample
+
+
+def make_tokenizer(
+    config: RunConfig, name: str, number: int, sample: SampleSet, folder: Path, log: RunLog
+) -> Tokenizer:
+    """Fits one tokenizer, trains it if it learns, and saves it; or loads it if that is done."""
+    saved = folder / "tokenizers" / name
+    if saved.exists():
+        return load_tokenizer(saved)
+    modality: Modality = config.modalities[name]
+    rows = sample.rows([name])
+    if not len(rows):
+        raise ValueError(
+            f"No training sample has {name!r}; see the knobs of --data, or take the modality out."
+        )
+    raw = sample.take(name, rows)
+    settings = modality.tokenizer
+    key = jax.random.fold_in(jax.random.key(config.seed), number)
+    tokenizer = settings.fit(modality.values, raw, key)
+    if hasattr(tokenizer, "loss"):
+        order = BatchOrder(len(raw), settings.batch_size, config.seed)
+        train(
+            tokenizer,
+            lambda model, batch, key: model.loss(batch, key),
+            lambda step: BatchIterator(order, lambda indices: raw[indices], step),
+            TrainingConfig(
+                steps=settings.steps,
+                batch_size=settings.batch_size,
+                checkpoint_every=max(settings.steps, 1000),
+                optimizer=OptimizerConfig(
+                    learning_rate=settings.learning_rate, weight_decay=settings.weight_decay
+                ),
+            ),
+            stage=f"tokenizer/{name}",
+            seed=config.seed,
+            folder=folder / "checkpoints" / f"tokenizer-{name}",
+            log=log,
+        )
+    tokenizer.save(saved)
+    return tokenizer
+
+
+def make_tokens(
+    config: RunConfig,
+    source: TransformedSource,
+    tokenizers: dict[str, Tokenizer],
+    folder: Path,
+) -> TokenStore:
+    """Encodes the training split once."""
+    made_from = {name: fingerprint_files(folder / "tokenizers" / name) for name in tokenizers}
+    made_from["data"] = json.dumps(to_plain([config.data, config.crops, config.seed]))
+    with tqdm(total=len(source), desc="tokens", unit="sample", dynamic_ncols=True) as bar:
+        return build_token_store(
+            source,
+            tokenizers,
+            folder / "tokens",
+            made_from,
+            progress=lambda done, _: bar.update(done - bar.n),
+        )
+
+
+def train_model(
+    config: RunConfig,
+    tokenizers: dict[str, Tokenizer],
+    tokens: TokenStore,
+    folder: Path,
+    log: RunLog,
+) -> None:
+    """Trains the transformer on masked tokens and saves it."""
+    if (folder / "model").exists():
+        return
+    space = TokenSpace.build(tokenizers)
+    config.masking.check(space)
+    config.loss.check(space)
+    model = FourM(space, config.model, nnx.Rngs(config.seed))
+    codes = {
+        name: tokenizer.code_features()
+        for name, tokenizer in tokenizers.items()
+        if isinstance(tokenizer, CodeFeatures)
+    }
+    initialize_from_codes(model, codes, jax.random.key(config.seed))
+    order = BatchOrder(len(tokens), config.training.batch_size, config.seed)
+
+    def loss_fn(model, batch, key):
+        return masked_loss(model, mask_batch(key, batch, space, config.masking), config.loss)
+
+    train(
+        model,
+        loss_fn,
+        lambda step: BatchIterator(order, tokens.batch, step),
+        config.training,
+        stage="model",
+        seed=config.seed,
+        folder=folder / "checkpoints" / "model",
+        log=log,
+        references={f"entropy/{name}": value for name, value in tokens.marginal_entropy().items()},
+    )
+    save_model(folder / "model", model)
+
+
+def evaluate(config: RunConfig, folder: Path, stage: Stages) -> None:
+    """Measures the run on held-out samples, draws its pictures, and writes the report."""
+    split, *other_splits = [name for name in config.data.splits if name.startswith("test")] or [
+        config.data.splits[-1]
+    ]
+    training, heldout = load_heldout(folder, TRAINING), load_heldout(folder, split)
+    model = load(folder)
+    untrained = Any2Any(
+        FourM(model.space, config.model, nnx.Rngs(config.seed + 1)),
+        model.tokenizers,
+        model.config,
+        model.settings,
+    )
+    with stage("evaluation", folder / f"heldout/{split}"):
+        evaluator = Evaluator(model, heldout, training, config.evaluation)
+        tokenizers, results = evaluator.tokenizers(), evaluator.evaluate()
+        elsewhere = {
+            name: Evaluator(
+                model, load_heldout(folder, name), training, config.evaluation
+            ).evaluate()
+            for name in other_splits
+        }
+    with stage("probes", folder / "report.md"):
+        probes, notes = probe(model, untrained, training, heldout, config.probes)
+    with stage("pictures", folder / "samples.png"):
+        draw_samples(folder / "samples.png", model, heldout, config.evaluation.pairs)
+        draw_curves(folder / "curves.png", read_metrics(folder))
+    device = jax.devices()[0]
+    write_report(
+        folder,
+        Report(
+            seconds=stage.seconds,
+            tokenizers=tokenizers,
+            results=results,
+            probes=probes,
+            device=f"{device.device_kind} ({os.cpu_count()} CPU cores)",
+            config=to_plain(config),
+            command=f"python train.py {' '.join(sys.argv[1:])}".strip(),
+            split=split,
+            num_samples=heldout.size,
+            other_splits=elsewhere,
+            notes=notes,
+        ),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
