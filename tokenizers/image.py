@@ -49,9 +49,9 @@ class ImageTokenizerConfig:
     """Length of a code of vq."""
     distance: Distance = "euclidean"
     """How vq compares."""
-    decay: float = 0.95
+    decay: float = 0.98
     """Of the averages that move the codes of vq, per step."""
-    rare: float = 0.1
+    rare: float = 0.03
     """A code of vq is replaced when it is used less than this share of an equal share."""
     levels: tuple[int, ...] = (8, 8, 8)
     """Levels of each number of fsq; their product is the number of codes."""
@@ -63,11 +63,11 @@ class ImageTokenizerConfig:
     """Residual blocks of the decoder."""
     code_context: int = 1
     """How many codes away, in every direction, the decoder sees."""
-    steps: int = 400
+    steps: int = 800
     """Training steps."""
-    batch_size: int = 32
+    batch_size: int = 8
     """Pictures per training step."""
-    learning_rate: float = 8e-3
+    learning_rate: float = 5e-3
     """Peak of the learning rate, reached after a short warm-up and followed by a cosine."""
     weight_decay: float = 0.01
     """Of matrices."""
