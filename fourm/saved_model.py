@@ -1,0 +1,67 @@
+"""A model on disk: weights and shape, from which it is rebuilt without any configuration."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from fourm.model import FourM, ModelConfig
+from fourm.token_space import TokenRange, TokenSpace
+from tokenizers.base import SequenceTokens
+from tokenizers.storage import load_folder, save_folder
+
+
+def save_model(folder: Path, model: FourM) -> None:
+    """Writes a model, weights and shape, into `folder`, whole or not at all."""
+    description = {
+        "model": asdict(model.config),
+        "token_space": [asdict(entry) | {"special": entry.special} for entry in model.space.ranges],
+    }
+    save_folder(folder, description, {name: np.asarray(v[...]) for name, v in _weights(model)})
+
+
+def load_model(folder: Path) -> FourM:
+    """Returns the model that `save_model` wrote.
+
+    Raises:
+        ValueError: One sentence, if it is absent, damaged, or of another version.
+    """
+    description, arrays, _ = load_folder(folder)
+    try:
+        config = ModelConfig(**description["model"])
+        space = TokenSpace(tuple(_read_range(entry) for entry in description["token_space"]))
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"{folder} does not describe a model of this version ({error}); train it again."
+        ) from error
+    model = nnx.eval_shape(lambda: FourM(space, config, nnx.Rngs(0)))
+    weights = dict(_weights(model))
+    for name in sorted({*weights, *arrays}):
+        needed = weights[name].get_value().shape if name in weights else "nothing of that name"
+        found = arrays[name].shape if name in arrays else "nothing"
+        if needed != found:
+            raise ValueError(
+                f"The weights in {folder} do not fit its description: for {name!r} there is "
+                f"{found}, needed is {needed}; train it again."
+            )
+        weights[name].set_value(jnp.asarray(arrays[name]))
+    return model
+
+
+def _weights(model: FourM) -> list[tuple[str, nnx.Variable]]:
+    flat = nnx.to_flat_state(nnx.state(model))
+    return [("/".join(map(str, path)), variable) for path, variable in flat]
+
+
+def _read_range(entry: dict[str, Any]) -> TokenRange:
+    special = entry["special"]
+    return TokenRange(
+        **entry
+        | {
+            "token_shape": tuple(entry["token_shape"]),
+            "special": None if special is None else SequenceTokens(*special),
+        }
+    )

@@ -1,0 +1,159 @@
+"""The command line of generation: what is typed, what is written, what is said."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from fourm.generate import main
+from fourm.generation import GenerationConfig
+from tests.fourm.tiny_run import make_pictures, make_run, write_run
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    jax.config.update("jax_disable_most_optimizations", True)
+    path = tmp_path_factory.mktemp("runs") / "tiny"
+    path.mkdir()
+    write_run(path, make_run(), {"depth": {"num_steps": 1}, "rgb": {"num_steps": 2}})
+    yield path
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def generate(folder, *arguments) -> int:
+    return main([str(folder), *map(str, arguments)])
+
+
+def test_text_in_pictures_out(folder, tmp_path, capsys):
+    arguments = ["--caption", "a red cube left of a blue cone", "--targets", "rgb", "depth"]
+    assert generate(folder, *arguments, "--num-samples", 2, "--out", tmp_path) == 0
+    written = {path.name for path in tmp_path.iterdir()}
+    assert written == {
+        "generated.png",
+        *(
+            f"{stem}_00{i}.{end}"
+            for i in (0, 1)
+            for stem, end in (("rgb", "png"), ("depth", "png"), ("depth", "npy"))
+        ),
+    }
+    assert Image.open(tmp_path / "rgb_000.png").size == (8, 8)
+    assert np.load(tmp_path / "depth_001.npy", allow_pickle=False).dtype == np.float32
+    said = capsys.readouterr().out
+    assert f"2 of rgb, depth in {tmp_path}" in said
+    assert "generated.png" in said
+
+
+def test_pictures_of_any_size_in_text_and_boxes_out(folder, tmp_path, capsys):
+    for number, size in enumerate([(8, 8), (31, 17)]):
+        picture = np.full((*size, 3), 200, np.uint8)
+        Image.fromarray(picture).save(tmp_path / f"{number}.png")
+    given = [tmp_path / "0.png", tmp_path / "1.png"]
+    out = tmp_path / "out"
+    arguments = ["--rgb", *given, "--targets", "caption", "boxes", "count", "--out", out]
+    assert generate(folder, *arguments) == 0
+    said = capsys.readouterr().out
+    text = (out / "caption_001.txt").read_text(encoding="utf-8")
+    assert text.endswith("\n")
+    assert "caption 1: " in said
+    assert set(json.loads((out / "boxes_000.json").read_text())) == {"corners", "classes"}
+    assert (out / "boxes_000.png").is_file()
+    assert float((out / "count_000.txt").read_text()) in (1.0, 2.0, 5.0)
+
+
+def test_what_is_written_can_be_given_again(folder, tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert generate(folder, "--targets", "depth", "boxes", "--out", first) == 0
+    arguments = ["--depth", first / "depth_000.npy", "--boxes", first / "boxes_000.json"]
+    assert generate(folder, *arguments, "--targets", "rgb", "--out", second) == 0
+    assert (second / "rgb_000.png").is_file()
+
+
+def test_nothing_in_writes_into_the_run(folder):
+    assert generate(folder, "--targets", "count") == 0
+    assert (folder / "generated" / "count_000.txt").is_file()
+
+
+def test_the_same_command_writes_the_same_bytes(folder, tmp_path):
+    written = []
+    for name in ("one", "two", "other"):
+        seed = 1 if name == "other" else 0
+        arguments = ["--targets", "depth", "--seed", seed, "--out", tmp_path / name]
+        assert generate(folder, *arguments) == 0
+    one, two, other = (
+        (tmp_path / n / "depth_000.npy").read_bytes() for n in ("one", "two", "other")
+    )
+    assert one == two != other
+
+
+def test_only_knobs_that_are_typed_replace_the_runs_own(folder, tmp_path, monkeypatch):
+    seen = {}
+
+    def remember(self, inputs, targets, *, settings, **rest):
+        seen.update(settings)
+        raise ValueError("seen")
+
+    monkeypatch.setattr("fourm.run.Any2Any.generate", remember)
+    arguments = ["--targets", "depth", "rgb", "caption", "--temperature", 0.5]
+    assert generate(folder, *arguments) == 2
+    assert seen == {
+        "depth": GenerationConfig(num_steps=1, temperature=0.5),
+        "rgb": GenerationConfig(num_steps=2, temperature=0.5),
+        "caption": GenerationConfig(temperature=0.5),
+    }
+
+
+def test_one_input_serves_all_samples_of_another(folder, tmp_path):
+    for number, picture in enumerate(make_pictures(2)):
+        Image.fromarray(picture).save(tmp_path / f"{number}.png")
+    pictures = [tmp_path / "0.png", tmp_path / "1.png"]
+    arguments = ["--caption", "a red cube", "--rgb", *pictures, "--targets", "count"]
+    assert generate(folder, *arguments, "--out", tmp_path / "out") == 0
+    assert (tmp_path / "out" / "count_001.txt").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--targets", "dpeth"], "no modality 'dpeth' in this run; did you mean depth"),
+        (["--rgb", "none.png", "--targets", "depth"], "There is no file none.png"),
+        (["--rgb", "red", "--targets", "depth"], "rgb"),
+        (["--count", "many", "--targets", "rgb"], "one number per sample is allowed"),
+        (
+            ["--caption", "a", "b", "--count", "1", "2", "3", "--targets", "rgb"],
+            "--caption has 2 values, but another input has 3",
+        ),
+        (["--targets", "rgb", "--num-samples", "0"], "--num-samples is 0"),
+        (["--targets", "rgb", "--temperature", "-1"], "temperature is -1.0; allowed is 0 or"),
+    ],
+)
+def test_bad_input_ends_in_one_sentence_and_code_2(folder, tmp_path, capsys, arguments, message):
+    assert generate(folder, *arguments, "--out", tmp_path) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.startswith("error: ") and said.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_picture_is_named(folder, tmp_path, capsys):
+    (tmp_path / "broken.png").write_bytes(b"not a picture")
+    assert generate(folder, "--rgb", tmp_path / "broken.png", "--targets", "depth") == 2
+    assert "broken.png can't be read; is it damaged?" in capsys.readouterr().err
+
+
+def test_a_missing_run_is_named(tmp_path, capsys):
+    assert main([str(tmp_path / "nowhere"), "--targets", "rgb"]) == 2
+    assert "There is no run directory" in capsys.readouterr().err
+
+
+def test_help_lists_every_modality_and_knob_and_typos_get_the_nearest(folder, capsys):
+    with pytest.raises(SystemExit):
+        generate(folder, "--help")
+    text = capsys.readouterr().out
+    for option in ("--rgb", "--caption", "--targets", "--choice-noise", "--top-p", "--guidance"):
+        assert option in text
+    with pytest.raises(SystemExit) as ended:
+        generate(folder, "--targets", "rgb", "--captoin", "a red cube")
+    assert ended.value.code == 2
+    assert "--caption" in capsys.readouterr().err

@@ -1,0 +1,219 @@
+"""A loaded run: raw values in, raw values out, and folders that survive a round trip."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import fourm
+from fourm.generation import GenerationConfig, gather_inputs
+from fourm.run import load_model, save_model
+from tests.fourm.tiny_run import CAPTIONS, make_pictures, make_run, write_run
+from tokenizers.base import PADDING, Boxes
+
+ONE_PASS = GenerationConfig(num_steps=1)
+
+
+@pytest.fixture(scope="module")
+def run():
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield make_run()
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def test_every_modality_tokenizes_and_detokenizes(run):
+    boxes = Boxes(np.array([[0.1, 0.2, 0.5, 0.6]], np.float32), np.array([1], np.int32))
+    samples = {
+        "rgb": make_pictures(2),
+        "depth": np.full((2, 8, 8), 2.5, np.float32),
+        "caption": CAPTIONS[:2],
+        "boxes": [boxes, boxes],
+        "count": [1.0, 5.0],
+    }
+    ids = run.tokenize(samples)
+    for name, array in ids.items():
+        assert array.shape == (2, run.space[name].num_tokens)
+        assert array.dtype == np.int32
+    assert run.detokenize("caption", ids["caption"]) == CAPTIONS[:2]
+    assert run.detokenize("count", ids["count"]).tolist() == [1.0, 5.0]
+    assert run.detokenize("depth", ids["depth"]).shape == (2, 8, 8)
+    assert run.reconstruct("caption", CAPTIONS) == CAPTIONS
+
+
+def test_a_sample_may_lack_a_modality(run):
+    ids = run.tokenize({"rgb": [None, make_pictures(1)[0]], "caption": ["a red cube", None]})
+    assert (ids["rgb"][0] == PADDING).all() and (ids["rgb"][1] != PADDING).all()
+    assert (ids["caption"][1] == PADDING).all() and ids["caption"][0, 0] != PADDING
+
+
+def test_generated_values_are_those_of_the_generated_tokens(run):
+    found = run.generate({"rgb": make_pictures(3)}, ["depth", "caption"], settings=ONE_PASS)
+    assert list(found.values) == ["depth", "caption"]
+    assert np.array_equal(found.values["depth"], run.detokenize("depth", found.ids["depth"]))
+    assert found.values["caption"] == run.detokenize("caption", found.ids["caption"])
+    assert len(found.values["caption"]) == 3
+
+
+@pytest.mark.parametrize("batch_size", [2, 3])
+def test_the_batch_size_changes_nothing(run, batch_size):
+    pictures = make_pictures(5)
+    settings = GenerationConfig(num_steps=2)
+    whole = run.generate({"rgb": pictures}, ["depth"], settings=settings)
+    parts = run.generate({"rgb": pictures}, ["depth"], settings=settings, batch_size=batch_size)
+    assert np.array_equal(whole.ids["depth"], parts.ids["depth"])
+    assert np.array_equal(whole.values["depth"], parts.values["depth"])
+
+
+def test_seeds_and_places_decide_what_is_drawn(run):
+    same = np.repeat(make_pictures(1), 3, axis=0)
+    first, again, other = (
+        run.generate({"rgb": same}, ["depth"], seed=seed, settings=ONE_PASS).ids["depth"]
+        for seed in (0, 0, 1)
+    )
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+    assert not np.array_equal(first[0], first[1])
+
+
+def test_nothing_but_a_number_is_needed_to_generate(run):
+    found = run.generate({}, ["rgb", "count"], num_samples=2, settings=ONE_PASS)
+    assert found.values["rgb"].shape == (2, 8, 8, 3)
+    assert set(found.values["count"]) <= {1.0, 2.0, 5.0}
+
+
+def test_a_grid_known_in_part_keeps_what_is_known(run):
+    tokens = run.tokenize({"rgb": make_pictures(2)})["rgb"]
+    tokens[:, 1:3] = PADDING
+    found = run.generate({}, ["rgb"], known={"rgb": tokens}, settings=ONE_PASS).ids["rgb"]
+    assert (found[:, [0, 3]] == tokens[:, [0, 3]]).all()
+    assert (found >= 0).all()
+
+
+def test_a_text_that_is_input_and_target_is_continued(run):
+    found = run.generate({"caption": ["a red"] * 3}, ["caption"])
+    assert all(text.startswith("a red") for text in found.values["caption"])
+    begun = run.tokenize({"caption": ["a red"]})["caption"][0]
+    length = (begun != PADDING).sum() - 1
+    assert (found.ids["caption"][:, :length] == begun[:length]).all()
+    assert (found.ids["caption"][:, length] != PADDING).all()
+
+
+def test_expected_decoding_of_certain_tokens_is_plain_decoding(run):
+    ids = run.tokenize({"depth": np.full((2, 8, 8), 2.0, np.float32), "count": [1.0, 5.0]})
+    for name in ids:
+        certain = np.eye(run.space[name].vocab_size, dtype=np.float32)[ids[name]]
+        np.testing.assert_allclose(
+            run.detokenize(name, certain), run.detokenize(name, ids[name]), rtol=1e-5
+        )
+
+
+def test_expected_decoding_takes_the_mean_where_the_tokenizer_can(run):
+    expected = GenerationConfig(num_steps=1, decode="expected")
+    found = run.generate({"rgb": make_pictures(2)}, ["count", "caption"], settings=expected)
+    assert not set(found.values["count"]) <= {1.0, 2.0, 5.0}
+    assert ((found.values["count"] > 1) & (found.values["count"] < 5)).all()
+    assert isinstance(found.values["caption"][0], str)
+
+
+def test_embeddings_are_means_over_real_tokens(run):
+    pictures, captions = make_pictures(3), CAPTIONS[:3]
+    found = run.embed({"rgb": pictures, "caption": captions}, batch_size=2)
+    assert found.shape == (3, 16)
+    inputs = gather_inputs(run.space, run.tokenize({"rgb": pictures, "caption": captions}))
+    features = np.asarray(nnx.jit(lambda model: model.encode(inputs))(run.model))
+    for row in range(3):
+        mean = features[row][np.asarray(inputs.is_real[row])].mean(axis=0)
+        np.testing.assert_allclose(found[row], mean, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("options", [{}, {"learned_positions": False, "num_registers": 2}])
+def test_a_saved_model_comes_back_bit_by_bit(tmp_path, options):
+    model = make_run(**options).model
+    save_model(tmp_path / "model", model)
+    loaded = load_model(tmp_path / "model")
+    assert (loaded.config, loaded.space) == (model.config, model.space)
+    assert nnx.graphdef(loaded) == nnx.graphdef(model)
+    same = jax.tree.map(lambda a, b: bool((a == b).all()), nnx.state(model), nnx.state(loaded))
+    assert jax.tree.all(same)
+
+
+def test_weights_of_another_shape_are_refused_by_name(tmp_path, run):
+    description = tmp_path / "model" / "description.json"
+    save_model(tmp_path / "model", run.model)
+    content = description.read_text()
+    description.write_text(content.replace('"dim": 16', '"dim": 32'))
+    with pytest.raises(ValueError, match=r"do not fit.*context/bias.* \(16,\), needed is \(32,\)"):
+        load_model(tmp_path / "model")
+    description.write_text(content.replace('"dim"', '"width"'))
+    with pytest.raises(ValueError, match="does not describe a model of this version"):
+        load_model(tmp_path / "model")
+
+
+def test_a_loaded_run_generates_the_same(tmp_path, run):
+    write_run(tmp_path, run, {"depth": {"class": "GenerationConfig", "num_steps": 1}})
+    loaded = fourm.load(tmp_path)
+    assert loaded.settings == {"depth": ONE_PASS}
+    inputs = {"rgb": make_pictures(2)}
+    expected = run.generate(inputs, ["depth"], settings=ONE_PASS)
+    found = loaded.generate(inputs, ["depth"])
+    assert np.array_equal(found.ids["depth"], expected.ids["depth"])
+    assert np.array_equal(found.values["depth"], expected.values["depth"])
+
+
+def test_bad_runs_are_named_in_one_sentence(tmp_path, run):
+    with pytest.raises(ValueError, match=r"There is no run directory .*nowhere; train one"):
+        fourm.load(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=r"is not a run directory: it has no config\.json"):
+        fourm.load(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"has no model yet; let python train\.py finish"):
+        fourm.load(tmp_path)
+    config = {"generation": {"rgb": {"temprature": 1}}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"generation\.rgb has the unknown setting 'temprature'"):
+        fourm.load(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"config\.json can't be read"):
+        fourm.load(tmp_path)
+
+
+def test_a_tokenizer_of_another_run_is_refused(tmp_path, run):
+    write_run(tmp_path, run)
+    run.tokenizers["count"].save(tmp_path / "tokenizers" / "caption")
+    with pytest.raises(ValueError, match="caption is not the one that the model was trained with"):
+        fourm.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "targets", "options", "message"),
+    [
+        ({"rbg": [0]}, ["depth"], {}, "no modality 'rbg' in this run; did you mean rgb"),
+        ({"caption": ["a"]}, ["dept"], {}, "no modality 'dept' in this run; did you mean depth"),
+        ({"caption": ["a"]}, ["xylophone"], {}, "no modality 'xylophone' in this run; it has rgb"),
+        ({"caption": ["a", "b"], "count": [1.0]}, ["rgb"], {}, "2 of caption, 1 of count"),
+        ({"caption": ["a"]}, ["rgb"], {"num_samples": 2}, "caption: 1, num_samples: 2"),
+        ({}, ["rgb"], {}, "neither an input nor num_samples"),
+        ({}, ["rgb"], {"num_samples": 0}, "0 samples were asked for"),
+        ({}, [], {"num_samples": 1}, "No target was given; choose from rgb"),
+        ({"caption": [""]}, ["rgb"], {}, "caption is an empty text"),
+        ({}, ["rgb"], {"known": {"rgb": np.full((1, 4), 16)}}, "4 ids per sample, 0 to 15"),
+        ({}, ["rgb"], {"known": {"rgb": np.zeros((1, 3), int)}}, "4 ids per sample"),
+        ({"count": [1.0]}, ["rgb"], {"known": {"count": np.zeros((1, 1), int)}}, "given both"),
+    ],
+)
+def test_bad_requests_are_named_in_one_sentence(run, inputs, targets, options, message):
+    with pytest.raises(ValueError, match=message):
+        run.generate(inputs, targets, **options)
+
+
+def test_probabilities_need_a_tokenizer_that_can_decode_them(run):
+    with pytest.raises(ValueError, match="caption can't decode probabilities"):
+        run.detokenize("caption", np.zeros((1, 10, 320), np.float32))
+
+
+def test_a_sample_without_any_token_embeds_to_zeros(run):
+    assert jnp.isfinite(run.embed({"rgb": [None]})).all()
+    assert (run.embed({"rgb": [None]}) == 0).all()
