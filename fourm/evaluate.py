@@ -6,15 +6,17 @@ python -m fourm.evaluate runs/scenes --pairs "rgb->depth" "caption->rgb->caption
 
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import tyro
 
-from fourm.evaluation import EvaluationConfig, Evaluator, config_of_run
+from fourm.evaluation import EvaluationConfig, Evaluator, RegionConfig
+from fourm.probing import ProbeConfig, format_probes, probe, untrained_like
 from fourm.results import format_matrix, format_table, write_json
+from fourm.run import load
 from fourm.sample_set import TRAINING, load_heldout
 
 
@@ -32,16 +34,16 @@ class Command:
     """How many samples; by default the run's own number."""
     matrix: bool = False
     """Also predict every modality from every other."""
+    probes: bool = True
+    """Also probe the frozen encoder."""
     seed: int | None = None
     """Of generation; by default the run's own."""
 
 
 def evaluate_run(command: Command) -> dict[str, Any]:
     """Evaluates a run directory, prints tables, and returns what it wrote."""
-    from fourm.run import load  # Here, so that --help does not wait for it.
-
     model = load(command.run)
-    config: EvaluationConfig = config_of_run(model.config)
+    config, probes = configs_of_run(model.config)
     chosen = {name: getattr(command, name) for name in ("pairs", "num_samples", "seed")}
     config = dataclasses.replace(
         config,
@@ -49,16 +51,47 @@ def evaluate_run(command: Command) -> dict[str, Any]:
         **{name: value for name, value in chosen.items() if value is not None},
     )
     heldout = load_heldout(command.run, command.split)
-    evaluator = Evaluator(model, heldout, load_heldout(command.run, TRAINING), config)
+    training = load_heldout(command.run, TRAINING)
+    evaluator = Evaluator(model, heldout, training, config)
     found: dict[str, Any] = {"split": command.split, "results": evaluator.evaluate()}
     print(format_table(found["results"]))
     if config.matrix:
         found["matrix"] = evaluator.matrix()
         print(f"\n{format_matrix(found['matrix'])}")
+    if command.probes and probes.tasks:
+        found["probes"], notes = probe(model, untrained_like(model), training, heldout, probes)
+        print("\n".join(["", format_probes(found["probes"]), *notes]))
     path = command.run / f"evaluation_{command.split}.json"
     write_json(path, found | {"config": dataclasses.asdict(config)})
     print(f"\nWritten to {path}")
     return found
+
+
+def configs_of_run(config: Mapping[str, Any]) -> tuple[EvaluationConfig, ProbeConfig]:
+    """Returns what a run's resolved configuration, as JSON holds it, asks to measure.
+
+    Raises:
+        ValueError: If it has a field that this version does not know.
+    """
+    evaluation = _known_fields(EvaluationConfig, config.get("evaluation", {}))
+    region = _known_fields(RegionConfig, evaluation.pop("region", {}))
+    probes = _known_fields(ProbeConfig, config.get("probes", {}))
+    return EvaluationConfig(**evaluation, region=RegionConfig(**region)), ProbeConfig(**probes)
+
+
+def _known_fields(cls: type, stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns fields with the tuples that JSON made lists; "class" only names the class."""
+    unknown = set(stored) - {entry.name for entry in dataclasses.fields(cls)} - {"class"}
+    if unknown:
+        raise ValueError(
+            f"The run's {cls.__name__} has the unknown fields {', '.join(sorted(unknown))}; it "
+            "was made by another version."
+        )
+    return {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in stored.items()
+        if name != "class"
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

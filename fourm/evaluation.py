@@ -1,16 +1,20 @@
 """How well every modality is predicted from others, between a floor and a ceiling."""
 
-import dataclasses
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from tqdm import tqdm
 
 from fourm.results import Pair, Row
 from fourm.sample_set import SampleSet
 from tokenizers.base import Better, RawBatch, Tokenizer, Values
+
+NUM_EXAMPLES = 32
+"""Predictions per direction that are kept to be drawn."""
 
 
 @runtime_checkable
@@ -73,34 +77,43 @@ class EvaluationConfig:
             )
 
 
-def config_of_run(config: Mapping[str, Any]) -> EvaluationConfig:
-    """Returns the evaluation that a run's resolved configuration, as JSON holds it, asks for.
+class Bounds(NamedTuple):
+    """Between what a prediction's scores lie.
 
-    Raises:
-        ValueError: If it has a field that this version does not know.
+    Attributes:
+        suffix: Ends the names of metrics; empty for those on all pixels.
+        where: The pixels scored; None for all.
+        floor: Per metric, what the best constant answer scores.
+        ceiling: Per metric, what the tokenizer's round trip of the truth scores.
     """
-    known = _known_fields(EvaluationConfig, config.get("evaluation", {}))
-    region = _known_fields(RegionConfig, known.pop("region", {}))
-    return EvaluationConfig(**known, region=RegionConfig(**region))
+
+    suffix: str
+    where: Bool[np.ndarray, "rows y x"] | None
+    floor: dict[str, float]
+    ceiling: dict[str, float]
 
 
-def _known_fields(cls: type, stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns fields with the tuples that JSON made lists; "class" only names the class."""
-    unknown = set(stored) - {entry.name for entry in dataclasses.fields(cls)} - {"class"}
-    if unknown:
-        raise ValueError(
-            f"The run's evaluation has the unknown fields {', '.join(sorted(unknown))}; it was "
-            "made by another version."
-        )
-    return {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in stored.items()
-        if name != "class"
-    }
+class Example(NamedTuple):
+    """What was predicted in one direction for the first of the samples scored.
+
+    Attributes:
+        pair: The direction.
+        rows: Which samples, ascending.
+        predicted: Raw values of the target.
+        read: What was read back from them, if the direction says so.
+    """
+
+    pair: Pair
+    rows: Int[np.ndarray, "kept"]
+    predicted: RawBatch
+    read: RawBatch | None
 
 
 class Evaluator:
-    """Scores one model on one held-out split. Keeps what several directions share."""
+    """Scores one model on one held-out split. Keeps what several directions share.
+
+    After `evaluate`, `examples` holds some of the predictions that were scored, to be drawn.
+    """
 
     def __init__(
         self,
@@ -116,43 +129,61 @@ class Evaluator:
         training: Where floors come from.
         config: What to predict from what.
         settings: How to generate, as `Any2Any.generate` takes it; by default the run's own way.
+
+        Raises:
+            ValueError: If a direction or the region names a modality or class that there is not.
         """
         self.model, self.heldout, self.training = model, heldout, training
         self.config, self.settings = config, settings
-        self._shared: dict[tuple, Any] = {}
+        names = list(model.tokenizers)
+        self._pairs = [Pair.parse(pair) for pair in config.pairs]
+        self._pairs = self._pairs or [Pair((names[0],), name) for name in names[1:]]
+        for pair in self._pairs:
+            self._samples((*pair.inputs, pair.target), config.num_samples)
+        self._region_labels = self._find_region_labels()
+        self.examples: list[Example] = []
+        self._bounds_of: dict[tuple, list[Bounds]] = {}
+        self._read_of: dict[tuple, RawBatch] = {}
 
     def evaluate(self) -> list[Row]:
         """Returns one row per direction and metric."""
-        names = list(self.model.tokenizers)
-        pairs = [Pair.parse(pair) for pair in self.config.pairs]
-        pairs = pairs or [Pair((names[0],), name) for name in names[1:]]
-        return [row for pair in pairs for row in self.rows(pair, self.config.num_samples)]
+        rows, self.examples = [], []
+        for pair in tqdm(self._pairs, desc="evaluation", unit="direction", dynamic_ncols=True):
+            found, example = self._measure(pair, self.config.num_samples)
+            rows += found
+            self.examples += [example] if example else []
+        return rows
 
     def matrix(self) -> list[Row]:
         """Returns the main metric's row for every single modality to every other."""
-        names = list(self.model.tokenizers)
+        pairs = [
+            Pair((source,), target)
+            for source, target in itertools.permutations(self.model.tokenizers, 2)
+        ]
         rows = []
-        for source in names:
-            for target in names:
-                if source != target:
-                    main = next(iter(self._values(target).metrics))
-                    found = self.rows(Pair((source,), target), self.config.matrix_samples)
-                    rows += [row for row in found if row["metric"] == main]
+        for pair in tqdm(pairs, desc="matrix", unit="direction", dynamic_ncols=True):
+            main = next(iter(self._values(pair.target).metrics))
+            found, _ = self._measure(pair, self.config.matrix_samples)
+            rows += [row for row in found if row["metric"] == main]
         return rows
 
-    def rows(self, pair: Pair, num_samples: int) -> list[Row]:
+    def _measure(self, pair: Pair, num_samples: int) -> tuple[list[Row], Example | None]:
         """Returns one row per metric of a direction; none if no sample has all it needs."""
         rows = self._samples((*pair.inputs, pair.target), num_samples)
         if not len(rows):
-            return []
-        predicted = self._generate(pair.inputs, pair.target, rows)
-        found = self._score(pair, predicted, rows, None)
-        where = self._where(rows, pair.target)
-        if where is not None:
-            found += self._score(pair, predicted, rows, where)
+            return [], None
+        shown = {name: self.heldout.take(name, rows) for name in pair.inputs}
+        predicted = self._predict(shown, pair.target)
+        truth, values = self.heldout.take(pair.target, rows), self._values(pair.target)
+        found, read = [], None
+        for bounds in self._bounds(pair.target, rows):
+            scores = values.score(predicted, truth, bounds.where)
+            found += _as_rows(pair, values.metrics, bounds, scores, "{}" + bounds.suffix)
         if pair.readback is not None:
-            found += self._read_back(pair, predicted, rows)
-        return found
+            read = self._predict({pair.target: readable(predicted, values)}, pair.readback)
+            found += self._score_read(pair, read, rows)
+            read = read[:NUM_EXAMPLES]
+        return found, Example(pair, rows[:NUM_EXAMPLES], predicted[:NUM_EXAMPLES], read)
 
     def tokenizers(self) -> dict[str, dict[str, Any]]:
         """Returns, per modality, how its tokenizer's round trip scores and which codes it uses.
@@ -170,21 +201,20 @@ class Evaluator:
             ids = self.model.tokenize({name: self.heldout.take(name, rows)})[name]
             counts = np.bincount(ids[ids >= 0].ravel(), minlength=tokenizer.vocab_size)
             share = counts[counts > 0] / counts.sum()
+            whole, *regions = self._bounds(name, rows)
             table[name] = {
                 "metric": main,
                 "better": values.metrics[main],
-                "value": self._ceiling(name, rows, None)[main],
-                "floor": self._floor(name, rows, None)[main],
+                "value": whole.ceiling[main],
+                "floor": whole.floor[main],
                 "codebook_usage": float((counts > 0).mean()),
                 "perplexity": float(np.exp(-(share * np.log(share)).sum())),
                 "vocab_size": int(tokenizer.vocab_size),
                 "tokens": int(np.prod(tokenizer.token_shape)),
             }
-            where = self._where(rows, name)
-            if where is not None:
-                region = self.config.region.name
-                table[name][f"value_{region}"] = self._ceiling(name, rows, where)[main]
-                table[name][f"floor_{region}"] = self._floor(name, rows, where)[main]
+            for region in regions:
+                table[name][f"value{region.suffix}"] = region.ceiling[main]
+                table[name][f"floor{region.suffix}"] = region.floor[main]
         return table
 
     def _values(self, name: str) -> Values:
@@ -200,44 +230,20 @@ class Evaluator:
             self._values(name)
         return self.heldout.rows(names)[:num_samples]
 
-    def _score(
-        self,
-        pair: Pair,
-        predicted: RawBatch,
-        rows: Int[np.ndarray, "rows"],
-        where: Bool[np.ndarray, "rows y x"] | None,
-    ) -> list[Row]:
-        truth = self.heldout.take(pair.target, rows)
-        values = self._values(pair.target)
-        suffix = "" if where is None else f"_{self.config.region.name}"
-        return _as_rows(
-            pair,
-            values.metrics,
-            floor=self._floor(pair.target, rows, where),
-            value=values.score(predicted, truth, where),
-            ceiling=self._ceiling(pair.target, rows, where),
-            name=lambda metric: metric + suffix,
-        )
-
-    def _read_back(
-        self, pair: Pair, predicted: RawBatch, rows: Int[np.ndarray, "rows"]
-    ) -> list[Row]:
-        """Scores what the model sees in its own answer against what it was asked for.
+    def _score_read(self, pair: Pair, read: RawBatch, rows: Int[np.ndarray, "rows"]) -> list[Row]:
+        """Scores what the model saw in its own answer against what it was asked for.
 
         The ceiling is what it reads from true answers.
         """
         given = self.heldout.take(pair.readback, rows)
         values = self._values(pair.readback)
-        read = self._predict({pair.target: predicted}, pair.readback)
-        read_from_truth = self._generate((pair.target,), pair.readback, rows)
-        return _as_rows(
-            pair,
-            values.metrics,
-            floor=self._floor(pair.readback, rows, None),
-            value=values.score(read, given),
-            ceiling=values.score(read_from_truth, given),
-            name=lambda metric: f"readback_{metric}",
-        )
+        key = (pair.target, pair.readback, rows.tobytes())
+        if key not in self._read_of:
+            truth = {pair.target: self.heldout.take(pair.target, rows)}
+            self._read_of[key] = self._predict(truth, pair.readback)
+        whole = self._bounds(pair.readback, rows)[0]
+        bounds = whole._replace(ceiling=values.score(self._read_of[key], given))
+        return _as_rows(pair, values.metrics, bounds, values.score(read, given), "readback_{}")
 
     def _predict(self, inputs: dict[str, RawBatch], target: str) -> RawBatch:
         answer = self.model.generate(
@@ -245,39 +251,38 @@ class Evaluator:
         )
         return answer.values[target]
 
-    def _generate(
-        self, inputs: tuple[str, ...], target: str, rows: Int[np.ndarray, "rows"]
-    ) -> RawBatch:
-        key = ("generate", inputs, target, rows.tobytes())
-        if key not in self._shared:
-            shown = {name: self.heldout.take(name, rows) for name in inputs}
-            self._shared[key] = self._predict(shown, target)
-        return self._shared[key]
-
-    def _floor(
-        self,
-        target: str,
-        rows: Int[np.ndarray, "rows"],
-        where: Bool[np.ndarray, "rows y x"] | None,
-    ) -> dict[str, float]:
-        key = ("floor", target, rows.tobytes(), where is None)
-        if key not in self._shared:
+    def _bounds(self, target: str, rows: Int[np.ndarray, "rows"]) -> list[Bounds]:
+        """Returns floor and ceiling on all pixels, then on the region if the target has one."""
+        key = (target, rows.tobytes())
+        if key not in self._bounds_of:
+            values = self._values(target)
             seen = self.training.take(target, self.training.rows([target]))
             truth = self.heldout.take(target, rows)
-            self._shared[key] = self._values(target).floor(seen, truth, where)
-        return self._shared[key]
+            round_trip = self.model.reconstruct(target, truth)
+            region = self._where(rows, target)
+            self._bounds_of[key] = [
+                Bounds(
+                    "" if where is None else f"_{self.config.region.name}",
+                    where,
+                    values.floor(seen, truth, where),
+                    values.score(round_trip, truth, where),
+                )
+                for where in ([None] if region is None else [None, region])
+            ]
+        return self._bounds_of[key]
 
-    def _ceiling(
-        self,
-        target: str,
-        rows: Int[np.ndarray, "rows"],
-        where: Bool[np.ndarray, "rows y x"] | None,
-    ) -> dict[str, float]:
-        truth = self.heldout.take(target, rows)
-        key = ("round trip", target, rows.tobytes())
-        if key not in self._shared:
-            self._shared[key] = self.model.reconstruct(target, truth)
-        return self._values(target).score(self._shared[key], truth, where)
+    def _find_region_labels(self) -> list[int]:
+        region = self.config.region
+        if not region.modality:
+            return []
+        names = getattr(self._values(region.modality), "names", ())
+        unknown = sorted(set(region.classes) - set(names))
+        if unknown or not region.classes:
+            raise ValueError(
+                f"The region's classes {unknown} are not in {region.modality!r}, which has "
+                f"{', '.join(names) or 'no classes'}; change evaluation.region."
+            )
+        return [names.index(name) for name in region.classes]
 
     def _where(
         self, rows: Int[np.ndarray, "rows"], target: str
@@ -286,21 +291,13 @@ class Evaluator:
 
         None if there is no region, or `target` has no pixels that fit it.
         """
-        region = self.config.region
-        if not region.modality:
+        if not self._region_labels:
             return None
-        names = getattr(self._values(region.modality), "names", ())
-        unknown = set(region.classes) - set(names)
-        if unknown or not region.classes:
-            raise ValueError(
-                f"The region's classes {sorted(unknown)} are not in {region.modality!r}, which has "
-                f"{', '.join(names) or 'no classes'}; change evaluation.region."
-            )
-        wanted = [names.index(name) for name in region.classes]
-        known = np.intersect1d(rows, self.heldout.rows([region.modality]))
+        modality = self.config.region.modality
+        known = np.intersect1d(rows, self.heldout.rows([modality]))
         if not len(known):
             return None
-        maps = np.isin(self.heldout.take(region.modality, known), wanted)
+        maps = np.isin(self.heldout.take(modality, known), self._region_labels)
         where = np.zeros((len(rows), *maps.shape[1:]), bool)
         where[np.searchsorted(rows, known)] = maps
         truth = self.heldout.take(target, rows)
@@ -309,18 +306,34 @@ class Evaluator:
         return where
 
 
+def readable(predicted: RawBatch, values: Values) -> RawBatch:
+    """Returns predictions as a model takes them for input: None where one is not allowed.
+
+    What is generated may be no value at all, such as an empty text.
+    """
+    if isinstance(predicted, np.ndarray):
+        return predicted
+    shown = []
+    for value in predicted:
+        try:
+            shown.append(values.check(value, "prediction"))
+        except ValueError:
+            shown.append(None)
+    return shown
+
+
 def _as_rows(
-    pair: Pair, metrics: dict[str, Better], floor: dict, value: dict, ceiling: dict, name: Any
+    pair: Pair, metrics: dict[str, Better], bounds: Bounds, scores: dict[str, float], name: str
 ) -> list[Row]:
     return [
         {
             "inputs": list(pair.inputs),
             "target": pair.target,
-            "metric": name(metric),
+            "metric": name.format(metric),
             "better": better,
-            "floor": floor[metric],
-            "value": value[metric],
-            "ceiling": ceiling[metric],
+            "floor": bounds.floor[metric],
+            "value": scores[metric],
+            "ceiling": bounds.ceiling[metric],
         }
         for metric, better in metrics.items()
     ]

@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont
 from PIL import Image, ImageDraw, ImageFont
 
-from fourm.evaluation import Predictor
-from fourm.results import Pair, write_file
+from fourm.evaluation import Example, Predictor
+from fourm.results import write_file
 from fourm.sample_set import SampleSet
 from tokenizers.base import RawBatch
 
@@ -36,8 +36,8 @@ LEGEND = (
     "Green: what it predicts from the blue alone."
 )
 
-ENTROPY = "marginal_entropy/"
-"""Before a modality's name: the metric that is drawn dashed beside its loss."""
+ENTROPY = "entropy/"
+"""Before a modality's name: its marginal entropy, drawn dashed beside its loss."""
 
 Role = Literal["shown", "truth", "predicted"]
 
@@ -66,10 +66,8 @@ def draw_samples(
     path: Path,
     model: Predictor,
     heldout: SampleSet,
-    pairs: Sequence[str],
+    examples: Sequence[Example],
     num_samples: int = 4,
-    seed: int = 0,
-    settings: Any = None,
 ) -> None:
     """Writes a page of held-out samples: what is shown, the truth, and the prediction.
 
@@ -77,24 +75,22 @@ def draw_samples(
 
     Args:
         path: A PNG file.
-        model: Trained.
-        heldout: Where samples come from, the first ones that have all that a block needs.
-        pairs: Directions, as in `EvaluationConfig.pairs`.
-        num_samples: Rows of each block.
-        seed: Of generation.
-        settings: How to generate, as `Any2Any.generate` takes it.
+        model: Whose tokenizers know how their values look.
+        heldout: The samples.
+        examples: Predictions of `Evaluator.evaluate`.
+        num_samples: Rows of each block, the first samples that all its directions have.
     """
-    blocks: dict[tuple[str, ...], list[Pair]] = {}
-    for pair in map(Pair.parse, pairs):
-        blocks.setdefault(pair.inputs, []).append(pair)
+    blocks: dict[tuple[str, ...], list[Example]] = {}
+    for example in examples:
+        blocks.setdefault(example.pair.inputs, []).append(example)
     drawn = []
     for inputs, directions in blocks.items():
-        needed = (*inputs, *(pair.target for pair in directions))
-        rows = heldout.rows(needed)[:num_samples]
+        rows = functools.reduce(np.intersect1d, [example.rows for example in directions])
+        rows = rows[:num_samples]
         if not len(rows):
             continue
-        columns = _predict_columns(model, heldout, rows, directions, seed, settings)
-        targets = ", ".join(dict.fromkeys(pair.target for pair in directions))
+        columns = _columns(model, heldout, rows, directions)
+        targets = ", ".join(dict.fromkeys(example.pair.target for example in directions))
         drawn.append((f"{' + '.join(inputs)}  \N{RIGHTWARDS ARROW}  {targets}", columns))
     content = io.BytesIO()
     _compose(drawn).save(content, "PNG", optimize=True)
@@ -167,31 +163,24 @@ def _finish(ax: Axes, title: str, unit: str) -> None:
         ax.legend(fontsize=7)
 
 
-def _predict_columns(
+def _columns(
     model: Predictor,
     heldout: SampleSet,
     rows: Int[np.ndarray, "rows"],
-    directions: Sequence[Pair],
-    seed: int,
-    settings: Any,
+    directions: Sequence[Example],
 ) -> list[Column]:
     def column(name: str, role: Role, raw: RawBatch, heading: str = "") -> Column:
         values = model.tokenizers[name].values
         return Column(heading or name, role, [values.draw(value, CELL) for value in raw])
 
-    def predict(inputs: dict[str, RawBatch], target: str) -> RawBatch:
-        return model.generate(inputs, [target], seed=seed, settings=settings).values[target]
-
-    shown = {name: heldout.take(name, rows) for name in directions[0].inputs}
-    columns = [column(name, "shown", raw) for name, raw in shown.items()]
-    for pair in directions:
-        predicted = predict(shown, pair.target)
+    columns = [column(n, "shown", heldout.take(n, rows)) for n in directions[0].pair.inputs]
+    for pair, predicted_rows, predicted, read in directions:
+        places = np.searchsorted(predicted_rows, rows)
         columns.append(column(pair.target, "truth", heldout.take(pair.target, rows)))
-        columns.append(column(pair.target, "predicted", predicted))
-        if pair.readback is not None:
-            read = predict({pair.target: predicted}, pair.readback)
+        columns.append(column(pair.target, "predicted", [predicted[i] for i in places]))
+        if read is not None:
             heading = f"{pair.readback} read from it"
-            columns.append(column(pair.readback, "predicted", read, heading))
+            columns.append(column(pair.readback, "predicted", [read[i] for i in places], heading))
     return columns
 
 

@@ -1,10 +1,13 @@
 """Linear probes of the frozen encoder, beside rivals that never saw the training."""
 
+import dataclasses
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from flax import nnx
 from jaxtyping import Float, Int, Shaped
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
@@ -13,6 +16,8 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from fourm.evaluation import Predictor
+from fourm.model import FourM
+from fourm.run import Any2Any
 from fourm.sample_set import SampleSet
 from tokenizers.base import RawBatch
 
@@ -110,6 +115,23 @@ def probe(
         chance = float((truth == kinds[counts.argmax()]).mean())
         rows.append({"task": task, "metric": "accuracy", **accuracy, "chance": chance})
     return rows, notes
+
+
+def untrained_like(model: Any2Any, seed: int = 0) -> Any2Any:
+    """Returns the same tokenizers around the same architecture with fresh weights."""
+    fresh = FourM(model.space, model.model.config, nnx.Rngs(seed))
+    return dataclasses.replace(model, model=fresh)
+
+
+def format_probes(rows: Sequence[dict[str, Any]]) -> str:
+    """Returns probes as aligned text."""
+    names = ("value", "raw_pixels", "untrained", "token_histogram", "chance")
+    width = max(len(row["task"]) for row in rows) + 2
+    lines = ["probe".ljust(width) + "".join(name.rjust(17) for name in names)]
+    for row in rows:
+        numbers = "".join(f"{row[name]:17.3f}" for name in names)
+        lines.append(row["task"].ljust(width) + numbers)
+    return "\n".join(lines)
 
 
 def raw_features(values: RawBatch) -> Float[np.ndarray, "batch features"]:

@@ -1,12 +1,15 @@
 """The outcome of a run: `report.json` for programs and `report.md` for people."""
 
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fourm.results import Row, format_share, share_of_way, write_file, write_json
+import jax
+
+from fourm.results import Row, beats_floor, format_share, share_of_way, write_file, write_json
 
 ARROWS = {"lower": "\N{DOWNWARDS ARROW}", "higher": "\N{UPWARDS ARROW}"}
 
@@ -16,10 +19,12 @@ own: for pictures of any kind one constant picture (a value per pixel position),
 frequent words, for boxes the best constant list, for numbers the median or the mean.
 **Ceiling**: the truth after its own tokenizer's round trip, which no prediction made of tokens can
 be expected to beat. **Share**: how much of the way from floor to ceiling the model goes; below 0
-it is worse than a constant. An arrow shows the direction in which a metric improves. Metrics of
-pixels are pooled over all pixels whose truth is known. `readback_` metrics: the model predicts the
+it is worse than a constant, and there is none where the ceiling is no better than the floor. An
+arrow shows the direction in which a metric improves. Metrics of pixels are pooled over all pixels
+whose truth is known. `readback_` metrics: the model predicts the
 input again from its own answer, and is scored against the input that was given; the floor is a
-constant answer, the ceiling is what it reads from true pictures."""
+constant answer, the ceiling is what it reads from true pictures. Metrics of a region, such as
+`_objects`, score the same predictions and the same constants on its pixels alone."""
 
 PROBES = """\
 Accuracy of a linear classifier (logistic regression on standardised features, fitted on training
@@ -27,6 +32,16 @@ samples, its regularisation chosen on a fifth of them) on held-out samples. Its 
 column: the frozen encoder's; the input itself, pictures averaged down to 16 x 16 pixels; those of
 the same encoder with fresh weights; how often each token occurs in the input. Chance always
 answers the commonest training label."""
+
+
+def describe_device() -> str:
+    """Returns what this process computes on, such as "cpu, 4 cores" or "2 x NVIDIA H100"."""
+    device, count = jax.devices()[0], jax.device_count()
+    if device.platform == "cpu":
+        # What this process may use, where the system can tell.
+        mine = getattr(os, "sched_getaffinity", None)
+        return f"cpu, {len(mine(0)) if mine else os.cpu_count()} cores"
+    return f"{count} x {device.device_kind}" if count > 1 else device.device_kind
 
 
 @dataclass(frozen=True)
@@ -41,11 +56,11 @@ class Report:
     """As `Evaluator.evaluate` returns them."""
     probes: list[dict[str, Any]]
     """As `probe` returns them."""
-    device: str
-    """What it ran on, such as "cpu (4 cores)"."""
     config: Mapping[str, Any]
     """The resolved configuration, as JSON holds it."""
-    command: str
+    device: str = field(default_factory=describe_device)
+    """What it ran on, such as "cpu, 4 cores"."""
+    command: str = "python train.py"
     """What to type to get this run."""
     split: str = "test"
     """Where `results` were measured."""
@@ -112,18 +127,22 @@ def format_report(folder: Path, report: Report) -> str:
 
 
 def _headline(report: Report, total: float) -> str:
-    mains: dict[tuple, float] = {}
+    mains: dict[tuple, Row] = {}
     for row in report.results:  # The first metric of each direction is its main one.
-        mains.setdefault((*row["inputs"], row["target"]), share_of_way(row))
-    shares = [share for share in mains.values() if math.isfinite(share)]
+        mains.setdefault((*row["inputs"], row["target"]), row)
     text = f"Trained in {_duration(total)} on {report.device}."
-    if shares:
-        above = sum(share > 0 for share in shares)
+    if mains:
         text += (
-            f" In {above} of {len(shares)} directions the prediction of {report.num_samples} "
-            f"held-out samples beats the best constant answer; the mean share of the way from "
-            f"there to what the tokenizers allow is {sum(shares) / len(shares):.0%}."
+            f" In {sum(map(beats_floor, mains.values()))} of {len(mains)} directions the "
+            f"prediction of {report.num_samples} held-out samples beats the best constant answer"
         )
+        shares = [share for share in map(share_of_way, mains.values()) if math.isfinite(share)]
+        if shares:
+            text += (
+                "; the mean share of the way from there to what the tokenizers allow is "
+                f"{sum(shares) / len(shares):.0%}"
+            )
+        text += "."
     return text
 
 

@@ -50,11 +50,25 @@ class Pair(NamedTuple):
 
 
 def share_of_way(row: Row) -> float:
-    """Returns where a value stands from 0 at the floor to 1 at the ceiling; NaN if they meet."""
+    """Returns where a value stands from 0 at the floor to 1 at the ceiling.
+
+    NaN where a number is missing, or the ceiling is no better than the floor: a tokenizer that
+    loses more than a constant answer does leaves nothing to measure by.
+    """
     floor, value, ceiling = (row[name] for name in ("floor", "value", "ceiling"))
-    if None in (floor, value, ceiling) or not abs(ceiling - floor) > 1e-12:
+    if None in (floor, value, ceiling):
+        return math.nan
+    sign = 1 if row["better"] == "higher" else -1
+    if not sign * (ceiling - floor) > 1e-12:
         return math.nan
     return (value - floor) / (ceiling - floor)
+
+
+def beats_floor(row: Row) -> bool:
+    """Returns whether a value is better than its floor."""
+    if row["value"] is None or row["floor"] is None:
+        return False
+    return row["value"] > row["floor"] if row["better"] == "higher" else row["value"] < row["floor"]
 
 
 def format_share(row: Row) -> str:

@@ -1,10 +1,11 @@
 import json
-import sys
-from types import SimpleNamespace
+import re
 
 import pytest
 
-from fourm.evaluate import main
+from fourm.evaluate import configs_of_run, main
+from fourm.evaluation import EvaluationConfig, RegionConfig
+from fourm.probing import ProbeConfig
 from fourm.sample_set import TRAINING, save_heldout
 from tests.fourm.fakes import FakeModel, make_set
 
@@ -13,7 +14,8 @@ CONFIG = {
         "class": "EvaluationConfig",
         "pairs": ["rgb->depth", "caption->rgb->caption"],
         "num_samples": 9,
-    }
+    },
+    "probes": {"class": "ProbeConfig", "tasks": ["number"]},
 }
 
 
@@ -30,7 +32,8 @@ def run(tmp_path, monkeypatch):
             raise ValueError(f"There is no run in {folder}.")
         return model
 
-    monkeypatch.setitem(sys.modules, "fourm.run", SimpleNamespace(load=load))
+    monkeypatch.setattr("fourm.evaluate.load", load)
+    monkeypatch.setattr("fourm.evaluate.untrained_like", lambda model: FakeModel("constant"))
     return tmp_path
 
 
@@ -41,17 +44,22 @@ def test_a_run_is_scored_as_its_configuration_says(run, capsys):
     metrics = [(row["inputs"], row["target"], row["metric"]) for row in written["results"]]
     assert (["rgb"], "depth", "abs_rel") in metrics
     assert (["caption"], "rgb", "readback_f1_color") in metrics
+    assert written["probes"][0]["value"] > written["probes"][0]["untrained"]
     printed = capsys.readouterr().out
-    assert "rgb -> depth" in printed and "evaluation_test.json" in printed
+    assert (
+        "rgb -> depth" in printed
+        and "token_histogram" in printed
+        and "evaluation_test.json" in printed
+    )
 
 
 def test_the_command_line_overrides_the_configuration(run):
     arguments = [str(run), "--pairs", "depth->semseg", "--num-samples", "3", "--seed", "5"]
-    assert main([*arguments, "--matrix"]) == 0
+    assert main([*arguments, "--matrix", "--no-probes"]) == 0
     written = json.loads((run / "evaluation_test.json").read_text())
     assert {row["target"] for row in written["results"]} == {"semseg"}
     assert written["config"]["num_samples"] == 3 and written["config"]["seed"] == 5
-    assert len(written["matrix"]) == 20
+    assert len(written["matrix"]) == 20 and "probes" not in written
 
 
 def test_scoring_twice_writes_the_same_bytes(run):
@@ -71,13 +79,30 @@ def test_scoring_twice_writes_the_same_bytes(run):
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_2(run, capsys, arguments, message):
-    import re
-
     assert main([str(run), *arguments]) == 2
     error = capsys.readouterr().err
     assert re.search(message, error) and error.startswith("error: ")
     assert error.count("\n") == 1
     assert main([str(run / "absent")]) == 2
+
+
+def test_a_runs_configuration_is_read_back_from_json():
+    stored = {
+        "evaluation": {
+            "class": "EvaluationConfig",
+            "pairs": ["rgb->depth"],
+            "num_samples": 5,
+            "region": {"class": "RegionConfig", "modality": "semseg", "classes": ["a"]},
+        },
+        "probes": {"class": "ProbeConfig", "tasks": ["x"], "inverse_regularization": [0.5]},
+    }
+    evaluation, probes = configs_of_run(stored)
+    assert evaluation.pairs == ("rgb->depth",) and evaluation.num_samples == 5
+    assert evaluation.region == RegionConfig("semseg", ("a",))
+    assert probes == ProbeConfig(tasks=("x",), inverse_regularization=(0.5,))
+    assert configs_of_run({}) == (EvaluationConfig(), ProbeConfig())
+    with pytest.raises(ValueError, match="unknown fields colour; it was made by another version"):
+        configs_of_run({"evaluation": {"colour": 1}})
 
 
 def test_help_explains_every_knob(capsys):

@@ -1,10 +1,12 @@
 import numpy as np
 import pytest
 
-from fourm.evaluation import EvaluationConfig, Evaluator, RegionConfig, config_of_run
+from fourm.evaluation import EvaluationConfig, Evaluator, RegionConfig, readable
 from fourm.results import Pair
 from fourm.sample_set import SampleSet
 from tests.fourm.fakes import MODALITIES, FakeModel, make_sample, make_set
+from tokenizers.text import Text
+from tokenizers.values import Colors
 
 OBJECTS = RegionConfig("semseg", ("a", "b", "c"))
 PAIRS = ("rgb->depth", "rgb->semseg", "depth->caption", "rgb->boxes", "caption->rgb->caption")
@@ -146,18 +148,8 @@ def test_unknown_modalities_and_classes_are_one_sentence():
         evaluator(region=RegionConfig("semseg", ("d",))).evaluate()
 
 
-def test_a_runs_configuration_is_read_back_from_json():
-    stored = {
-        "evaluation": {
-            "class": "EvaluationConfig",
-            "pairs": ["rgb->depth"],
-            "num_samples": 5,
-            "region": {"class": "RegionConfig", "modality": "semseg", "classes": ["a"]},
-        }
-    }
-    config = config_of_run(stored)
-    assert config.pairs == ("rgb->depth",) and config.num_samples == 5
-    assert config.region.classes == ("a",)
-    assert config_of_run({}) == EvaluationConfig()
-    with pytest.raises(ValueError, match="unknown fields colour; it was made by another version"):
-        config_of_run({"evaluation": {"colour": 1}})
+def test_an_empty_text_cannot_be_read_back_and_counts_as_absent():
+    texts = ["a red thing", " ", "a pink thing"]
+    assert readable(texts, Text()) == ["a red thing", None, "a pink thing"]
+    pictures = np.zeros((2, 4, 4, 3), np.uint8)
+    assert readable(pictures, Colors()) is pictures

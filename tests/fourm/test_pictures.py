@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fourm.evaluation import EvaluationConfig, Evaluator
 from fourm.pictures import CELL, Column, _compose, _fit_text, draw_curves, draw_samples
 from fourm.sample_set import SampleSet
 from tests.fourm.fakes import MODALITIES, FakeModel, make_sample, make_set
@@ -9,13 +10,23 @@ from tests.fourm.fakes import MODALITIES, FakeModel, make_sample, make_set
 PAIRS = ("rgb->depth", "rgb->caption", "rgb->boxes", "caption->rgb->caption")
 
 
-def test_the_page_of_samples_is_a_picture_of_reasonable_size(tmp_path):
-    path = tmp_path / "samples.png"
-    draw_samples(path, FakeModel(), make_set(6), PAIRS, num_samples=3)
+def evaluate(heldout: SampleSet, pairs=PAIRS) -> Evaluator:
+    evaluator = Evaluator(FakeModel(), heldout, make_set(20), EvaluationConfig(pairs=pairs))
+    evaluator.evaluate()
+    return evaluator
+
+
+def draw(path, evaluator: Evaluator, num_samples: int):
+    draw_samples(path, evaluator.model, evaluator.heldout, evaluator.examples, num_samples)
     with Image.open(path) as page:
         assert page.format == "PNG"
-        assert page.width > 6 * CELL and page.height > 6 * CELL
-    assert path.stat().st_size < 3e6
+        return np.asarray(page)
+
+
+def test_the_page_of_samples_is_a_picture_of_reasonable_size(tmp_path):
+    page = draw(tmp_path / "samples.png", evaluate(make_set(6)), 3)
+    assert page.shape[0] > 6 * CELL and page.shape[1] > 6 * CELL
+    assert (tmp_path / "samples.png").stat().st_size < 3e6
     assert [each.name for each in tmp_path.iterdir()] == ["samples.png"]
 
 
@@ -31,33 +42,34 @@ def test_every_pixel_of_a_cell_is_on_the_page():
     assert len(found) == 1
 
 
-def test_a_direction_shows_only_its_inputs_and_one_call_serves_each(tmp_path):
-    model = FakeModel()
-    draw_samples(tmp_path / "s.png", model, make_set(6), PAIRS, num_samples=2, seed=3)
-    assert model.calls == [
-        (("rgb",), ("depth",), 3),
-        (("rgb",), ("caption",), 3),
-        (("rgb",), ("boxes",), 3),
-        (("caption",), ("rgb",), 3),
-        (("rgb",), ("caption",), 3),
-    ]
+def test_what_was_scored_is_what_is_drawn_without_another_prediction(tmp_path):
+    evaluator = evaluate(make_set(6))
+    calls = len(evaluator.model.calls)
+    first = draw(tmp_path / "s.png", evaluator, 2)
+    assert len(evaluator.model.calls) == calls
+    assert [example.read is not None for example in evaluator.examples] == [0, 0, 0, 1]
+    evaluator.examples[0].predicted[1] *= 0.5
+    assert (draw(tmp_path / "s.png", evaluator, 2) != first).any()
+    assert (draw(tmp_path / "s.png", evaluator, 1).shape[0]) < first.shape[0]
 
 
 def test_samples_that_lack_a_modality_are_not_drawn(tmp_path):
     samples = [make_sample(number) for number in (0, 1, 2, 3)]
-    del samples[0]["depth"]
-    model = FakeModel()
-    shown = []
-    generate = model.generate
-    model.generate = lambda inputs, targets, **options: (
-        shown.append(len(inputs["rgb"])) or generate(inputs, targets, **options)
-    )
+    del samples[0]["depth"], samples[2]["caption"]
     heldout = SampleSet.collect(samples, MODALITIES)
-    draw_samples(tmp_path / "s.png", model, heldout, ("rgb->depth",), num_samples=4)
-    assert shown == [3]
-    nothing = SampleSet.collect([{"depth": samples[1]["depth"]}], MODALITIES)
-    draw_samples(tmp_path / "s.png", model, nothing, ("rgb->depth",))
-    assert (tmp_path / "s.png").exists()
+    evaluator = evaluate(heldout, ("rgb->depth", "rgb->caption"))
+    shown = []
+    take = SampleSet.take
+
+    class Watched(SampleSet):
+        def take(self, modality, rows):
+            shown.append(rows.tolist())
+            return take(self, modality, rows)
+
+    watched = Watched(heldout.size, heldout.columns, heldout.metadata)
+    draw_samples(tmp_path / "s.png", evaluator.model, watched, evaluator.examples)
+    assert shown == [[1, 3]] * 3
+    draw_samples(tmp_path / "s.png", evaluator.model, watched, [])
 
 
 @pytest.mark.parametrize("words", [1, 20, 400])
@@ -74,8 +86,8 @@ def test_text_is_wrapped_into_its_cell_or_cut(words):
 def test_curves_survive_gaps_single_points_and_an_empty_log(tmp_path):
     lines = [
         {"stage": "tokenizer/rgb", "step": 10, "loss": 1.0, "reconstruction": 1.0, "usage": 0.5},
-        {"stage": "model", "step": 10, "loss": 4.0, "loss/rgb": None, "marginal_entropy/rgb": 5.0},
-        {"stage": "model", "step": 20, "loss": None, "loss/rgb": 4.0, "marginal_entropy/rgb": 5.0},
+        {"stage": "model", "step": 10, "loss": 4.0, "loss/rgb": None, "entropy/rgb": 5.0},
+        {"stage": "model", "step": 20, "loss": None, "loss/rgb": 4.0, "entropy/rgb": 5.0},
         {"stage": "model", "step": 30, "loss": 3.0, "loss/rgb": 3.0, "loss/depth": None},
     ]
     sizes = []

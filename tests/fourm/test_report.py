@@ -1,13 +1,15 @@
 import dataclasses
 import json
 import math
+import re
 
+import jax
 import numpy as np
 
 from fourm.evaluation import EvaluationConfig, Evaluator
 from fourm.probing import ProbeConfig, probe
 from fourm.report import Report, format_report, write_report
-from fourm.results import format_matrix, format_table, share_of_way, write_json
+from fourm.results import beats_floor, format_matrix, format_table, share_of_way, write_json
 from tests.fourm.fakes import FakeModel, make_set
 
 ROW = {
@@ -114,6 +116,14 @@ def test_the_share_runs_from_floor_to_ceiling_in_either_direction():
     assert math.isnan(share_of_way(ROW | {"value": None}))
 
 
+def test_a_tokenizer_worse_than_a_constant_leaves_no_share(tmp_path):
+    broken = ROW | {"value": 0.9, "ceiling": 0.8}
+    assert math.isnan(share_of_way(broken)) and not beats_floor(broken)
+    assert beats_floor(ROW) and not beats_floor(ROW | {"better": "higher"})
+    text = format_report(tmp_path, dataclasses.replace(make_report(), results=[broken, ROW]))
+    assert "In 0 of 1 directions" in text and "mean share" not in text
+
+
 def test_tables_for_the_terminal_are_aligned():
     rows = [ROW, ROW | {"inputs": ["caption", "rgb"], "target": "semseg", "value": math.nan}]
     lines = format_table(rows).splitlines()
@@ -122,6 +132,14 @@ def test_tables_for_the_terminal_are_aligned():
     grid = format_matrix([ROW, ROW | {"inputs": ["depth"], "target": "rgb", "value": 0.4}])
     assert grid.splitlines()[1].split() == ["rgb", "-", "67%"]
     assert grid.splitlines()[2].split() == ["depth", "0%", "-"]
+
+
+def test_the_device_is_named_by_default():
+    report = Report(seconds={}, tokenizers={}, results=[], probes=[], config={})
+    if jax.default_backend() == "cpu":
+        assert re.fullmatch(r"cpu, \d+ cores", report.device)
+    else:
+        assert jax.devices()[0].device_kind in report.device
 
 
 def test_json_is_written_whatever_numpy_is_in_it(tmp_path):
