@@ -8,7 +8,6 @@ Every stage keeps what it made in the run directory; run again, and what is done
 """
 
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -31,9 +30,9 @@ from fourm.loss import masked_loss
 from fourm.masking import mask_batch
 from fourm.model import FourM, initialize_from_codes
 from fourm.pictures import draw_curves, draw_samples
-from fourm.probing import probe
+from fourm.probing import probe, untrained_like
 from fourm.report import Report, write_report
-from fourm.run import Any2Any, load
+from fourm.run import load
 from fourm.run_log import RunLog, read_metrics
 from fourm.sample_set import TRAINING, SampleSet, load_heldout, save_heldout
 from fourm.saved_model import save_model
@@ -269,12 +268,6 @@ def evaluate(config: RunConfig, folder: Path, stage: Stages) -> None:
     ]
     training, heldout = load_heldout(folder, TRAINING), load_heldout(folder, split)
     model = load(folder)
-    untrained = Any2Any(
-        FourM(model.space, config.model, nnx.Rngs(config.seed + 1)),
-        model.tokenizers,
-        model.config,
-        model.settings,
-    )
     with stage("evaluation", folder / f"heldout/{split}"):
         evaluator = Evaluator(model, heldout, training, config.evaluation)
         tokenizers, results = evaluator.tokenizers(), evaluator.evaluate()
@@ -285,11 +278,10 @@ def evaluate(config: RunConfig, folder: Path, stage: Stages) -> None:
             for name in other_splits
         }
     with stage("probes", folder / "report.md"):
-        probes, notes = probe(model, untrained, training, heldout, config.probes)
+        probes, notes = probe(model, untrained_like(model), training, heldout, config.probes)
     with stage("pictures", folder / "samples.png"):
-        draw_samples(folder / "samples.png", model, heldout, config.evaluation.pairs)
+        draw_samples(folder / "samples.png", model, heldout, evaluator.examples)
         draw_curves(folder / "curves.png", read_metrics(folder))
-    device = jax.devices()[0]
     write_report(
         folder,
         Report(
@@ -297,7 +289,6 @@ def evaluate(config: RunConfig, folder: Path, stage: Stages) -> None:
             tokenizers=tokenizers,
             results=results,
             probes=probes,
-            device=f"{device.device_kind} ({os.cpu_count()} CPU cores)",
             config=to_plain(config),
             command=f"python train.py {' '.join(sys.argv[1:])}".strip(),
             split=split,

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key, PyTree
+from optax.contrib import MuonDimensionNumbers, muon
 
 Metrics = dict[str, Float[Array, ""]]
 LossFn = Callable[[Any, Any, Key[Array, ""]], tuple[Float[Array, ""], Metrics]]
@@ -17,12 +18,15 @@ LossFn = Callable[[Any, Any, Key[Array, ""]], tuple[Float[Array, ""], Metrics]]
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW with linear warm-up and cosine decay (Loshchilov and Hutter 2019)."""
+    """AdamW (Loshchilov and Hutter 2019) or Muon, with linear warm-up and cosine decay."""
 
+    name: Literal["adamw", "muon"] = "adamw"
+    """muon orthogonalises the updates of kernels (Jordan et al. 2024) and leaves the rest to
+    AdamW: about half the steps for the same loss in short runs."""
     learning_rate: float = 1e-3
     """Peak learning rate."""
     warmup_steps: int = 100
-    """Steps of linear warm-up."""
+    """Steps of linear warm-up, at most half of all."""
     final_fraction: float = 0.02
     """Learning rate at the last step over its peak."""
     weight_decay: float = 0.05
@@ -31,6 +35,9 @@ class OptimizerConfig:
     """Decay of the first moment."""
     b2: float = 0.95
     """Decay of the second moment."""
+    muon_scale: float = 4.0
+    """Learning rate of kernels over `learning_rate`, under muon; updates have the root mean square
+    that AdamW's have at equal rates (Liu et al. 2025, section 2.2)."""
     clip_norm: float = 1.0
     """Largest global norm of a gradient; larger ones are scaled down to it. 0 = off."""
 
@@ -53,17 +60,25 @@ class TrainState(NamedTuple):
     variables: PyTree
 
 
+def last_name(path: tuple) -> str:
+    """Returns a parameter's own name from its path in the tree."""
+    return str(getattr(path[-1], "key", path[-1]))
+
+
 def is_matrix(path: tuple, _: Array) -> bool:
     """True for kernels and tables, by name: stacked layers give norm scales two axes too."""
-    name = str(getattr(path[-1], "key", getattr(path[-1], "name", path[-1])))
-    if name == "value":  # the leaf inside an nnx.Param
-        name = str(getattr(path[-2], "key", path[-2]))
-    return name.endswith(("kernel", "table", "embedding"))
+    return last_name(path).endswith(("kernel", "table", "embedding"))
+
+
+def muon_axes(path: tuple, leaf: Array) -> MuonDimensionNumbers | None:
+    """Names the axes of a kernel, stacked or not; None for what AdamW updates."""
+    is_kernel = last_name(path) == "kernel"
+    return MuonDimensionNumbers(leaf.ndim - 2, leaf.ndim - 1) if is_kernel else None
 
 
 def build_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
     """Builds the learning rate as a function of the step."""
-    warmup = min(config.warmup_steps, max(steps // 2, 1))
+    warmup = max(1, min(config.warmup_steps, steps // 2))
     peak = config.learning_rate
     return optax.warmup_cosine_decay_schedule(
         peak / warmup, peak, warmup, max(steps, warmup + 1), peak * config.final_fraction
@@ -71,18 +86,40 @@ def build_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
 
 
 def build_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """Builds AdamW with clipping, for a run of `steps` steps."""
-    decay_mask = lambda params: jax.tree_util.tree_map_with_path(is_matrix, params)  # noqa: E731
-    adamw = optax.adamw(
-        build_schedule(config, steps),
-        b1=config.b1,
-        b2=config.b2,
-        weight_decay=config.weight_decay,
-        mask=decay_mask,
-    )
+    """Builds the optimizer, clipping included, for a run of `steps` steps."""
+    schedule = build_schedule(config, steps)
+
+    def decays(params: PyTree) -> PyTree:
+        return jax.tree_util.tree_map_with_path(is_matrix, params)
+
+    match config.name:
+        case "adamw":
+            optimizer = optax.adamw(
+                schedule,
+                b1=config.b1,
+                b2=config.b2,
+                weight_decay=config.weight_decay,
+                mask=decays,
+            )
+        case "muon":
+            optimizer = muon(
+                lambda step: config.muon_scale * schedule(step),
+                weight_decay=config.weight_decay,
+                weight_decay_mask=decays,
+                adam_b1=config.b1,
+                adam_b2=config.b2,
+                adam_weight_decay=config.weight_decay,
+                adam_learning_rate=schedule,
+                muon_weight_dimension_numbers=lambda params: jax.tree_util.tree_map_with_path(
+                    muon_axes, params
+                ),
+                consistent_rms=0.2,
+            )
+        case _:
+            raise ValueError(f"There is no optimizer {config.name!r}; there are adamw and muon.")
     if config.clip_norm <= 0:
-        return adamw
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw)
+        return optimizer
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
 
 
 def create_state(
