@@ -1,7 +1,7 @@
 """Generates the tokens of any modality from those of any others.
 
-Grids are completed in a few passes, each of which fixes some tokens for good (MaskGIT: Chang et
-al. 2022, section 3.2; random order: Mizrahi et al. 2023, section 3.3). Sequences are
+Grids are completed in a few passes, each of which fixes some tokens for good: the surest ones
+(MaskGIT, Chang et al. 2022, section 3.2) or random ones (4M, Mizrahi et al. 2023). Sequences are
 written token by token. Both are one loop in one compiled function over arrays of fixed shape.
 """
 

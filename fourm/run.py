@@ -201,6 +201,12 @@ class Any2Any:
                     f"known[{name!r}] has shape {np.shape(tokens)}; needed are {entry.num_tokens} "
                     f"ids per sample, 0 to {entry.vocab_size - 1}, or {PADDING} where unknown."
                 )
+            is_hole = (array[:, :-1] == PADDING) & (array[:, 1:] != PADDING)
+            if entry.kind == "sequence" and is_hole.any():
+                raise ValueError(
+                    f"known[{name!r}] has unknown tokens before known ones; of a sequence only the "
+                    "beginning can be given."
+                )
             ids[name] = array.astype(np.int32)
         return ids
 

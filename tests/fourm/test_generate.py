@@ -76,7 +76,6 @@ def test_nothing_in_writes_into_the_run(folder):
 
 
 def test_the_same_command_writes_the_same_bytes(folder, tmp_path):
-    written = []
     for name in ("one", "two", "other"):
         seed = 1 if name == "other" else 0
         arguments = ["--targets", "depth", "--seed", seed, "--out", tmp_path / name]

@@ -201,6 +201,7 @@ def test_a_tokenizer_of_another_run_is_refused(tmp_path, run):
         ({"caption": [""]}, ["rgb"], {}, "caption is an empty text"),
         ({}, ["rgb"], {"known": {"rgb": np.full((1, 4), 16)}}, "4 ids per sample, 0 to 15"),
         ({}, ["rgb"], {"known": {"rgb": np.zeros((1, 3), int)}}, "4 ids per sample"),
+        ({}, ["rgb"], {"known": {"caption": np.eye(1, 10, 3, int) - 1}}, "only the beginning"),
         ({"count": [1.0]}, ["rgb"], {"known": {"count": np.zeros((1, 1), int)}}, "given both"),
     ],
 )
