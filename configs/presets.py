@@ -3,6 +3,7 @@
 import difflib
 import importlib.util
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -65,10 +66,23 @@ def load_file(path: Path) -> tuple[RunConfig, str]:
     """Runs a Python file of the user's own and returns its `config` and its docstring."""
     if not path.is_file():
         raise ValueError(f"There is no configuration file {path}; give an existing one.")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    # A name of its own, so that no module of ours or the user's is replaced. Dataclasses that the
+    # file defines look themselves up by it.
+    spec = importlib.util.spec_from_file_location(f"configuration_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
-    spec.loader.exec_module(module)
+    sys.modules[spec.name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        if isinstance(error, SyntaxError):
+            line = error.lineno
+        else:
+            frames = traceback.extract_tb(error.__traceback__)
+            line = next((f.lineno for f in reversed(frames) if f.filename == str(path)), None)
+        raise ValueError(
+            f"{path}{f', line {line},' if line else ''} can't be used: "
+            f"{type(error).__name__}: {error}."
+        ) from error
     config = getattr(module, "config", None)
     if not isinstance(config, RunConfig):
         raise ValueError(f"{path} must set `config = RunConfig(...)`, from configs.schema.")

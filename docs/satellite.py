@@ -37,7 +37,7 @@ PATCHES = ImageTokenizerConfig(patch_size=8, codebook_size=512)
 MODALITIES = {
     "rgb": Modality(Colors(), PATCHES),
     "bands": Modality(Reals(channels=12, unit="reflectance", picture=(3, 2, 1)), PATCHES),
-    "radar": Modality(Reals(channels=2, unit="dB", drawn_range=(-30, 0)), PATCHES),
+    "radar": Modality(Reals(channels=2, unit="dB", drawn_range=(-30.0, 0.0)), PATCHES),
     "elevation": Modality(Reals(unit="m"), PATCHES),
     "land_cover": Modality(Classes(names=LAND_COVER), PATCHES),
 }

@@ -1,0 +1,148 @@
+import ast
+import dataclasses
+import inspect
+import itertools
+import json
+import typing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from configs.presets import PRESETS
+from configs.schema import CropConfig, RunConfig, differing_knobs, to_plain
+from data_pipeline.files import ArrayFile, BoxesFile, NumberFile, TextFile
+from data_pipeline.files_source import FilesData
+from data_pipeline.scenes import ScenesData
+from data_pipeline.splits import SplitByFolder, SplitByFraction
+from data_pipeline.tfds_source import TfdsData
+from fourm.evaluation import EvaluationConfig, RegionConfig
+from fourm.generation import GenerationConfig
+from fourm.loss import LossConfig
+from fourm.masking import MaskingComponent, MaskingConfig
+from fourm.model import ModelConfig
+from fourm.probing import ProbeConfig
+from fourm.train_state import OptimizerConfig
+from fourm.training import TrainingConfig
+from tokenizers.boxes import BoxList, BoxTokenizerConfig
+from tokenizers.image import ImageTokenizerConfig
+from tokenizers.modality import Modality
+from tokenizers.scalars import Scalar, ScalarTokenizerConfig
+from tokenizers.text import Text, TextTokenizerConfig
+from tokenizers.values import Classes, Colors, Directions, Distances, Reals
+
+CONFIG_CLASSES = {
+    *(RunConfig, CropConfig, Modality, EvaluationConfig, RegionConfig, GenerationConfig),
+    *(LossConfig, MaskingComponent, MaskingConfig, ModelConfig, ProbeConfig, OptimizerConfig),
+    *(TrainingConfig, ScenesData, FilesData, TfdsData, SplitByFolder, SplitByFraction),
+    *(ArrayFile, BoxesFile, NumberFile, TextFile, Colors, Distances, Directions, Classes, Reals),
+    *(Text, BoxList, Scalar, ImageTokenizerConfig, TextTokenizerConfig, BoxTokenizerConfig),
+    ScalarTokenizerConfig,
+}
+
+
+def described_fields(cls: type) -> set[str]:
+    """Returns the fields of a class, inherited ones included, with a docstring below them."""
+    found = set()
+    for base in cls.__mro__:
+        if base is object or not dataclasses.is_dataclass(base):
+            continue
+        body = ast.parse(inspect.getsource(base).lstrip()).body[0].body
+        for entry, below in itertools.pairwise(body):
+            match entry, below:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(text)):
+                    if isinstance(text, str) and len(text) > 5:
+                        found.add(name)
+    return found
+
+
+@pytest.mark.parametrize("cls", sorted(CONFIG_CLASSES, key=lambda cls: cls.__name__))
+def test_every_field_of_a_configuration_has_its_help_below_it(cls):
+    assert cls.__doc__
+    fields = {entry.name for entry in dataclasses.fields(cls)}
+    assert fields - described_fields(cls) == set()
+
+
+def reachable_classes(hint, found):
+    """Collects the dataclasses of a type hint, whatever they are wrapped in."""
+    if dataclasses.is_dataclass(hint) and hint not in found:
+        found.add(hint)
+        hints = typing.get_type_hints(hint)
+        for entry in dataclasses.fields(hint):
+            reachable_classes(hints[entry.name], found)
+    for inner in typing.get_args(hint):
+        reachable_classes(inner, found)
+    return found
+
+
+def test_the_classes_checked_above_are_all_that_a_run_is_made_of():
+    found = reachable_classes(RunConfig, set())
+    abstract = {cls for cls in found if cls.__subclasses__() and cls not in CONFIG_CLASSES}
+    assert found - abstract <= CONFIG_CLASSES
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_plain_configuration_survives_json(name):
+    plain = to_plain(PRESETS[name]())
+    assert json.loads(json.dumps(plain, allow_nan=False)) == plain
+    assert differing_knobs(plain, json.loads(json.dumps(plain))) == []
+    assert plain["class"] == "RunConfig" and plain["model"]["class"] == "ModelConfig"
+
+
+def leaves(plain, path=""):
+    if isinstance(plain, dict):
+        for key, value in plain.items():
+            yield from leaves(value, f"{path}.{key}" if path else key)
+    else:
+        yield path, plain
+
+
+def with_leaf(plain, path, value):
+    head, _, rest = path.partition(".")
+    return {**plain, head: with_leaf(plain[head], rest, value) if rest else value}
+
+
+def test_differing_knobs_names_exactly_the_leaf_that_was_changed():
+    plain = to_plain(PRESETS["scenes"]())
+    paths = [path for path, value in leaves(plain) if value != {}]
+    assert len(paths) > 100
+    for path in paths:
+        changed = with_leaf(plain, path, "something else")
+        assert differing_knobs(plain, changed) == [path]
+        assert differing_knobs(changed, plain) == [path]
+
+
+def test_differing_knobs_sees_added_and_removed_names():
+    old, new = {"a": 1, "b": {"c": 2}}, {"a": 1, "b": {"c": 2, "d": 3}}
+    assert differing_knobs(old, new) == ["b.d"]
+    assert differing_knobs(new, old) == ["b.d"]
+
+
+def test_plain_numbers_that_json_lacks_become_text():
+    @dataclass(frozen=True)
+    class Limits:
+        low: float
+        folder: Path
+
+    plain = to_plain(Limits(float("-inf"), Path("a") / "b"))
+    assert plain == {"class": "Limits", "low": "-inf", "folder": "a/b"}
+
+
+def test_what_a_configuration_cannot_hold_is_named():
+    with pytest.raises(TypeError, match=r"can't hold .* of type set"):
+        to_plain({"names": {"a"}})
+
+
+def test_check_refuses_generation_of_a_modality_that_there_is_not():
+    config = PRESETS["scenes"]()
+    config.check()
+    wrong = replace(config, generation={"dept": GenerationConfig()})
+    with pytest.raises(ValueError, match=r"--generation\.dept is set, but the modalities are rgb"):
+        wrong.check()
+
+
+def test_check_refuses_impossible_training():
+    config = PRESETS["scenes"]()
+    wrong = replace(config, training=TrainingConfig(batch_size=30, accumulation=4))
+    with pytest.raises(ValueError, match=r"--training\.batch-size is 30; .*divisible"):
+        wrong.check()
