@@ -7,17 +7,21 @@ span corruption: Raffel et al. 2020, section 3.1.4); unlike there, a budget is a
 is spent in full, and absent modalities are simply never drawn.
 """
 
+import math
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from fourm.budgets import draw_log_shares, split_budget
+from fourm.span_corruption import SpanCorruption, choose_window, corrupt_spans, pack
 from fourm.token_space import MASK_ID, Inputs, MaskedBatch, Targets, TokenRange, TokenSpace
 from tokenizers.base import TokenBatch
 
 Keep = Literal["random", "all", "binary"]
+KEEPS: tuple[Keep, ...] = get_args(Keep)
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,8 @@ class MaskingComponent:
     targets: dict[str, float] = field(default_factory=dict)
     """The same for the tokens to be predicted."""
     num_inputs: tuple[int, int] = (64, 64)
-    """Fewest and most tokens shown, both included; fewer where the sample has no more."""
+    """Fewest and most tokens shown, both included; fewer where the sample has no more, or where
+    nothing would be left to predict."""
     num_targets: tuple[int, int] = (96, 96)
     """Fewest and most tokens to be predicted."""
     keep: Keep = "random"
@@ -67,75 +72,30 @@ class MaskingConfig:
                 if not alphas:
                     raise ValueError(f"{knob}.{side} names no modality; name at least one.")
                 for name, alpha in alphas.items():
-                    space[name]
-                    if not alpha > 0:
+                    special = space[name].special
+                    if special is not None and special.num_sentinels < 2:
+                        raise ValueError(
+                            f"{name} has {special.num_sentinels} sentinel; span corruption needs "
+                            f"at least 2: raise --modalities.{name}.tokenizer.num-sentinels."
+                        )
+                    if not 0 < alpha < math.inf:
                         raise ValueError(
                             f"{knob}.{side}.{name} is {alpha}; a Dirichlet concentration must be "
-                            "positive (leave the modality out to exclude it)."
+                            "positive and finite (leave the modality out to exclude it)."
                         )
                 low, high = getattr(component, f"num_{side}")
                 if not 1 <= low <= high:
                     raise ValueError(f"{knob}.num-{side} is {low} {high}; needs 1 <= low <= high.")
-            if not component.weight >= 0:
-                raise ValueError(f"{knob}.weight is {component.weight}; it must not be negative.")
+            if not 0 <= component.weight < math.inf:
+                raise ValueError(
+                    f"{knob}.weight is {component.weight}; it must be finite and not negative."
+                )
+            if component.keep not in KEEPS:
+                raise ValueError(
+                    f"{knob}.keep is {component.keep!r}; choose from {', '.join(KEEPS)}."
+                )
         if not any(component.weight > 0 for component in self.components):
             raise ValueError("Every masking component has weight 0; give one a positive weight.")
-
-
-def sample_budgets(
-    key: Key[Array, ""],
-    alphas: Float[Array, "modalities"],
-    capacity: Int[Array, "modalities"],
-    total: Int[Array, ""],
-) -> Int[Array, "modalities"]:
-    """Draws how many of `total` tokens each modality gives.
-
-    Shares are Dirichlet; where a share exceeds what the modality has, the excess goes to the
-    others in proportion to their shares, so that the budgets add up to `total` or to all there
-    is, whichever is less.
-
-    Args:
-        alphas: Concentration per modality; 0 = never drawn.
-        capacity: Tokens that each modality has at most.
-        total: Tokens to hand out.
-
-    Returns:
-        Tokens per modality, each at most its capacity.
-    """
-    is_open = (alphas > 0) & (capacity > 0)
-    # Gammas in log space: at concentration 0.01 nearly all of them underflow otherwise.
-    log_gammas = jax.random.loggamma(key, jnp.where(is_open, alphas, 1.0))
-    shares = jax.nn.softmax(jnp.where(is_open, log_gammas, -jnp.inf), where=is_open)
-    shares = jnp.where(is_open, jnp.maximum(shares, 1e-6), 0.0)
-    return fill_in_proportion(shares, capacity, total)
-
-
-def fill_in_proportion(
-    shares: Float[Array, "modalities"],
-    capacity: Int[Array, "modalities"],
-    total: Int[Array, ""],
-) -> Int[Array, "modalities"]:
-    """Splits `total` in proportion to `shares`, none above its capacity, without remainder.
-
-    Solves sum(min(capacity, level * shares)) = total for the level exactly, by walking the
-    sorted levels at which modalities fill up, then rounds by largest remainder.
-    """
-    capacity = jnp.where(shares > 0, capacity, 0)
-    total = jnp.minimum(total, capacity.sum())
-    full_at = jnp.where(shares > 0, capacity / jnp.maximum(shares, 1e-12), jnp.inf)
-    # Entry i: the level that spends `total` if just the modalities that fill up before i are full.
-    is_full_before = full_at[None, :] < full_at[:, None]
-    left = total - jnp.where(is_full_before, capacity, 0).sum(1)
-    open_shares = jnp.where(is_full_before, 0.0, shares).sum(1)
-    # Spending at a level is the least, over all sets of modalities taken as full, of what that
-    # set would spend; so every set's level is a lower bound and the right one is the largest.
-    levels = jnp.where(shares > 0, left / jnp.maximum(open_shares, 1e-12), 0.0)
-    level = jnp.max(levels)
-    exact = jnp.minimum(capacity.astype(jnp.float32), level * shares)
-    budgets = jnp.minimum(jnp.floor(exact + 1e-3).astype(jnp.int32), capacity)
-    rest = jnp.where(budgets < capacity, exact - budgets, -jnp.inf)
-    rank = jnp.argsort(jnp.argsort(-rest))
-    return jnp.where((rank < total - budgets.sum()) & (budgets < capacity), budgets + 1, budgets)
 
 
 class Stream(NamedTuple):
@@ -154,101 +114,26 @@ class Stream(NamedTuple):
     is_chosen: Bool[Array, "length"]
 
 
-class SpanCorruption(NamedTuple):
-    """A sequence split into what is shown and what is asked, in the modality's own ids.
+class Draws(NamedTuple):
+    """Uniform numbers in [0, 1) for one sample, one for every decision but the shares.
 
-    With a b c d e, sentinels X Y Z, and b, c, e dropped:
-    inputs a X d Y, targets X b c Y e Z.
+    Drawn at once: a key for each of them takes several times as long to compile.
     """
 
-    inputs: Int[Array, "tokens"]
-    num_inputs: Int[Array, ""]
-    targets: Int[Array, "tokens_and_sentinels"]
-    is_sentinel: Bool[Array, "tokens_and_sentinels"]
-    num_targets: Int[Array, ""]
+    component: Float[Array, ""]
+    num_inputs: Float[Array, ""]
+    num_targets: Float[Array, ""]
+    part: Float[Array, ""]
+    keep: Float[Array, ""]
+    windows: Float[Array, "modalities"]
+    tokens: Float[Array, "positions"]
 
 
-def corrupt_spans(
-    key: Key[Array, ""],
-    ids: Int[Array, "tokens"],
-    num_real: Int[Array, ""],
-    budget: Int[Array, ""],
-    keep: Float[Array, ""],
-    first_sentinel: int,
-    num_sentinels: int,
-) -> SpanCorruption:
-    """Replaces random spans by sentinels so that what is left fits the budget.
-
-    Every token draws a number in [0, 1) and the lowest are kept. All possible counts are
-    tried at once and the largest that is wanted and fits is taken, where the reference
-    retries with ever smaller shares.
-
-    Args:
-        ids: The sequence's ids; those after `num_real` are ignored.
-        num_real: Length of the sequence.
-        budget: Most tokens to show, sentinels included; 0 shows nothing and asks for all.
-        keep: Share of tokens to keep, in [0, 1], where the budget allows.
-        first_sentinel: Id of the first sentinel.
-        num_sentinels: How many there are, which bounds the number of spans.
-    """
-    tokens = ids.shape[0]
-    place = jnp.arange(tokens)
-    is_real = place < num_real
-    draw = jnp.where(is_real, jax.random.uniform(key, (tokens,)), jnp.inf)
-    rank = jnp.argsort(jnp.argsort(draw))
-    counts = jnp.arange(tokens + 1)
-    kept_by_count = (rank[None, :] < counts[:, None]) & is_real
-    starts_by_count = starts_span(~kept_by_count & is_real)
-    spans = starts_by_count.sum(1)
-    wanted = jnp.sum(draw <= keep)
-    fits = (counts + spans <= budget) & (spans < num_sentinels) & (counts <= wanted)
-    count = jnp.max(jnp.where(fits, counts, 0))
-    is_kept = kept_by_count[count]
-    is_dropped = ~is_kept & is_real
-    is_start = starts_by_count[count]
-    span = jnp.cumsum(is_start)
-
-    is_shown = (is_kept | is_start) & (budget > 0)
-    shown = jnp.where(is_start, first_sentinel + span - 1, ids)
-    inputs = pack(shown, is_shown, tokens)
-
-    asked_before = jnp.cumsum(is_dropped) - is_dropped
-    length = tokens + 2
-    targets = jnp.zeros(length, ids.dtype)
-    is_sentinel = jnp.zeros(length, bool)
-    at_token = jnp.where(is_dropped, asked_before + span, length)
-    at_start = jnp.where(is_start, asked_before + span - 1, length)
-    at_end = is_dropped.sum() + span[-1]
-    targets = targets.at[at_token].set(ids, mode="drop")
-    targets = targets.at[at_start].set(first_sentinel + span - 1, mode="drop")
-    targets = targets.at[at_end].set(first_sentinel + span[-1])
-    is_sentinel = is_sentinel.at[at_start].set(True, mode="drop").at[at_end].set(True)
-    return SpanCorruption(inputs, is_shown.sum(), targets, is_sentinel, at_end + 1)
-
-
-def starts_span(is_dropped: Bool[Array, "*batch tokens"]) -> Bool[Array, "*batch tokens"]:
-    """Returns True where a dropped token follows a kept one, or begins the sequence."""
-    before = jnp.pad(is_dropped[..., :-1], [(0, 0)] * (is_dropped.ndim - 1) + [(1, 0)])
-    return is_dropped & ~before
-
-
-def pack(
-    values: Int[Array, "tokens"], is_chosen: Bool[Array, "tokens"], length: int
-) -> Int[Array, "{length}"]:
-    """Moves the chosen values to the front, in their order; zeros follow."""
-    place = jnp.where(is_chosen, jnp.cumsum(is_chosen) - 1, length)
-    return jnp.zeros(length, values.dtype).at[place].set(values, mode="drop")
-
-
-def choose_window(
-    key: Key[Array, ""], spans: SpanCorruption, budget: Int[Array, ""]
-) -> Int[Array, ""]:
-    """Draws where `budget` predictions begin in a target stream: at a sentinel, given free."""
-    place = jnp.arange(spans.targets.shape[0])
-    is_start = spans.is_sentinel & (place + budget < spans.num_targets)
-    draw = jnp.where(is_start, jax.random.uniform(key, place.shape), -1.0)
-    # Nothing to predict, or more budget than targets: the stream's beginning.
-    return jnp.where(is_start.any(), jnp.argmax(draw), 0)
+def draw_all(key: Key[Array, ""], space: TokenSpace) -> Draws:
+    """Draws the numbers that decide on one sample."""
+    modalities = len(space.ranges)
+    numbers = jax.random.uniform(key, (5 + modalities + space.num_positions,))
+    return Draws(*numbers[:5], numbers[5 : 5 + modalities], numbers[5 + modalities :])
 
 
 def mask_sample(
@@ -259,32 +144,25 @@ def mask_sample(
     config: MaskingConfig,
 ) -> MaskedBatch:
     """Splits one sample's tokens into inputs and targets; see `mask_batch`."""
-    keys = dict(
-        zip(
-            ("component", "sizes", "inputs", "freed", "targets", "tokens"),
-            jax.random.split(key, 6),
-            strict=True,
-        )
-    )
+    draws_key, shares_key = jax.random.split(key)
+    draws = draw_all(draws_key, space)
     lengths = jnp.stack([num_real[name] for name in space.names]).astype(jnp.int32)
     is_sequence = jnp.array([entry.kind == "sequence" for entry in space.ranges])
-    component = draw_component(keys["component"], lengths > 0, space, config)
+    component = choose_component(draws.component, lengths > 0, space, config)
+    num_inputs = choose_between(draws.num_inputs, component.num_inputs)
+    num_inputs = leave_something(draws.part, num_inputs, component, lengths)
+    num_targets = choose_between(draws.num_targets, component.num_targets)
+    keep = choose_keep(draws.keep, component.keep)
+    alphas = jnp.stack([component.inputs, component.inputs, component.targets])
+    input_shares, freed_shares, target_shares = draw_log_shares(shares_key, alphas)
 
-    size_keys = jax.random.split(keys["sizes"], 3)
-    num_inputs = jax.random.randint(
-        size_keys[0], (), component.num_inputs[0], component.num_inputs[1] + 1
-    )
-    num_targets = jax.random.randint(
-        size_keys[1], (), component.num_targets[0], component.num_targets[1] + 1
-    )
-    keep = draw_keep(size_keys[2], component.keep)
-
-    budgets = sample_budgets(keys["inputs"], component.inputs, lengths, num_inputs)
+    budgets = split_budget(input_shares, lengths, num_inputs)
     corrupted = {}
     for entry in space.ranges:
         if entry.special is not None:
+            first = entry.first_position
             corrupted[entry.name] = corrupt_spans(
-                jax.random.fold_in(keys["tokens"], entry.index),
+                draws.tokens[first : first + entry.num_tokens],
                 ids[entry.name],
                 num_real[entry.name],
                 budgets[entry.index],
@@ -299,9 +177,8 @@ def mask_sample(
             for entry in space.ranges
         ]
     ).astype(jnp.int32)
-    grid_alphas = jnp.where(is_sequence | (budgets == 0), 0.0, component.inputs)
-    freed = sample_budgets(keys["freed"], grid_alphas, lengths - used, num_inputs - used.sum())
-    used = used + freed
+    freed_shares = jnp.where(is_sequence | (budgets == 0), -jnp.inf, freed_shares)
+    used = used + split_budget(freed_shares, lengths - used, num_inputs - used.sum())
 
     available = jnp.stack(
         [
@@ -311,20 +188,27 @@ def mask_sample(
             for entry in space.ranges
         ]
     ).astype(jnp.int32)
-    asked = sample_budgets(keys["targets"], component.targets, available, num_targets)
+    asked = split_budget(target_shares, available, num_targets)
 
     inputs, targets = [], []
     for entry in space.ranges:
-        token_key = jax.random.fold_in(keys["tokens"], entry.index)
         shown_budget, asked_budget = used[entry.index], asked[entry.index]
         if entry.name in corrupted:
-            window_key = jax.random.fold_in(token_key, 1)
             shown, wanted = split_sequence(
-                window_key, corrupted[entry.name], entry, shown_budget, asked_budget
+                draws.windows[entry.index],
+                corrupted[entry.name],
+                entry,
+                shown_budget,
+                asked_budget,
             )
         else:
+            first = entry.first_position
             shown, wanted = split_grid(
-                token_key, ids[entry.name], entry, shown_budget, asked_budget
+                draws.tokens[first : first + entry.num_tokens],
+                ids[entry.name],
+                entry,
+                shown_budget,
+                asked_budget,
             )
         inputs.append(shown)
         targets.append(wanted)
@@ -344,16 +228,13 @@ class DrawnComponent(NamedTuple):
     keep: Int[Array, ""]
 
 
-KEEPS: tuple[Keep, ...] = ("random", "all", "binary")
-
-
-def draw_component(
-    key: Key[Array, ""],
+def choose_component(
+    draw: Float[Array, ""],
     is_present: Bool[Array, "modalities"],
     space: TokenSpace,
     config: MaskingConfig,
 ) -> DrawnComponent:
-    """Draws a component among those that have something to show and something to ask.
+    """Picks a component, by weight, among those that have something to show and something to ask.
 
     If a sample lacks what every component needs, it is shown and asked what it has.
     """
@@ -365,28 +246,55 @@ def draw_component(
 
     inputs, targets = table("inputs"), table("targets")
     weights = jnp.array([component.weight for component in config.components])
-    is_feasible = ((inputs > 0) & is_present).any(1) & ((targets > 0) & is_present).any(1)
-    drawable = is_feasible & (weights > 0)
-    logits = jnp.where(drawable, jnp.log(jnp.maximum(weights, 1e-30)), -1e30)
-    chosen = jax.random.categorical(key, logits)
+    is_shown, is_asked = (inputs > 0) & is_present[None], (targets > 0) & is_present[None]
+    is_feasible = is_shown.any(1) & is_asked.any(1)
+    weights = jnp.where(is_feasible, weights, 0.0)
+    is_possible = weights.sum() > 0
+    limits = jnp.cumsum(weights)
+    chosen = jnp.sum(draw * limits[-1] >= limits)
+    # Rounding may reach the end; the last component with a weight is right then, and any is
+    # where none is possible.
+    chosen = jnp.minimum(chosen, jnp.argmax(limits))
     fallback = jnp.ones(len(space.ranges))
     return DrawnComponent(
-        inputs=jnp.where(drawable.any(), inputs[chosen], fallback),
-        targets=jnp.where(drawable.any(), targets[chosen], fallback),
+        inputs=jnp.where(is_possible, inputs[chosen], fallback),
+        targets=jnp.where(is_possible, targets[chosen], fallback),
         num_inputs=jnp.array([c.num_inputs for c in config.components])[chosen],
         num_targets=jnp.array([c.num_targets for c in config.components])[chosen],
         keep=jnp.array([KEEPS.index(c.keep) for c in config.components])[chosen],
     )
 
 
-def draw_keep(key: Key[Array, ""], keep: Int[Array, ""]) -> Float[Array, ""]:
-    """Draws the share of a sequence that is kept, by the component's rule."""
-    share = jax.random.uniform(key)
-    return jnp.stack([share, jnp.ones(()), (share < 0.5).astype(jnp.float32)])[keep]
+def choose_between(draw: Float[Array, ""], limits: Int[Array, "2"]) -> Int[Array, ""]:
+    """Picks an integer between two limits, both included, each equally likely."""
+    low, high = limits
+    return low + jnp.floor(draw * (high - low + 1)).astype(jnp.int32)
+
+
+def leave_something(
+    draw: Float[Array, ""],
+    num_inputs: Int[Array, ""],
+    component: DrawnComponent,
+    lengths: Int[Array, "modalities"],
+) -> Int[Array, ""]:
+    """Returns `num_inputs`, or less where showing so many would leave nothing to predict.
+
+    That is the case for samples with few modalities. Of those a share is shown that is uniform
+    between nothing and all but one token.
+    """
+    pool = jnp.where(component.inputs > 0, lengths, 0).sum()
+    others = jnp.where((component.targets > 0) & (component.inputs <= 0), lengths, 0).sum()
+    part = jnp.floor(draw * pool).astype(jnp.int32)
+    return jnp.where((others == 0) & (pool <= num_inputs), part, num_inputs)
+
+
+def choose_keep(draw: Float[Array, ""], keep: Int[Array, ""]) -> Float[Array, ""]:
+    """Picks the share of a sequence that is kept, by the component's rule."""
+    return jnp.stack([draw, jnp.ones(()), (draw < 0.5).astype(jnp.float32)])[keep]
 
 
 def split_grid(
-    key: Key[Array, ""],
+    draws: Float[Array, "tokens"],
     ids: Int[Array, "tokens"],
     entry: TokenRange,
     num_shown: Int[Array, ""],
@@ -394,7 +302,7 @@ def split_grid(
 ) -> tuple[Stream, Stream]:
     """Shows and asks disjoint random tokens of a grid."""
     place = jnp.arange(entry.num_tokens)
-    rank = jnp.argsort(jax.random.uniform(key, (entry.num_tokens,)))
+    rank = jnp.argsort(draws)
     shared = Stream(
         ids=ids + entry.first_id,
         previous=jnp.full_like(ids, MASK_ID),
@@ -406,7 +314,7 @@ def split_grid(
 
 
 def split_sequence(
-    key: Key[Array, ""],
+    draw: Float[Array, ""],
     spans: SpanCorruption,
     entry: TokenRange,
     num_shown: Int[Array, ""],
@@ -424,7 +332,7 @@ def split_sequence(
         position=place + entry.first_position,
         is_chosen=place < num_shown,
     )
-    start = choose_window(key, spans, num_asked)
+    start = choose_window(draw, spans, num_asked)
     place = jnp.arange(entry.num_positions - 1)
     stream = jnp.roll(spans.targets, -start) + entry.first_id
     asked = Stream(
@@ -436,39 +344,31 @@ def split_sequence(
     return shown, asked
 
 
-def concatenate(streams: list[Stream], space: TokenSpace) -> tuple[Stream, Int[Array, "_"]]:
-    """Joins the streams of all modalities and names the modality of each token."""
+def pack_streams(streams: list[Stream], space: TokenSpace, length: int) -> dict[str, Array]:
+    """Packs the chosen tokens of all modalities into `length` slots; zeros follow."""
     modality = [
         jnp.full(stream.ids.shape, entry.index, jnp.int32)
         for entry, stream in zip(space.ranges, streams, strict=True)
     ]
     joined = jax.tree.map(lambda *parts: jnp.concatenate(parts), *streams)
-    return joined, jnp.concatenate(modality)
+    chosen = joined.is_chosen
+    source = pack(jnp.arange(len(chosen)), chosen, length)
+    is_real = jnp.arange(length) < chosen.sum()
+    fields = joined._asdict() | {"modality": jnp.concatenate(modality)}
+    packed = {name: jnp.where(is_real, value[source], 0) for name, value in fields.items()}
+    return packed | {"is_real": is_real}
 
 
 def pack_inputs(streams: list[Stream], space: TokenSpace, length: int) -> Inputs:
-    """Packs the chosen tokens of all modalities into `length` slots."""
-    joined, modality = concatenate(streams, space)
-    chosen = joined.is_chosen
-    return Inputs(
-        ids=pack(joined.ids, chosen, length),
-        modality=pack(modality, chosen, length),
-        position=pack(joined.position, chosen, length),
-        is_real=jnp.arange(length) < chosen.sum(),
-    )
+    """Packs what is shown of all modalities."""
+    packed = pack_streams(streams, space, length)
+    return Inputs(**{name: packed[name] for name in Inputs._fields})
 
 
 def pack_targets(streams: list[Stream], space: TokenSpace, length: int) -> Targets:
-    """Packs the chosen tokens of all modalities into `length` slots."""
-    joined, modality = concatenate(streams, space)
-    chosen = joined.is_chosen
-    return Targets(
-        ids=pack(joined.ids, chosen, length),
-        previous=pack(joined.previous, chosen, length),
-        modality=pack(modality, chosen, length),
-        position=pack(joined.position, chosen, length),
-        is_real=jnp.arange(length) < chosen.sum(),
-    )
+    """Packs what is asked of all modalities."""
+    packed = pack_streams(streams, space, length)
+    return Targets(**{name: packed[name] for name in Targets._fields})
 
 
 def mask_batch(

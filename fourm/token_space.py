@@ -5,6 +5,7 @@ integers (id, modality, position, is it real) and the model needs one input tabl
 table, one position table and one modality table however many modalities there are.
 """
 
+import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -61,7 +62,13 @@ class TokenSpace:
 
     @classmethod
     def build(cls, tokenizers: Mapping[str, Tokenizer]) -> "TokenSpace":
-        """Lays the modalities out one after another, in the mapping's order."""
+        """Lays the modalities out one after another, in the mapping's order.
+
+        Raises:
+            ValueError: If there is no modality.
+        """
+        if not tokenizers:
+            raise ValueError("There is no modality; name at least one under --modalities.")
         ranges = []
         first_id, first_position = MASK_ID + 1, 0
         for index, (name, tokenizer) in enumerate(tokenizers.items()):
@@ -96,8 +103,10 @@ class TokenSpace:
         for entry in self.ranges:
             if entry.name == name:
                 return entry
+        nearest = difflib.get_close_matches(name, self.names, 1, cutoff=0.5)
+        hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
         raise ValueError(
-            f"There is no modality {name!r} in this model; it has {', '.join(self.names)}."
+            f"There is no modality {name!r} in this model; it has {', '.join(self.names)}.{hint}"
         )
 
 

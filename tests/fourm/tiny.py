@@ -1,0 +1,72 @@
+"""A small token space, batches of random tokens in it, and a small model over it."""
+
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from fourm.model import FourM, ModelConfig
+from fourm.token_space import TokenSpace
+from tokenizers.base import PADDING, SequenceTokens, TokenBatch
+
+
+@dataclass
+class Shape:
+    """A tokenizer of which only the shape matters."""
+
+    vocab_size: int
+    token_shape: tuple[int, ...]
+    special: SequenceTokens | None = None
+
+    def unused(self, *arguments):
+        raise AssertionError("only tokens are needed here")
+
+    encode = decode = save = load = unused
+
+
+SPACE = TokenSpace.build(
+    {
+        "picture": Shape(13, (3, 4)),
+        "map": Shape(7, (2, 3)),
+        "text": Shape(30, (10,), SequenceTokens(end=0, first_sentinel=1, num_sentinels=4)),
+        "boxes": Shape(19, (6,), SequenceTokens(end=18, first_sentinel=2, num_sentinels=6)),
+        "number": Shape(5, (1,)),
+    }
+)
+
+
+def contents(entry):
+    """Ids of a modality that are neither its end nor a sentinel."""
+    ids = np.arange(entry.vocab_size)
+    if entry.special is None:
+        return ids
+    first = entry.special.first_sentinel
+    is_sentinel = (ids >= first) & (ids < first + entry.special.num_sentinels)
+    return ids[~is_sentinel & (ids != entry.special.end)]
+
+
+def make_tokens(batch=8, seed=0, space=SPACE, present=1.0, index=None) -> TokenBatch:
+    """Random tokens, those of a sequence all different; a modality is there by chance `present`."""
+    rng = np.random.default_rng(seed)
+    ids, num_real = {}, {}
+    for entry in space.ranges:
+        tokens = rng.choice(contents(entry), (batch, entry.num_tokens)).astype(np.int32)
+        length = np.full(batch, entry.num_tokens, np.int32)
+        if entry.special is not None:
+            choices = np.tile(contents(entry), (batch, 1))
+            tokens = rng.permuted(choices, axis=1)[:, : entry.num_tokens].astype(np.int32)
+            length = rng.integers(1, entry.num_tokens + 1, batch).astype(np.int32)
+            tokens[np.arange(batch), length - 1] = entry.special.end
+        length = np.where(rng.random(batch) < present, length, 0).astype(np.int32)
+        is_real = np.arange(entry.num_tokens) < length[:, None]
+        ids[entry.name] = jnp.asarray(np.where(is_real, tokens, PADDING), jnp.int32)
+        num_real[entry.name] = jnp.asarray(length)
+    index = np.arange(batch) + 100 * seed if index is None else index
+    return TokenBatch(ids, num_real, jnp.asarray(index, jnp.int32))
+
+
+def build_model(seed=0, space=SPACE, **options) -> FourM:
+    shape = dict(dim=16, num_heads=2, encoder_layers=1, decoder_layers=1, scan_layers=True)
+    config = ModelConfig(**shape | options)
+    return nnx.jit(lambda: FourM(space, config, nnx.Rngs(seed)))()
