@@ -145,20 +145,21 @@ class VectorQuantizer(nnx.Module):
         key: Array,
     ) -> None:
         """Moves every code to the average of its latents, and rare ones to where codes lack."""
-        sums = jnp.zeros((self.num_codes, self.dim)).at[ids].add(rows)
-        counts = self.decay * self.counts[...] + (1 - self.decay) * counts
+        # In units of an equal share, so that a new codebook fits batches of any size.
+        equal = len(rows) / self.num_codes
+        sums = jnp.zeros((self.num_codes, self.dim)).at[ids].add(rows) / equal
+        counts = self.decay * self.counts[...] + (1 - self.decay) * counts / equal
         sums = self.decay * self.sums[...] + (1 - self.decay) * sums
 
-        equal = len(rows) / self.num_codes
-        is_rare = (counts < self.rare * equal)[:, None]
         # One draw per code from a cumulative sum: a categorical over rows would cost
         # codes x rows random numbers.
         mass = jnp.cumsum(jax.lax.stop_gradient(error) + 1e-12)
         draws = jax.random.uniform(key, (self.num_codes,)) * mass[-1]
         drawn = rows[jnp.searchsorted(mass, draws).clip(0, len(rows) - 1)]
 
-        self.counts[...] = jnp.where(is_rare[:, 0], equal, counts)
-        self.sums[...] = jnp.where(is_rare, drawn * equal, sums)
+        is_rare = (counts < self.rare)[:, None]
+        self.counts[...] = jnp.where(is_rare[:, 0], 1, counts)
+        self.sums[...] = jnp.where(is_rare, drawn, sums)
         codes = self.sums[...] / jnp.maximum(self.counts[...], 1e-8)[:, None]
         self.codes[...] = _unit(codes) if self.distance == "cosine" else codes
 
