@@ -55,7 +55,7 @@ class ImageTokenizerConfig:
     """A code of vq is replaced when it is used less than this share of an equal share."""
     levels: tuple[int, ...] = (8, 8, 8)
     """Levels of each number of fsq; their product is the number of codes."""
-    width: int = 256
+    width: int = 192
     """Numbers per token inside encoder and decoder."""
     encoder_depth: int = 1
     """Residual blocks of the encoder."""
@@ -63,7 +63,7 @@ class ImageTokenizerConfig:
     """Residual blocks of the decoder."""
     code_context: int = 1
     """How many codes away, in every direction, the decoder sees."""
-    steps: int = 800
+    steps: int = 1000
     """Training steps."""
     batch_size: int = 8
     """Pictures per training step."""
