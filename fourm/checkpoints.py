@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 
 import jax
+from jaxtyping import PyTree
 from orbax.checkpoint import v1 as ocp
 
 from fourm.train_state import TrainState
@@ -49,7 +50,7 @@ class Checkpoints:
         """Returns the newest checkpoint in the shape of `state`, or `state` if there is none.
 
         Raises:
-            ValueError: If it was written by a run of another shape or seed.
+            ValueError: If it was written by a run of another shape or seed, or can't be read.
         """
         step = self.latest_step
         if step is None:
@@ -57,19 +58,27 @@ class Checkpoints:
         parts = {name: part for name, part in state._asdict().items() if jax.tree.leaves(part)}
         del parts["step"]
         parts["progress"] = {"next_step": 0, "seed": 0}
+        folder = self._checkpointer.directory
         try:
-            loaded = self._checkpointer.load_checkpointables(step, parts)
-        except Exception as error:  # orbax names the mismatch only in the cause
+            saved = self._checkpointer.checkpointables_metadata(step).metadata
+            # orbax names a mismatch only in a cause of a cause, and casts types silently.
+            difference = describe_difference(saved, parts)
+            loaded = None if difference else self._checkpointer.load_checkpointables(step, parts)
+        except Exception as error:
             raise ValueError(
-                f"The checkpoint in {self._checkpointer.directory} was written by a model or an "
-                "optimizer of another shape; restore the old settings, or choose a new "
-                f"--run-dir ({error.__cause__ or error})."
+                f"The checkpoint of step {step} can't be read; delete {folder / str(step)} to "
+                "continue from the one before it."
             ) from error
+        if loaded is None:
+            raise ValueError(
+                f"The checkpoint in {folder} was written by a model or an optimizer of another "
+                f"shape: {difference}; restore the old settings, or choose a new --run-dir."
+            )
         progress = loaded.pop("progress")
         if progress["seed"] != seed:
             raise ValueError(
-                f"The checkpoint in {self._checkpointer.directory} was made with --seed "
-                f"{progress['seed']}, this run has --seed {seed}; use the same, or a new --run-dir."
+                f"The checkpoint in {folder} was made with --seed {progress['seed']}, this run "
+                f"has --seed {seed}; use the same, or a new --run-dir."
             )
         step_array = jax.numpy.asarray(progress["next_step"], state.step.dtype)
         return state._replace(step=step_array, **loaded)
@@ -80,3 +89,29 @@ class Checkpoints:
 
     def close(self) -> None:
         self._checkpointer.close()
+
+
+def describe_difference(saved: PyTree, wanted: PyTree) -> str:
+    """Returns the first array that differs in name, type or shape; "" if there is none."""
+    there, here = describe_arrays(saved), describe_arrays(wanted)
+    for name in sorted(there.keys() | here.keys()):
+        if there.get(name) != here.get(name):
+            return (
+                f"{name} is {there.get(name, 'missing')} there and {here.get(name, 'missing')} here"
+            )
+    return ""
+
+
+def describe_arrays(tree: PyTree) -> dict[str, str]:
+    """Returns type and shape of every array of a tree, or of what orbax knows of a saved one."""
+
+    def join(path: tuple) -> str:
+        return ".".join(
+            str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path
+        )
+
+    return {
+        join(path): f"{leaf.dtype}{list(leaf.shape)}"
+        for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
+        if hasattr(leaf, "shape")
+    }

@@ -5,6 +5,7 @@ that modality's part of the output table alone; the gradient is made in the same
 logits exist for one tile at a time.
 """
 
+import math
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, NamedTuple
@@ -32,9 +33,15 @@ class LossConfig:
     """Targets that go through the output head at once."""
 
     def check(self, space: TokenSpace) -> None:
-        """Raises ValueError, in one sentence, for weights of unknown modalities."""
-        for name in self.weights or {}:
+        """Raises ValueError, in one sentence, for impossible weights or tiles."""
+        for name, weight in (self.weights or {}).items():
             space[name]
+            if not 0 <= weight < math.inf:
+                raise ValueError(
+                    f"--loss.weights.{name} is {weight}; it must be finite and not negative."
+                )
+        if self.tile < 1:
+            raise ValueError(f"--loss.tile is {self.tile}; it must be at least 1.")
 
 
 class TokenScores(NamedTuple):
@@ -114,7 +121,7 @@ def _forward(features, table, labels, group, weights, segments, tile, with_gradi
 
             tile_x = take(x)
             own = jnp.where(is_own, take(label) - first, 0)
-            logits = (tile_x @ segment.T).astype(jnp.float32)
+            logits = multiply(tile_x, segment.T)
             top = logits.max(1)
             exp = jnp.exp(logits - top[:, None])
             total = exp.sum(1)
@@ -125,8 +132,8 @@ def _forward(features, table, labels, group, weights, segments, tile, with_gradi
                 scale = jnp.where(is_own, take(weight), 0.0)
                 slope = exp * (scale / total)[:, None]
                 slope = slope.at[jnp.arange(tile), own].add(-scale).astype(tile_x.dtype)
-                x_grad = put(x_grad, slope @ segment)
-                segment_grad = segment_grad + (slope.T @ tile_x).astype(jnp.float32)
+                x_grad = put(x_grad, multiply(slope, segment))
+                segment_grad = segment_grad + multiply(slope.T, tile_x)
             return nll, correct, x_grad, segment_grad
 
         segment_grad = jnp.zeros(segment.shape, jnp.float32) if with_gradient else None
@@ -140,6 +147,11 @@ def _forward(features, table, labels, group, weights, segments, tile, with_gradi
     loss = jnp.sum(weights * scores.nll)
     gradients = (x_grad[back], table_grad.astype(table.dtype)) if with_gradient else None
     return (loss, scores), gradients
+
+
+def multiply(a: Float[Array, "i j"], b: Float[Array, "j k"]) -> Float[Array, "i k"]:
+    """Multiplies matrices of any precision into float32: logits rounded to bfloat16 would tie."""
+    return jnp.matmul(a, b, preferred_element_type=jnp.float32)
 
 
 def _grouped_forward(features, table, labels, group, weights, segments, tile):
@@ -194,9 +206,13 @@ def masked_loss(
         tuple((entry.first_id, entry.vocab_size) for entry in space.ranges),
         config.tile,
     )
-    one_hot = (group[:, None] == jnp.arange(num_groups)).astype(jnp.float32)
-    nll = (scores.nll @ one_hot) / counts
-    accuracy = (scores.is_correct.astype(jnp.float32) @ one_hot) / counts
+
+    def mean_by_group(values: Float[Array, "rows"]) -> Float[Array, "modalities"]:
+        # Sums of rows, not products with zeros, which would spread what is not finite.
+        return jax.ops.segment_sum(values, group, num_groups + 1)[:num_groups] / counts
+
+    nll = mean_by_group(scores.nll)
+    accuracy = mean_by_group(scores.is_correct.astype(jnp.float32))
     metrics = {}
     for entry in space.ranges:
         metrics[f"loss/{entry.name}"] = nll[entry.index]

@@ -8,7 +8,6 @@ earlier ones, and to all that the encoder has read.
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -82,7 +81,8 @@ def sincos_positions(entry: TokenRange, dim: int) -> Float[Array, "positions {di
     """
 
     def encode(coordinate: Float[Array, "positions"], width: int) -> Float[Array, "positions _"]:
-        angles = coordinate[:, None] * 10000.0 ** (-jnp.arange(width // 2) / (width // 2))
+        frequencies = 10000.0 ** (-jnp.arange(width // 2) / (width // 2))
+        angles = jnp.outer(coordinate, frequencies)
         return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=1)
 
     place = jnp.arange(entry.num_positions)
@@ -407,8 +407,11 @@ class FourM(nnx.Module):
     ) -> Float[Array, "batch m v"]:
         """Returns float32 logits over one modality's own vocabulary."""
         table = self.output_table[...][entry.first_id : entry.first_id + entry.vocab_size]
-        head = partial(jnp.matmul, b=table.T.astype(features.dtype))
-        return apply_flat(lambda rows: head(rows), features).astype(jnp.float32)
+        head = table.T.astype(features.dtype)
+        # Into float32 at once: logits rounded to bfloat16 would tie.
+        return apply_flat(
+            lambda rows: jnp.matmul(rows, head, preferred_element_type=jnp.float32), features
+        )
 
 
 def initialize_from_codes(

@@ -185,23 +185,20 @@ def make_train_step(
     gradient_fn = jax.value_and_grad(compute_loss, has_aux=True)
 
     def accumulate(params, variables, batch, key):
-        def slice_gradient(carry, sliced):
+        # Every slice gets the same key: masks are keyed by the sample's index as well, and so are
+        # the same however a batch is cut.
+        def slice_gradient(carry, part):
             total, variables = carry
-            part, number = sliced
-            (_, (metrics, variables)), gradient = gradient_fn(
-                params, variables, part, jax.random.fold_in(key, number)
-            )
+            (_, (metrics, variables)), gradient = gradient_fn(params, variables, part, key)
             return (jax.tree.map(jnp.add, total, gradient), variables), metrics
 
         parts = jax.tree.map(
             lambda x: x.reshape(accumulation, x.shape[0] // accumulation, *x.shape[1:]), batch
         )
         zeros = jax.tree.map(jnp.zeros_like, params)
-        (total, variables), metrics = jax.lax.scan(
-            slice_gradient, (zeros, variables), (parts, jnp.arange(accumulation))
-        )
+        (total, variables), metrics = jax.lax.scan(slice_gradient, (zeros, variables), parts)
         gradient = jax.tree.map(lambda g: g / accumulation, total)
-        return gradient, variables, jax.tree.map(lambda m: jnp.nanmean(m, axis=0), metrics)
+        return gradient, variables, join_metrics(metrics)
 
     def step(state: TrainState, batch: PyTree, seed_key: Key[Array, ""]):
         key = jax.random.fold_in(seed_key, state.step)
@@ -220,3 +217,22 @@ def make_train_step(
         return TrainState(state.step + 1, params, average, opt_state, variables), metrics
 
     return jax.jit(step, donate_argnums=0)
+
+
+def join_metrics(metrics: dict[str, Float[Array, "slices"]]) -> Metrics:
+    """Joins the metrics of the slices of a batch to those of the batch.
+
+    Metrics of a modality count by its targets, so that slices without any, which have none, are
+    passed over while a loss that is not finite shows.
+    """
+    joined = {}
+    for name, values in metrics.items():
+        kind, _, modality = name.partition("/")
+        counts = metrics.get(f"targets/{modality}")
+        if kind == "targets":
+            joined[name] = values.sum()
+        elif counts is not None:
+            joined[name] = jnp.where(counts > 0, values * counts, 0.0).sum() / counts.sum()
+        else:
+            joined[name] = values.mean()
+    return joined

@@ -1,8 +1,9 @@
 """The training loop, for tokenizers and model alike."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -47,15 +48,24 @@ class TrainingConfig:
 
     def check(self, knob: str) -> None:
         """Raises ValueError, in one sentence, for impossible values of the fields at `knob`."""
+        for name in ("steps", "batch_size", "accumulation", "log_every", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                shown = name.replace("_", "-")
+                raise ValueError(f"{knob}.{shown} is {getattr(self, name)}; it must be at least 1.")
         if self.batch_size % self.accumulation:
             raise ValueError(
                 f"{knob}.batch-size is {self.batch_size}; it must be divisible by "
                 f"{knob}.accumulation, {self.accumulation}."
             )
-        for name in ("steps", "batch_size", "accumulation", "log_every", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                shown = name.replace("_", "-")
-                raise ValueError(f"{knob}.{shown} is {getattr(self, name)}; it must be at least 1.")
+        if not 0 < self.optimizer.learning_rate < math.inf:
+            raise ValueError(
+                f"{knob}.optimizer.learning-rate is {self.optimizer.learning_rate}; it must be "
+                "positive and finite."
+            )
+        if not 0 <= self.average_decay < 1:
+            raise ValueError(
+                f"{knob}.average-decay is {self.average_decay}; it must be at least 0 and below 1."
+            )
 
 
 class NonFiniteLossError(RuntimeError):
@@ -115,13 +125,7 @@ def train(
     optimizer = build_optimizer(config.optimizer, config.steps)
     schedule = build_schedule(config.optimizer, config.steps)
     _, state = create_state(model, optimizer)
-    checkpoints = Checkpoints(folder)
-    state = checkpoints.restore(state, seed)
-    first = int(state.step)
-    log.rewind(stage, first)
-    step_fn = make_train_step(
-        model, loss_fn, optimizer, config.average_decay, config.accumulation
-    )
+    step_fn = make_train_step(model, loss_fn, optimizer, config.average_decay, config.accumulation)
     seed_key = jax.random.key(seed)
     pending: list[Metrics] = []
     logged_at = time.perf_counter()
@@ -140,21 +144,28 @@ def train(
         log.write(stage, step, {**means, **(references or {}), **rates})
         return means
 
-    progress = tqdm(total=config.steps, initial=first, desc=stage, unit="step", dynamic_ncols=True)
-    with progress as bar, open_batches(first) as batches:
-        for step in range(first, config.steps):
-            state, metrics = step_fn(state, next(batches), seed_key)
-            pending.append(metrics)
-            done = step + 1
-            is_last = done == config.steps
-            if is_last or done % config.log_every == 0:
-                bar.set_postfix(loss=f"{flush(done)['loss']:.3f}", refresh=False)
-            if is_last or done % config.checkpoint_every == 0:
-                if pending:
-                    flush(done)
-                checkpoints.save(state, seed)
-            bar.update()
-    checkpoints.close()
+    # Closing waits for the last save, also when a loss is not finite or the user interrupts.
+    with closing(Checkpoints(folder)) as checkpoints:
+        state = checkpoints.restore(state, seed)
+        first = int(state.step)
+        log.rewind(stage, first)
+        with (
+            tqdm(
+                total=config.steps, initial=first, desc=stage, unit="step", dynamic_ncols=True
+            ) as bar,
+            open_batches(first) as batches,
+        ):
+            for step in range(first, config.steps):
+                state, metrics = step_fn(state, next(batches), seed_key)
+                pending.append(metrics)
+                done = step + 1
+                is_last = done == config.steps
+                is_saved = is_last or done % config.checkpoint_every == 0
+                if is_saved or done % config.log_every == 0:
+                    bar.set_postfix(loss=f"{flush(done)['loss']:.3f}", refresh=False)
+                if is_saved:
+                    checkpoints.save(state, seed)
+                bar.update()
     merge_state(model, state)
 
 

@@ -1,0 +1,201 @@
+"""The loss: the grouped head is the plain one, at less cost, and absent modalities do not count."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from fourm.loss import LossConfig, grouped_cross_entropy, masked_loss
+from fourm.masking import MaskingComponent, MaskingConfig, mask_batch
+from tests.fourm.tiny import SPACE, build_model, make_tokens
+
+SEGMENTS = ((1, 5), (6, 1), (7, 12), (19, 3))
+VOCAB, DIM = 22, 6
+
+
+def make_rows(rows=40, groups=(0, 1, 2, 3, 4), seed=0):
+    rng = np.random.default_rng(seed)
+    group = rng.choice(groups, rows)
+    first, size = np.array([*SEGMENTS, (0, 1)])[group].T
+    return dict(
+        features=jnp.asarray(rng.normal(size=(rows, DIM)), jnp.float32),
+        table=jnp.asarray(rng.normal(size=(VOCAB, DIM)), jnp.float32),
+        labels=jnp.asarray(first + rng.integers(0, size), jnp.int32),
+        group=jnp.asarray(group, jnp.int32),
+        weights=jnp.asarray(np.where(group == 4, 0, rng.random(rows)), jnp.float32),
+    )
+
+
+def naive(features, table, labels, group, weights):
+    """Each row over the whole table, with the ids of other groups ruled out."""
+    ids = jnp.arange(VOCAB)[None, :]
+    limits = jnp.array([*SEGMENTS, (0, 1)])[group]
+    own = (ids >= limits[:, :1]) & (ids < limits.sum(1, keepdims=True))
+    logits = jnp.where(own, features @ table.T, -jnp.inf)
+    log_p = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], 1)[:, 0]
+    nll = jnp.where(group == len(SEGMENTS), 0.0, -log_p)
+    correct = (logits.argmax(1) == labels) & (group < len(SEGMENTS))
+    return jnp.sum(weights * nll), (nll, correct)
+
+
+def grouped(tile, features, table, labels, group, weights):
+    return grouped_cross_entropy(features, table, labels, group, weights, SEGMENTS, tile)
+
+
+def in_tiles_of_8(**rows):
+    return grouped(8, **rows)
+
+
+def value_and_gradients(function, rows):
+    def loss(features, table):
+        value, scores = function(**rows | dict(features=features, table=table))
+        return 3.0 * value, scores
+
+    compute = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
+    return jax.device_get(compute(rows["features"], rows["table"]))
+
+
+@pytest.mark.parametrize("tile", [1, 3, 8, 40, 64])
+@pytest.mark.parametrize("groups", [(0, 1, 2, 3, 4), (2, 4), (3,)], ids=str)
+def test_the_grouped_head_equals_the_plain_one_in_value_and_gradients(tile, groups):
+    rows = make_rows(groups=groups, seed=tile)
+    found = value_and_gradients(lambda **kw: grouped(tile, **kw), rows)
+    expected = value_and_gradients(naive, rows)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_large_logits_stay_finite():
+    rows = make_rows()
+    rows["features"] = rows["features"] * 1e4
+    (loss, _), gradients = value_and_gradients(in_tiles_of_8, rows)
+    assert np.isfinite(loss)
+    assert all(np.isfinite(gradient).all() for gradient in gradients)
+
+
+def test_padding_alone_costs_nothing():
+    rows = make_rows(groups=(4,))
+    (loss, scores), gradients = value_and_gradients(in_tiles_of_8, rows)
+    assert loss == 0
+    assert not scores.nll.any()
+    assert not scores.is_correct.any()
+    assert all((gradient == 0).all() for gradient in gradients)
+
+
+def test_half_precision_features_give_nearly_the_same_loss_and_gradients():
+    rows = make_rows()
+    half = rows | dict(features=rows["features"].astype(jnp.bfloat16))
+    (loss, _), (features_grad, table_grad) = value_and_gradients(in_tiles_of_8, rows)
+    (near, _), (features_near, table_near) = value_and_gradients(in_tiles_of_8, half)
+    np.testing.assert_allclose(near, loss, rtol=0.02)
+    assert features_near.dtype == jnp.bfloat16
+    assert table_near.dtype == np.float32
+    np.testing.assert_allclose(features_near.astype(np.float32), features_grad, atol=0.15)
+    np.testing.assert_allclose(table_near, table_grad, atol=0.15)
+
+
+# The loss of a batch
+
+
+MODEL = build_model()
+GRAPH, STATE = nnx.split(MODEL)
+ALPHAS = {name: 1.0 for name in SPACE.names}
+MASKING = MaskingConfig((MaskingComponent(ALPHAS, ALPHAS, (6, 14), (8, 18)),))
+MASK = jax.jit(lambda key, tokens: mask_batch(key, tokens, SPACE, MASKING))
+BATCH = MASK(jax.random.key(0), make_tokens(8))
+
+
+def compute_loss(batch, config):
+    compute = jax.jit(lambda state, batch: masked_loss(nnx.merge(GRAPH, state), batch, config))
+    loss, metrics = jax.device_get(compute(STATE, batch))
+    return float(loss), {name: float(value) for name, value in metrics.items()}
+
+
+def without_targets(batch, *names):
+    targets = batch.targets
+    gone = np.isin(np.asarray(targets.modality), [SPACE[name].index for name in names])
+    return batch._replace(targets=targets._replace(is_real=targets.is_real & ~gone))
+
+
+def nll_by_modality(batch):
+    """Every target's nats, from the model's logits over its own vocabulary."""
+    features = nnx.jit(lambda model: model(batch))(MODEL)
+    found = {}
+    for entry in SPACE.ranges:
+        own = np.asarray(batch.targets.is_real & (batch.targets.modality == entry.index))
+        log_p = np.asarray(jax.nn.log_softmax(MODEL.logits(features, entry)))
+        labels = np.clip(np.asarray(batch.targets.ids) - entry.first_id, 0, entry.vocab_size - 1)
+        found[entry.name] = -np.take_along_axis(log_p, labels[..., None], 2)[..., 0][own]
+    return found
+
+
+def test_metrics_are_the_means_over_each_modalitys_own_targets():
+    _, metrics = compute_loss(BATCH, LossConfig(tile=8))
+    for name, nll in nll_by_modality(BATCH).items():
+        assert metrics[f"targets/{name}"] == len(nll)
+        np.testing.assert_allclose(metrics[f"loss/{name}"], nll.mean(), rtol=1e-5)
+        assert 0 <= metrics[f"accuracy/{name}"] <= 1
+
+
+def test_the_mean_over_modalities_is_over_those_that_have_targets():
+    batch = without_targets(BATCH, "picture", "text")
+    loss, metrics = compute_loss(batch, LossConfig(tile=8))
+    expected = np.mean([nll.mean() for nll in nll_by_modality(batch).values() if len(nll)])
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    assert np.isnan(metrics["loss/picture"])
+    assert np.isnan(metrics["accuracy/text"])
+    assert metrics["targets/text"] == 0
+
+
+def test_the_mean_over_tokens_is_the_plain_mean():
+    loss, _ = compute_loss(BATCH, LossConfig(average="tokens", tile=8))
+    expected = np.concatenate(list(nll_by_modality(BATCH).values())).mean()
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("average", ["modalities", "tokens"])
+def test_weights_weigh_the_means_and_zero_leaves_a_modality_out(average):
+    weights = {"picture": 3.0, "text": 0.0}
+    loss, _ = compute_loss(BATCH, LossConfig(average=average, weights=weights, tile=8))
+    total = count = 0.0
+    for name, nll in nll_by_modality(BATCH).items():
+        weight = weights.get(name, 1.0) * (len(nll) if average == "tokens" else 1)
+        total, count = total + weight * nll.mean(), count + weight
+    np.testing.assert_allclose(loss, total / count, rtol=1e-5)
+
+
+@pytest.mark.parametrize("average", ["modalities", "tokens"])
+def test_no_target_at_all_is_a_loss_of_zero_with_zero_gradients(average):
+    config = LossConfig(average=average, tile=8)
+    batch = without_targets(BATCH, *SPACE.names)
+    compute = jax.jit(
+        jax.grad(lambda state: masked_loss(nnx.merge(GRAPH, state), batch, config)[0])
+    )
+    assert compute_loss(batch, config)[0] == 0
+    assert all((np.asarray(leaf) == 0).all() for leaf in jax.tree.leaves(compute(STATE)))
+
+
+def test_a_loss_that_is_not_finite_shows_in_its_own_modality_alone():
+    state = jax.tree.map(lambda leaf: leaf, STATE)
+    entry = SPACE["map"]
+    table = MODEL.output_table[...]
+    state.output_table[...] = table.at[entry.first_id].set(jnp.inf)
+    compute = jax.jit(lambda state: masked_loss(nnx.merge(GRAPH, state), BATCH, LossConfig(tile=8)))
+    loss, metrics = jax.device_get(compute(state))
+    assert not np.isfinite(loss)
+    bad = [name for name in SPACE.names if not np.isfinite(metrics[f"loss/{name}"])]
+    assert bad == ["map"]
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (LossConfig(weights={"txt": 1.0}), "no modality 'txt' in this model; .* mean 'text'"),
+        (LossConfig(weights={"text": -1.0}), "--loss.weights.text is -1.0; it must be finite and"),
+        (LossConfig(tile=0), "--loss.tile is 0; it must be at least 1"),
+    ],
+)
+def test_impossible_settings_get_one_sentence(config, message):
+    with pytest.raises(ValueError, match=message):
+        config.check(SPACE)
