@@ -1,6 +1,6 @@
 """Components that most masking mixtures are made of."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from fourm.masking import MaskingComponent
 
@@ -29,16 +29,17 @@ def one_to_all(
 
 
 def complete_from(
-    source: str, target: str, *, num_inputs: int, num_targets: int, weight: float = 1.0
+    sources: Sequence[str], target: str, *, num_inputs: int, num_targets: int, weight: float = 1.0
 ) -> MaskingComponent:
-    """Shows one modality with part of another, and asks for the rest of the other.
+    """Shows some modalities with part of another, and asks for the rest of the other.
 
     These are the states that step-by-step generation goes through.
     """
     return MaskingComponent(
-        inputs={source: 1.0, target: 1.0},
+        # Enough of a share for short sources to be shown whole; what they leave is the target's.
+        inputs={**{name: 4.0 for name in sources}, target: 1.0},
         targets={target: 1.0},
-        num_inputs=(min(8, num_inputs), num_inputs),
+        num_inputs=(3 * num_inputs // 8, num_inputs),
         num_targets=(num_targets, num_targets),
         keep="all",
         weight=weight,

@@ -106,7 +106,7 @@ def nyuv2() -> RunConfig:
                 one_to_all("depth", NYU_TARGETS, num_inputs=64, num_targets=96, weight=1.0),
                 one_to_all("semseg", NYU_TARGETS, num_inputs=64, num_targets=96, weight=1.0),
                 one_to_all("caption", NYU_TARGETS, num_inputs=64, num_targets=96, weight=1.0),
-                complete_from("caption", "rgb", num_inputs=64, num_targets=96, weight=1.0),
+                complete_from(("caption",), "rgb", num_inputs=64, num_targets=96, weight=1.0),
                 any_to_any(NYU_TARGETS, num_inputs=(8, 64), num_targets=96, weight=2.0),
             )
         ),

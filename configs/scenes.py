@@ -8,6 +8,7 @@ from data_pipeline.scene_sampler import COLOR_NAMES, SHAPES
 from data_pipeline.scenes import SEMSEG_CLASSES, ScenesData
 from fourm.evaluation import EvaluationConfig, RegionConfig
 from fourm.generation import GenerationConfig
+from fourm.loss import LossConfig
 from fourm.masking import MaskingConfig
 from fourm.model import ModelConfig
 from fourm.probing import ProbeConfig
@@ -21,10 +22,12 @@ from tokenizers.text import Text, TextTokenizerConfig
 from tokenizers.values import Classes, Colors, Directions, Distances
 
 SCENE_MODALITIES = {
-    "rgb": Modality(Colors(), ImageTokenizerConfig(codebook_size=1024)),
-    "depth": Modality(Distances(), ImageTokenizerConfig()),
-    "normals": Modality(Directions(), ImageTokenizerConfig()),
-    "semseg": Modality(Classes(names=SEMSEG_CLASSES), ImageTokenizerConfig()),
+    "rgb": Modality(Colors(), ImageTokenizerConfig(codebook_size=512)),
+    "depth": Modality(
+        Distances(min_distance=2.0, max_distance=20.0), ImageTokenizerConfig(codebook_size=256)
+    ),
+    "normals": Modality(Directions(), ImageTokenizerConfig(codebook_size=256)),
+    "semseg": Modality(Classes(names=SEMSEG_CLASSES), ImageTokenizerConfig(codebook_size=256)),
     "caption": Modality(
         Text(
             attributes={"color": COLOR_NAMES, "shape": SHAPES},
@@ -43,16 +46,18 @@ SINGLE_PASS = GenerationConfig(num_steps=1, temperature=0.0, decode="expected")
 """The expected picture in one pass: the best guess where one answer is right."""
 
 SCENE_GENERATION = {
-    "rgb": GenerationConfig(num_steps=16, temperature=0.7, guidance=2.0, choice_noise=2.0),
+    "rgb": GenerationConfig(
+        num_steps=8, temperature=0.7, guidance=3.0, choice_noise=4.0, via=("boxes",)
+    ),
     "depth": SINGLE_PASS,
     "normals": SINGLE_PASS,
-    "semseg": GenerationConfig(num_steps=8, temperature=0.0),
+    "semseg": SINGLE_PASS,
     "caption": GenerationConfig(scheme="autoregressive", temperature=0.0),
     "boxes": GenerationConfig(scheme="autoregressive", temperature=0.0),
     "distance": SINGLE_PASS,
 }
 
-# What is asked of every sample. Sequences first: they are short and carry the most.
+# What is asked: as Dirichlet concentrations, so about so many shares of the targets each.
 SCENE_TARGETS = {
     "rgb": 1.0,
     "depth": 1.0,
@@ -62,17 +67,20 @@ SCENE_TARGETS = {
     "boxes": 1.0,
     "distance": 0.2,
 }
+# A caption leaves most of a picture open; what it does settle is where things are and of what
+# colour, so the picture itself is asked for most.
+CAPTION_TARGETS = {"rgb": 3.0, "semseg": 1.0, "boxes": 1.0, "depth": 0.3, "normals": 0.3}
 
 SCENE_MIXTURE = MaskingConfig(
     components=(
         one_to_all("rgb", SCENE_TARGETS, num_inputs=64, num_targets=96, weight=4.0),
         one_to_all("semseg", SCENE_TARGETS, num_inputs=64, num_targets=96, weight=1.0),
-        one_to_all("depth", SCENE_TARGETS, num_inputs=64, num_targets=96, weight=0.7),
-        one_to_all("normals", SCENE_TARGETS, num_inputs=64, num_targets=96, weight=0.7),
-        one_to_all("caption", SCENE_TARGETS, num_inputs=64, num_targets=96, weight=1.0),
-        complete_from("caption", "rgb", num_inputs=64, num_targets=96, weight=1.0),
-        complete_from("caption", "semseg", num_inputs=64, num_targets=96, weight=0.5),
-        any_to_any(SCENE_TARGETS, num_inputs=(8, 64), num_targets=96, weight=1.5),
+        one_to_all("depth", SCENE_TARGETS, num_inputs=64, num_targets=96, weight=0.5),
+        one_to_all("normals", SCENE_TARGETS, num_inputs=64, num_targets=96, weight=0.5),
+        one_to_all("caption", CAPTION_TARGETS, num_inputs=64, num_targets=96, weight=1.5),
+        complete_from(("caption",), "rgb", num_inputs=64, num_targets=96, weight=0.7),
+        complete_from(("caption", "boxes"), "rgb", num_inputs=64, num_targets=96, weight=1.3),
+        any_to_any(SCENE_TARGETS, num_inputs=(8, 64), num_targets=96, weight=1.0),
     )
 )
 
@@ -83,9 +91,12 @@ def scenes() -> RunConfig:
         modalities=SCENE_MODALITIES,
         data=ScenesData(num_train=16_000, num_validation=64, num_test=1024),
         masking=SCENE_MIXTURE,
+        loss=LossConfig(weights={"caption": 2.0, "distance": 0.25}),
         model=ModelConfig(),
         training=TrainingConfig(
-            steps=1300, batch_size=32, optimizer=OptimizerConfig(learning_rate=2e-3)
+            steps=1300,
+            batch_size=32,
+            optimizer=OptimizerConfig(name="muon", learning_rate=2e-3),
         ),
         generation=SCENE_GENERATION,
         evaluation=EvaluationConfig(

@@ -51,6 +51,9 @@ class GenerationConfig:
     choice_noise: float = 0.0
     """MaskGIT only: Gumbel noise on log-confidence when choosing which tokens to fix, falling to
     0 at the last pass. Without it, plain regions always come first."""
+    via: tuple[str, ...] = ()
+    """Modalities to generate on the way, where they are not given, and to go by as well (chained
+    generation, Mizrahi et al. 2023, section 3.3): a layout first makes a picture coherent."""
     decode: Literal["sample", "expected"] = "sample"
     """Decode the drawn tokens, or the mean code under their probabilities, which for depth and
     the like is the better estimate; for tokenizers that can, others decode the drawn tokens."""
