@@ -256,19 +256,22 @@ class Evaluator:
         key = (target, rows.tobytes())
         if key not in self._bounds_of:
             values = self._values(target)
-            seen = self.training.take(target, self.training.rows([target]))
+            seen_rows = self.training.rows([target])
+            seen = self.training.take(target, seen_rows)
             truth = self.heldout.take(target, rows)
             round_trip = self.model.reconstruct(target, truth)
-            region = self._where(rows, target)
-            self._bounds_of[key] = [
-                Bounds(
-                    "" if where is None else f"_{self.config.region.name}",
-                    where,
-                    values.floor(seen, truth, where),
-                    values.score(round_trip, truth, where),
-                )
-                for where in ([None] if region is None else [None, region])
+            region = self._where(self.heldout, rows, target)
+            bounds = [
+                Bounds("", None, values.floor(seen, truth), values.score(round_trip, truth))
             ]
+            if region is not None:
+                seen_region = self._where(self.training, seen_rows, target)
+                if seen_region is not None and not seen_region.any():
+                    seen_region = None  # Nothing to fit a constant of its own to.
+                floor = values.floor(seen, truth, region, seen_region)
+                ceiling = values.score(round_trip, truth, region)
+                bounds.append(Bounds(f"_{self.config.region.name}", region, floor, ceiling))
+            self._bounds_of[key] = bounds
         return self._bounds_of[key]
 
     def _find_region_labels(self) -> list[int]:
@@ -285,7 +288,7 @@ class Evaluator:
         return [names.index(name) for name in region.classes]
 
     def _where(
-        self, rows: Int[np.ndarray, "rows"], target: str
+        self, samples: SampleSet, rows: Int[np.ndarray, "rows"], target: str
     ) -> Bool[np.ndarray, "rows y x"] | None:
         """Returns the region's pixels, none where a sample has no class map.
 
@@ -294,13 +297,13 @@ class Evaluator:
         if not self._region_labels:
             return None
         modality = self.config.region.modality
-        known = np.intersect1d(rows, self.heldout.rows([modality]))
+        known = np.intersect1d(rows, samples.rows([modality]))
         if not len(known):
             return None
-        maps = np.isin(self.heldout.take(modality, known), self._region_labels)
+        maps = np.isin(samples.take(modality, known), self._region_labels)
         where = np.zeros((len(rows), *maps.shape[1:]), bool)
         where[np.searchsorted(rows, known)] = maps
-        truth = self.heldout.take(target, rows)
+        truth = samples.take(target, rows)
         if not isinstance(truth, np.ndarray) or truth.shape[:3] != where.shape:
             return None
         return where

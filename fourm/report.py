@@ -24,7 +24,8 @@ arrow shows the direction in which a metric improves. Metrics of pixels are pool
 whose truth is known. `readback_` metrics: the model predicts the
 input again from its own answer, and is scored against the input that was given; the floor is a
 constant answer, the ceiling is what it reads from true pictures. Metrics of a region, such as
-`_objects`, score the same predictions and the same constants on its pixels alone."""
+`_objects`, score the same predictions on its pixels alone; their floor is the one best value for
+the region's training pixels."""
 
 PROBES = """\
 Accuracy of a linear classifier (logistic regression on standardised features, fitted on training

@@ -100,7 +100,10 @@ class Values(Protocol):
     def floor(
         self, training: RawBatch, truth: RawBatch, where: np.ndarray | None = None
     ) -> dict[str, float]:
-        """Returns, per metric, what the best answer that ignores the input scores on `truth`."""
+        """Returns, per metric, what the best answer that ignores the input scores on `truth`.
+
+        Dense kinds also take `training_where`, to fit the answer to a region of `training`.
+        """
 
     def draw(self, value: Any, size: int) -> np.ndarray | str:
         """Returns one value as a person sees it: uint8 [size, size, 3], or text."""

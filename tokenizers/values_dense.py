@@ -130,13 +130,18 @@ class DenseValues:
         training: RawBatch,
         truth: RawBatch,
         where: np.ndarray | None = None,
+        training_where: np.ndarray | None = None,
         constant: Constant = "picture",
     ) -> dict[str, float]:
         """Returns per metric what the best constant of the training samples scores on `truth`.
 
         Each metric gets the constant that is best for it. `constant="picture"`, the stronger
-        floor, answers per pixel position; `"value"` gives all pixels the same answer.
+        floor, answers per pixel position; `"value"` gives all pixels the same answer. On a
+        region, which is somewhere else in every sample, it is the best value for the training
+        pixels in `training_where` (bool [samples, y, x]).
         """
+        if training_where is not None:
+            constant = "value"
         count = FLOOR_SAMPLES if constant == "picture" else FLOOR_SAMPLES // 4
         samples = evenly_spaced(training, count)
         tail, truth_shape = samples.shape[3:], np.shape(truth[0])
@@ -151,6 +156,8 @@ class DenseValues:
                 rows = samples.reshape(len(samples), -1, *tail)
             case "value":
                 rows = samples.reshape(-1, 1, *tail)
+                if training_where is not None:
+                    rows = rows[evenly_spaced(training_where, count).ravel()]
         scores = {}
         for metric, best in self.best_constants(rows).items():
             shape = truth_shape if constant == "picture" else (1, 1, *tail)

@@ -401,3 +401,17 @@ def test_common_storage_forms_are_understood():
     assert Reals().check(np.zeros((5, 5), np.float16), "height").dtype == np.float32
     many = Classes(tuple(str(i) for i in range(300)), ignore=-1)
     assert many.check(np.array([[299, -1]]), "classes").dtype == np.int32
+
+
+def test_a_regions_floor_is_fitted_to_the_regions_training_pixels():
+    depth = np.full((4, 8, 8), 10, np.float32)
+    region = np.zeros((4, 8, 8), bool)
+    region[:, 2:4, 2:4] = True
+    depth[region] = 2
+    values = kind("distances")
+    assert values.floor(depth, depth, region, region)["abs_rel"] == pytest.approx(0, abs=1e-6)
+    moved = np.roll(region, 4, axis=1)
+    shifted = np.where(moved, 2, 10).astype(np.float32)
+    # A constant picture looks where objects were; the value knows only how far they are.
+    assert values.floor(depth, shifted, moved)["abs_rel"] == pytest.approx(4)
+    assert values.floor(depth, shifted, moved, region)["abs_rel"] == pytest.approx(0, abs=1e-6)
