@@ -38,13 +38,15 @@ class Checkpoints:
     def save(self, state: TrainState, seed: int) -> None:
         """Writes `state` in the background; a second call waits for the first."""
         step = int(state.step)
+        # orbax silently skips a save that begins during another, unless it waits and is forced.
+        self.wait()
         if step == self.latest_step:
             return
         parts = dict(state._asdict())
         del parts["step"]
         parts = {name: part for name, part in parts.items() if jax.tree.leaves(part)}
         parts["progress"] = {"next_step": step, "seed": seed}
-        self._checkpointer.save_checkpointables_async(step, parts)
+        self._checkpointer.save_checkpointables_async(step, parts, force=True)
 
     def restore(self, state: TrainState, seed: int) -> TrainState:
         """Returns the newest checkpoint in the shape of `state`, or `state` if there is none.

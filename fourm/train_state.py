@@ -102,18 +102,28 @@ def build_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransf
                 mask=decays,
             )
         case "muon":
-            optimizer = muon(
+            kernels = muon(
                 lambda step: config.muon_scale * schedule(step),
                 weight_decay=config.weight_decay,
-                weight_decay_mask=decays,
-                adam_b1=config.b1,
-                adam_b2=config.b2,
-                adam_weight_decay=config.weight_decay,
-                adam_learning_rate=schedule,
                 muon_weight_dimension_numbers=lambda params: jax.tree_util.tree_map_with_path(
                     muon_axes, params
                 ),
                 consistent_rms=0.2,
+            )
+            # optax's muon has an AdamW for the rest, too, but one that decays norms and biases.
+            others = optax.adamw(
+                schedule,
+                b1=config.b1,
+                b2=config.b2,
+                weight_decay=config.weight_decay,
+                mask=decays,
+                nesterov=True,
+            )
+            optimizer = optax.partition(
+                {"kernel": kernels, "other": others},
+                lambda params: jax.tree_util.tree_map_with_path(
+                    lambda path, _: "kernel" if last_name(path) == "kernel" else "other", params
+                ),
             )
         case _:
             raise ValueError(f"There is no optimizer {config.name!r}; there are adamw and muon.")

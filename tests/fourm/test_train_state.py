@@ -1,0 +1,236 @@
+"""One training step: decay, accumulation, averages, schedule and keys."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from fourm.train_state import (
+    OptimizerConfig,
+    build_optimizer,
+    build_schedule,
+    create_state,
+    is_matrix,
+    make_train_step,
+    merge_state,
+)
+from tests.fourm.tiny import build_model
+
+WARM = OptimizerConfig(learning_rate=0.1, warmup_steps=0, weight_decay=0.0, clip_norm=0.0)
+
+
+class Count(nnx.Variable):
+    """Something that a model changes in passing."""
+
+
+class Line(nnx.Module):
+    """y = x kernel + bias, counting its calls."""
+
+    def __init__(self):
+        self.kernel = nnx.Param(jnp.array([[0.5], [-1.0]]))
+        self.bias = nnx.Param(jnp.array([0.25]))
+        self.calls = Count(jnp.zeros((), jnp.int32))
+
+    def __call__(self, x):
+        self.calls[...] = self.calls[...] + 1
+        return x @ self.kernel[...] + self.bias[...][None, :]
+
+
+def squares(model, batch, key):
+    x, y = batch
+    loss = jnp.mean((model(x) - y) ** 2)
+    return loss, {"noise": jax.random.uniform(key)}
+
+
+def make_batch(size=12, seed=0):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(size, 2)).astype(np.float32)
+    return jnp.asarray(x), jnp.asarray(x @ np.array([[2.0], [3.0]], np.float32) + 1)
+
+
+def start(config=WARM, steps=100, **options):
+    model = Line()
+    optimizer = build_optimizer(config, steps)
+    _, state = create_state(model, optimizer)
+    return state, make_train_step(model, squares, optimizer, 0.9, **options)
+
+
+def take(steps, state, step, batch=None):
+    batch = make_batch() if batch is None else batch
+    for _ in range(steps):
+        state, metrics = step(state, batch, jax.random.key(0))
+    return jax.device_get(state), jax.device_get(metrics)
+
+
+@pytest.mark.parametrize("slices", [2, 3, 12])
+def test_slices_add_up_to_the_step_of_the_whole_batch(slices):
+    whole, whole_metrics = take(4, *start())
+    state, metrics = take(4, *start(accumulation=slices))
+    for a, b in zip(jax.tree.leaves(whole.params), jax.tree.leaves(state.params), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5)
+    np.testing.assert_allclose(metrics["loss"], whole_metrics["loss"], rtol=1e-5)
+    np.testing.assert_allclose(metrics["gradient_norm"], whole_metrics["gradient_norm"], rtol=1e-5)
+    assert metrics["noise"] == whole_metrics["noise"]  # however a batch is cut, masks are the same
+
+
+def test_metrics_of_a_modality_count_by_its_targets_over_the_slices():
+    def loss_fn(model, batch, key):
+        x, counts = batch
+        value = jnp.where(counts.sum() > 0, (x * counts).sum() / counts.sum(), jnp.nan)
+        loss = jnp.sum(model.bias[...] ** 2)
+        return loss, {"loss/text": value, "targets/text": counts.sum()}
+
+    model, optimizer = Line(), build_optimizer(WARM, 10)
+    batch = jnp.array([1.0, 3.0, 7.0, 9.0, 5.0, 5.0]), jnp.array([1.0, 3.0, 0.0, 0.0, 2.0, 0.0])
+    _, state = create_state(model, optimizer)
+    step = make_train_step(model, loss_fn, optimizer, 0.9, accumulation=3)
+    _, metrics = take(1, state, step, batch)
+    assert metrics["targets/text"] == 6
+    np.testing.assert_allclose(metrics["loss/text"], (1 + 9 + 10) / 6, rtol=1e-6)
+
+
+def test_a_loss_that_is_not_finite_in_one_slice_shows_in_the_metrics():
+    x, y = make_batch()
+    _, metrics = take(1, *start(accumulation=3), (x, y.at[5].set(jnp.nan)))
+    assert np.isnan(metrics["loss"])
+
+
+def test_the_average_follows_its_formula():
+    state, step = start()
+    average = jax.device_get(state.params)
+    for count in range(20):
+        state, _ = take(1, state, step)
+        decay = min(0.9, (1 + count) / (10 + count))
+        average = jax.tree.map(
+            lambda a, p, decay=decay: decay * a + (1 - decay) * p, average, state.params
+        )
+    for a, b in zip(jax.tree.leaves(average), jax.tree.leaves(state.average), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5)
+
+
+@pytest.mark.parametrize("slices", [1, 4])
+def test_variables_that_are_not_trained_are_carried_along(slices):
+    state, _ = take(3, *start(accumulation=slices))
+    assert int(state.step) == 3
+    assert state.variables["calls"] == 3 * slices
+
+
+def test_the_key_of_a_step_depends_on_the_seed_and_the_step_alone():
+    state, step = start()
+    seen = []
+    for _ in range(3):
+        state, metrics = step(state, make_batch(), jax.random.key(7))
+        seen.append(float(metrics["noise"]))
+    keys = [jax.random.fold_in(jax.random.key(7), number) for number in range(3)]
+    assert seen == [float(jax.random.uniform(key)) for key in keys]
+
+
+def test_weights_decay_on_kernels_and_tables_alone():
+    model = build_model(use_bias=True, num_registers=2, norm="layernorm")
+    params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    leaves = jax.tree_util.tree_flatten_with_path(params)[0]
+    decays = {
+        ".".join(str(key.key) for key in path): is_matrix(path, leaf) for path, leaf in leaves
+    }
+    kept = {name for name, does in decays.items() if not does}
+    assert all(name.rsplit(".", 1)[-1] in {"bias", "scale", "registers"} for name in kept)
+    assert all(decays[name] for name in ("input_table", "output_table", "position_table"))
+    assert decays["encoder.layers.mlp.up.kernel"]
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_without_a_gradient_a_step_shrinks_what_decays_and_nothing_else(name):
+    config = OptimizerConfig(name=name, learning_rate=0.1, warmup_steps=0, weight_decay=0.5)
+    optimizer = build_optimizer(config, 1000)
+    params = {"norm": {"scale": jnp.ones((2, 4))}, "table": jnp.ones((3, 2))}
+    params["kernel"] = jnp.ones((2, 3, 2))
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = optimizer.update(zeros, optimizer.init(params), params)
+    np.testing.assert_array_equal(updates["norm"]["scale"], 0)
+    np.testing.assert_allclose(updates["table"], -0.1 * 0.5, rtol=1e-6)
+    scale = config.muon_scale if name == "muon" else 1.0
+    np.testing.assert_allclose(updates["kernel"], -0.1 * 0.5 * scale, rtol=1e-6)
+
+
+def test_gradients_are_clipped_by_their_global_norm():
+    clipped = build_optimizer(OptimizerConfig(clip_norm=1.0), 10)
+    free = build_optimizer(OptimizerConfig(clip_norm=0.0), 10)
+    params = {"kernel": jnp.ones((2, 2))}
+    grads = {"kernel": jnp.full((2, 2), 50.0)}
+    unit = {"kernel": jnp.full((2, 2), 0.5)}
+    moments = lambda optimizer, grads: optimizer.update(grads, optimizer.init(params), params)[1]  # noqa: E731
+    first = [leaf for leaf in jax.tree.leaves(moments(clipped, grads)) if leaf.ndim]
+    second = [leaf for leaf in jax.tree.leaves(moments(free, unit)) if leaf.ndim]
+    for a, b in zip(first, second, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5)
+
+
+def test_the_learning_rate_warms_up_linearly_and_falls_as_a_cosine():
+    config = OptimizerConfig(learning_rate=2.0, warmup_steps=10, final_fraction=0.1)
+    rate = build_schedule(config, 110)
+    np.testing.assert_allclose([rate(0), rate(5), rate(10)], [0.2, 1.1, 2.0], rtol=1e-6)
+    np.testing.assert_allclose(rate(60), (2.0 + 0.2) / 2, rtol=1e-5)
+    np.testing.assert_allclose(rate(110), 0.2, rtol=1e-5)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 50])
+@pytest.mark.parametrize("warmup", [0, 1, 100])
+def test_every_length_of_run_and_warm_up_gives_positive_finite_rates(steps, warmup):
+    rate = build_schedule(OptimizerConfig(learning_rate=1.0, warmup_steps=warmup), steps)
+    rates = np.array([rate(step) for step in range(steps)])
+    assert np.isfinite(rates).all()
+    assert (rates > 0).all()
+    assert rates.max() == 1.0
+
+
+def test_an_unknown_optimizer_is_refused():
+    config = OptimizerConfig()
+    object.__setattr__(config, "name", "sgd")
+    with pytest.raises(ValueError, match="no optimizer 'sgd'; there are adamw and muon"):
+        build_optimizer(config, 10)
+
+
+@pytest.mark.parametrize("use_average", [True, False])
+def test_merging_writes_parameters_and_variables_into_a_model(use_average):
+    state, _ = take(5, *start())
+    model = Line()
+    merge_state(model, state, use_average)
+    chosen = state.average if use_average else state.params
+    np.testing.assert_array_equal(model.kernel[...], chosen["kernel"])
+    assert int(model.calls[...]) == 5
+
+
+def test_a_step_is_that_of_optax():
+    state, step = start()
+    params = jax.device_get(state.params)
+    x, y = make_batch()
+
+    def loss(params):
+        return jnp.mean((x @ params["kernel"] + params["bias"][None, :] - y) ** 2)
+
+    adam = optax.adamw(0.1, b1=0.9, b2=0.95, weight_decay=0.0)
+    updates, _ = adam.update(jax.grad(loss)(params), adam.init(params), params)
+    found, metrics = take(1, state, step)
+    for name, value in optax.apply_updates(params, updates).items():
+        np.testing.assert_allclose(found.params[name], value, rtol=1e-5)
+    np.testing.assert_allclose(metrics["loss"], loss(params), rtol=1e-6)
+
+
+def test_muon_takes_steps_of_equal_size_in_all_directions_of_a_kernel():
+    config = OptimizerConfig(name="muon", learning_rate=0.1, warmup_steps=0, weight_decay=0.0)
+    optimizer = build_optimizer(config, 1000)
+    rng = np.random.default_rng(0)
+    params = {"kernel": jnp.zeros((2, 8, 24)), "table": jnp.zeros((4, 4))}
+    grads = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), jnp.float32), params)
+    grads["kernel"] = grads["kernel"] * jnp.linspace(1, 8, 8)[None, :, None]
+    updates, _ = jax.jit(optimizer.update)(grads, optimizer.init(params), params)
+    spread = {}
+    for name, kernels in (("gradient", grads["kernel"]), ("update", updates["kernel"])):
+        sizes = np.linalg.svd(np.asarray(kernels), compute_uv=False)
+        spread[name] = (sizes.max(1) / sizes.min(1)).tolist()
+    assert min(spread["gradient"]) > 5
+    assert max(spread["update"]) < 2
+    sizes = np.abs(updates["table"])
+    np.testing.assert_allclose(sizes, sizes.mean(), rtol=1e-3)  # AdamW's first step

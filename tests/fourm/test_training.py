@@ -1,0 +1,267 @@
+"""The training loop: it learns, stops well, and goes on to the bit where it stopped."""
+
+import json
+from contextlib import closing, nullcontext
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from fourm.checkpoints import Checkpoints
+from fourm.loss import LossConfig, masked_loss
+from fourm.masking import MaskingComponent, MaskingConfig, mask_batch
+from fourm.run_log import RunLog, read_metrics
+from fourm.token_space import TokenSpace
+from fourm.train_state import OptimizerConfig
+from fourm.training import NonFiniteLossError, TrainingConfig, train
+from tests.fourm.tiny import Shape, build_model, make_tokens
+from tokenizers.base import SequenceTokens, TokenBatch
+
+SPACE = TokenSpace.build(
+    {
+        "map": Shape(6, (2, 2)),
+        "text": Shape(12, (4,), SequenceTokens(end=0, first_sentinel=1, num_sentinels=3)),
+    }
+)
+ALPHAS = {name: 1.0 for name in SPACE.names}
+MASKING = MaskingConfig((MaskingComponent(ALPHAS, ALPHAS, (1, 4), (4, 4)),))
+CONFIG = TrainingConfig(
+    steps=12,
+    batch_size=4,
+    log_every=3,
+    checkpoint_every=5,
+    optimizer=OptimizerConfig(learning_rate=1e-2, warmup_steps=4),
+)
+
+
+class Interrupted(Exception):
+    """Stands for a killed process."""
+
+
+class Small(nnx.Module):
+    """A line, and how often it was drawn; the fastest thing that can be trained."""
+
+    def __init__(self, width=3, slope=0.0):
+        self.kernel = nnx.Param(jnp.full((width,), slope))
+        self.calls = nnx.Variable(jnp.zeros((), jnp.int32))
+
+
+def noisy(model, batch, key):
+    """Least squares over noise from the key, with the names of metrics that a model has."""
+    x = batch + jax.random.normal(key, batch.shape)
+    model.calls[...] = model.calls[...] + 1
+    loss = jnp.mean((x @ model.kernel[...][: x.shape[1]] - x.sum(1) + model.kernel[0]) ** 2)
+    return loss, {"loss/map": loss, "accuracy/map": loss * 0, "targets/map": jnp.ones(())}
+
+
+def masked(model, batch, key):
+    """What the transformer is trained on."""
+    return masked_loss(model, mask_batch(key, batch, SPACE, MASKING), LossConfig(tile=8))
+
+
+def numbers(step):
+    return np.random.default_rng(step).normal(size=(4, 3)).astype(np.float32)
+
+
+def tokens(step):
+    return make_tokens(4, step, SPACE)
+
+
+def batches_until(stop=None, make=numbers):
+    """Batches as a function of the step alone; at `stop` the process is killed."""
+
+    def read(first):
+        step = first
+        while True:
+            if step == stop:
+                raise Interrupted
+            yield make(step)
+            step += 1
+
+    return lambda first: nullcontext(read(first))
+
+
+def run(folder, config=CONFIG, *, stop=None, seed=0, loss_fn=noisy, model=None, batches=None):
+    model = Small() if model is None else model
+    with RunLog(folder) as log:
+        train(
+            model,
+            loss_fn,
+            batches or batches_until(stop),
+            config,
+            stage="model",
+            seed=seed,
+            folder=folder / "checkpoints",
+            log=log,
+            references={"entropy/map": 1.5},
+        )
+    return model
+
+
+def measured(folder):
+    """All that was logged but the clock."""
+    lines = read_metrics(folder)
+    return [{k: v for k, v in line.items() if k != "samples_per_second"} for line in lines]
+
+
+def parameters(model):
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(nnx.state(model))]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    return parameters(run(folder)), measured(folder)
+
+
+def test_the_loss_of_the_transformer_falls_to_what_chance_leaves(tmp_path):
+    # All tokens of the map are alike, and the text names them.
+    def copies(step):
+        code = np.random.default_rng(step).integers(0, 6, (16, 1)).astype(np.int32)
+        grid = jnp.asarray(np.repeat(code, 4, axis=1))
+        text = jnp.asarray(np.concatenate([code + 5, code * 0, code * 0 - 1, code * 0 - 1], 1))
+        present = jnp.full(16, 4, jnp.int32)
+        return TokenBatch(
+            {"map": grid, "text": text}, {"map": present, "text": present - 2}, jnp.arange(16)
+        )
+
+    config = replace(CONFIG, steps=150, batch_size=16, log_every=10, checkpoint_every=150)
+    model = build_model(0, SPACE)
+    run(tmp_path, config, loss_fn=masked, model=model, batches=batches_until(make=copies))
+    losses = [line["loss"] for line in measured(tmp_path)]
+    assert losses[0] > 1.3
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_the_transformer_that_was_killed_and_started_again_ends_with_the_same_bits(tmp_path):
+    found = []
+    for name, stops in (("whole", [None]), ("killed", [8, None])):
+        for stop in stops:
+            killed = pytest.raises(Interrupted) if stop else nullcontext()
+            with killed:
+                model = build_model(0, SPACE)
+                batches = batches_until(stop, tokens)
+                run(tmp_path / name, loss_fn=masked, model=model, batches=batches)
+        found.append((parameters(model), measured(tmp_path / name)))
+    (whole, whole_lines), (resumed, resumed_lines) = found
+    for a, b in zip(whole, resumed, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert json.dumps(whole_lines) == json.dumps(resumed_lines)
+
+
+@pytest.mark.parametrize("stop", [2, 5, 8, 11])
+def test_a_run_that_was_killed_and_started_again_ends_with_the_same_bits(
+    tmp_path, uninterrupted, stop
+):
+    with pytest.raises(Interrupted):
+        run(tmp_path, stop=stop)
+    model = run(tmp_path)
+    expected, lines = uninterrupted
+    for a, b in zip(parameters(model), expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert measured(tmp_path) == lines
+
+
+def test_a_run_that_was_killed_twice_logs_no_step_twice(tmp_path, uninterrupted):
+    for stop in (7, 11):
+        with pytest.raises(Interrupted):
+            run(tmp_path, stop=stop)
+    run(tmp_path)
+    steps = [line["step"] for line in measured(tmp_path)]
+    assert steps == [3, 5, 6, 9, 10, 12]
+    assert measured(tmp_path) == uninterrupted[1]
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path, uninterrupted):
+    run(tmp_path)
+    text = (tmp_path / "metrics.jsonl").read_text()
+    model = run(tmp_path, stop=12, model=Small(slope=9.0))  # a batch asked for would raise
+    for a, b in zip(parameters(model), uninterrupted[0], strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert (tmp_path / "metrics.jsonl").read_text() == text
+
+
+def test_a_line_has_the_metrics_the_rate_and_the_references(uninterrupted):
+    line = uninterrupted[1][0]
+    assert {"loss", "loss/map", "accuracy/map", "targets/map"} <= set(line)
+    assert line["entropy/map"] == 1.5
+    np.testing.assert_allclose(line["learning_rate"], 1e-2 * 0.625)  # of the last step, the third
+    assert line["gradient_norm"] > 0
+
+
+def test_a_logged_line_is_the_mean_since_the_line_before(tmp_path, uninterrupted):
+    single = replace(CONFIG, log_every=1)
+    run(tmp_path, single)
+    losses = {line["step"]: line["loss"] for line in measured(tmp_path)}
+    for line, steps in zip(uninterrupted[1], [(1, 2, 3), (4, 5), (6,)], strict=False):
+        np.testing.assert_allclose(line["loss"], np.mean([losses[step] for step in steps]))
+
+
+def test_another_seed_or_shape_is_refused_in_one_sentence(tmp_path):
+    run(tmp_path, replace(CONFIG, steps=1))
+    with pytest.raises(ValueError, match=r"with --seed 0, this run has --seed 1; use the same"):
+        run(tmp_path, seed=1)
+    with pytest.raises(ValueError, match=r"another shape: .* restore the old settings, or"):
+        run(tmp_path, model=Small(width=4))
+    muon = replace(CONFIG, optimizer=OptimizerConfig(name="muon"))
+    with pytest.raises(ValueError, match=r"another shape: opt_state.*; restore the old settings"):
+        run(tmp_path, muon)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_last_checkpoint(
+    tmp_path, uninterrupted
+):
+    def loss_fn(model, batch, key):
+        loss, metrics = noisy(model, batch, key)
+        # The batch of step 7. Text has no targets, and so a loss of NaN, in every step.
+        bad = jnp.where(jnp.all(batch == numbers(7)), jnp.nan, 0.0)
+        text = {"loss/text": jnp.array(jnp.nan), "targets/text": jnp.zeros(())}
+        return loss + bad, metrics | {"loss/map": loss + bad} | text
+
+    message = r"Training of model stopped: the loss in map is not finite at step 7; .* is intact"
+    with pytest.raises(NonFiniteLossError, match=message):
+        run(tmp_path, loss_fn=loss_fn)
+    with closing(Checkpoints(tmp_path / "checkpoints")) as checkpoints:
+        assert checkpoints.latest_step == 5
+    assert max(line["step"] for line in measured(tmp_path)) == 6
+    # With the cause gone the run goes on as if nothing had happened.
+    for a, b in zip(parameters(run(tmp_path)), uninterrupted[0], strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_an_infinite_gradient_stops_the_run_too(tmp_path):
+    def loss_fn(model, batch, key):
+        loss, metrics = noisy(model, batch, key)
+        root = jnp.sqrt(jnp.sum(model.kernel[...]))  # of infinite slope at zero
+        return loss + root, metrics
+
+    with pytest.raises(NonFiniteLossError, match="the loss is not finite at step 0;"):
+        run(tmp_path, loss_fn=loss_fn)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(steps=0), "--training.steps is 0; it must be at least 1"),
+        (dict(accumulation=0), "--training.accumulation is 0; it must be at least 1"),
+        (dict(accumulation=3), "--training.batch-size is 4; it must be divisible by .*, 3"),
+        (dict(average_decay=1.0), "--training.average-decay is 1.0; it must be at least 0"),
+        (
+            dict(optimizer=OptimizerConfig(learning_rate=0.0)),
+            "--training.optimizer.learning-rate is 0.0; it must be positive",
+        ),
+    ],
+)
+def test_impossible_settings_get_one_sentence(changes, message):
+    with pytest.raises(ValueError, match=message):
+        replace(CONFIG, **changes).check("--training")
+
+
+def test_metrics_are_on_disk_as_lines_of_json(tmp_path):
+    with pytest.raises(Interrupted):
+        run(tmp_path, stop=4)
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [3]
