@@ -44,20 +44,23 @@ def corrupt_spans(
         num_sentinels: How many there are, which bounds the number of spans.
     """
     tokens = ids.shape[0]
-    place = jnp.arange(tokens)
-    is_real = place < num_real
+    is_real = jnp.arange(tokens) < num_real
     draws = jnp.where(is_real, draws, jnp.inf)
-    rank = jnp.argsort(jnp.argsort(draws))
+    order = jnp.argsort(draws)
+    rank = jnp.argsort(order)
+    # Keeping one token more, in the order of the draws, splits a span, shortens it or ends it:
+    # that depends on which of its neighbours are dropped at that time, those drawn higher.
+    left_is_dropped = jnp.pad(rank[:-1] > rank[1:], (1, 0))
+    right_is_dropped = jnp.pad((rank[1:] > rank[:-1]) & is_real[1:], (0, 1))
+    more_spans = left_is_dropped.astype(jnp.int32) + right_is_dropped - 1
     counts = jnp.arange(tokens + 1)
-    kept_by_count = (rank[None, :] < counts[:, None]) & is_real[None, :]
-    starts_by_count = starts_span(~kept_by_count & is_real[None, :])
-    spans = starts_by_count.sum(1)
+    spans = jnp.cumsum(jnp.append(num_real > 0, more_spans[order]))
+    fits = (counts + spans <= budget) & (spans < num_sentinels)
     wanted = jnp.sum(draws <= keep)
-    fits = (counts + spans <= budget) & (spans < num_sentinels) & (counts <= wanted)
-    count = jnp.max(jnp.where(fits, counts, 0))
-    is_kept = kept_by_count[count]
+    count = jnp.max(jnp.where(fits & (counts <= wanted), counts, 0))
+    is_kept = (rank < count) & is_real
     is_dropped = ~is_kept & is_real
-    is_start = starts_by_count[count]
+    is_start = is_dropped & ~jnp.pad(is_dropped[:-1], (1, 0))
     span = jnp.cumsum(is_start)
 
     is_shown = (is_kept | is_start) & (budget > 0)
@@ -76,12 +79,6 @@ def corrupt_spans(
     targets = targets.at[at_end].set(first_sentinel + span[-1])
     is_sentinel = is_sentinel.at[at_start].set(True, mode="drop").at[at_end].set(True)
     return SpanCorruption(inputs, is_shown.sum(), targets, is_sentinel, at_end + 1)
-
-
-def starts_span(is_dropped: Bool[Array, "*batch tokens"]) -> Bool[Array, "*batch tokens"]:
-    """Returns True where a dropped token follows a kept one, or begins the sequence."""
-    before = jnp.pad(is_dropped[..., :-1], [(0, 0)] * (is_dropped.ndim - 1) + [(1, 0)])
-    return is_dropped & ~before
 
 
 def choose_window(

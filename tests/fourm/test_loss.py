@@ -1,5 +1,7 @@
 """The loss: the grouped head is the plain one, at less cost, and absent modalities do not count."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,7 @@ from fourm.loss import LossConfig, grouped_cross_entropy, masked_loss
 from fourm.masking import MaskingComponent, MaskingConfig, mask_batch
 from tests.fourm.tiny import SPACE, build_model, make_tokens
 
+QUICK = {"xla_backend_optimization_level": 0}  # to compile
 SEGMENTS = ((1, 5), (6, 1), (7, 12), (19, 3))
 VOCAB, DIM = 22, 6
 
@@ -52,11 +55,13 @@ def value_and_gradients(function, rows):
         value, scores = function(**rows | dict(features=features, table=table))
         return 3.0 * value, scores
 
-    compute = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
+    compute = jax.jit(
+        jax.value_and_grad(loss, argnums=(0, 1), has_aux=True), compiler_options=QUICK
+    )
     return jax.device_get(compute(rows["features"], rows["table"]))
 
 
-@pytest.mark.parametrize("tile", [1, 3, 8, 40, 64])
+@pytest.mark.parametrize("tile", [1, 8, 64])
 @pytest.mark.parametrize("groups", [(0, 1, 2, 3, 4), (2, 4), (3,)], ids=str)
 def test_the_grouped_head_equals_the_plain_one_in_value_and_gradients(tile, groups):
     rows = make_rows(groups=groups, seed=tile)
@@ -102,14 +107,22 @@ MODEL = build_model()
 GRAPH, STATE = nnx.split(MODEL)
 ALPHAS = {name: 1.0 for name in SPACE.names}
 MASKING = MaskingConfig((MaskingComponent(ALPHAS, ALPHAS, (6, 14), (8, 18)),))
-MASK = jax.jit(lambda key, tokens: mask_batch(key, tokens, SPACE, MASKING))
+MASK = jax.jit(lambda key, tokens: mask_batch(key, tokens, SPACE, MASKING), compiler_options=QUICK)
 BATCH = MASK(jax.random.key(0), make_tokens(8))
 
 
-def compute_loss(batch, config):
-    compute = jax.jit(lambda state, batch: masked_loss(nnx.merge(GRAPH, state), batch, config))
-    loss, metrics = jax.device_get(compute(STATE, batch))
-    return float(loss), {name: float(value) for name, value in metrics.items()}
+@functools.cache
+def compiled_loss(average):
+    def compute(state, batch):
+        return masked_loss(nnx.merge(GRAPH, state), batch, LossConfig(average=average, tile=8))
+
+    return jax.jit(jax.value_and_grad(compute, has_aux=True), compiler_options=QUICK)
+
+
+def compute_loss(batch, average="modalities", state=STATE):
+    (loss, metrics), gradients = jax.device_get(compiled_loss(average)(state, batch))
+    metrics = {name: float(value) for name, value in metrics.items()}
+    return float(loss), metrics, jax.tree.leaves(gradients)
 
 
 def without_targets(batch, *names):
@@ -131,7 +144,7 @@ def nll_by_modality(batch):
 
 
 def test_metrics_are_the_means_over_each_modalitys_own_targets():
-    _, metrics = compute_loss(BATCH, LossConfig(tile=8))
+    _, metrics, _ = compute_loss(BATCH)
     for name, nll in nll_by_modality(BATCH).items():
         assert metrics[f"targets/{name}"] == len(nll)
         np.testing.assert_allclose(metrics[f"loss/{name}"], nll.mean(), rtol=1e-5)
@@ -140,7 +153,7 @@ def test_metrics_are_the_means_over_each_modalitys_own_targets():
 
 def test_the_mean_over_modalities_is_over_those_that_have_targets():
     batch = without_targets(BATCH, "picture", "text")
-    loss, metrics = compute_loss(batch, LossConfig(tile=8))
+    loss, metrics, _ = compute_loss(batch)
     expected = np.mean([nll.mean() for nll in nll_by_modality(batch).values() if len(nll)])
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
     assert np.isnan(metrics["loss/picture"])
@@ -149,7 +162,7 @@ def test_the_mean_over_modalities_is_over_those_that_have_targets():
 
 
 def test_the_mean_over_tokens_is_the_plain_mean():
-    loss, _ = compute_loss(BATCH, LossConfig(average="tokens", tile=8))
+    loss, _, _ = compute_loss(BATCH, "tokens")
     expected = np.concatenate(list(nll_by_modality(BATCH).values())).mean()
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
 
@@ -157,7 +170,12 @@ def test_the_mean_over_tokens_is_the_plain_mean():
 @pytest.mark.parametrize("average", ["modalities", "tokens"])
 def test_weights_weigh_the_means_and_zero_leaves_a_modality_out(average):
     weights = {"picture": 3.0, "text": 0.0}
-    loss, _ = compute_loss(BATCH, LossConfig(average=average, weights=weights, tile=8))
+    config = LossConfig(average=average, weights=weights, tile=8)
+    compute = jax.jit(
+        lambda state: masked_loss(nnx.merge(GRAPH, state), BATCH, config)[0],
+        compiler_options=QUICK,
+    )
+    loss = compute(STATE)
     total = count = 0.0
     for name, nll in nll_by_modality(BATCH).items():
         weight = weights.get(name, 1.0) * (len(nll) if average == "tokens" else 1)
@@ -167,13 +185,9 @@ def test_weights_weigh_the_means_and_zero_leaves_a_modality_out(average):
 
 @pytest.mark.parametrize("average", ["modalities", "tokens"])
 def test_no_target_at_all_is_a_loss_of_zero_with_zero_gradients(average):
-    config = LossConfig(average=average, tile=8)
-    batch = without_targets(BATCH, *SPACE.names)
-    compute = jax.jit(
-        jax.grad(lambda state: masked_loss(nnx.merge(GRAPH, state), batch, config)[0])
-    )
-    assert compute_loss(batch, config)[0] == 0
-    assert all((np.asarray(leaf) == 0).all() for leaf in jax.tree.leaves(compute(STATE)))
+    loss, _, gradients = compute_loss(without_targets(BATCH, *SPACE.names), average)
+    assert loss == 0
+    assert all((gradient == 0).all() for gradient in gradients)
 
 
 def test_a_loss_that_is_not_finite_shows_in_its_own_modality_alone():
@@ -181,8 +195,7 @@ def test_a_loss_that_is_not_finite_shows_in_its_own_modality_alone():
     entry = SPACE["map"]
     table = MODEL.output_table[...]
     state.output_table[...] = table.at[entry.first_id].set(jnp.inf)
-    compute = jax.jit(lambda state: masked_loss(nnx.merge(GRAPH, state), BATCH, LossConfig(tile=8)))
-    loss, metrics = jax.device_get(compute(state))
+    loss, metrics, _ = compute_loss(BATCH, state=state)
     assert not np.isfinite(loss)
     bad = [name for name in SPACE.names if not np.isfinite(metrics[f"loss/{name}"])]
     assert bad == ["map"]

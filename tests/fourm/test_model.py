@@ -1,6 +1,7 @@
 """The model: what may influence what, and the same numbers however it is run."""
 
 import dataclasses
+import functools
 import itertools
 
 import jax
@@ -14,19 +15,22 @@ from fourm.model import FourM, ModelConfig, can_attend_targets, sincos_positions
 from fourm.token_space import Inputs, MaskedBatch, Targets
 from tests.fourm.tiny import SPACE, build_model, make_tokens
 
+QUICK = {"xla_backend_optimization_level": 0}  # to compile
 ALPHAS = {name: 1.0 for name in SPACE.names}
 MASKING = MaskingConfig((MaskingComponent(ALPHAS, ALPHAS, (6, 14), (8, 18)),))
 
 
 def make_batch() -> MaskedBatch:
-    mask = jax.jit(lambda key, tokens: mask_batch(key, tokens, SPACE, MASKING))
+    mask = jax.jit(
+        lambda key, tokens: mask_batch(key, tokens, SPACE, MASKING), compiler_options=QUICK
+    )
     return mask(jax.random.key(1), make_tokens(6, present=0.8))
 
 
 BATCH = make_batch()
 
 
-@jax.jit
+@functools.partial(jax.jit, compiler_options=QUICK)
 def run(graph, state, batch):
     return nnx.merge(graph, state)(batch)
 
@@ -128,7 +132,7 @@ def test_targets_that_are_not_given_do_not_reveal_themselves(model):
 def gradients(model, batch=BATCH):
     graph, params, rest = nnx.split(model, nnx.Param, ...)
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=QUICK)
     def compute(params):
         def loss(params):
             features = nnx.merge(graph, params, rest)(batch)
