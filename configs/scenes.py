@@ -24,10 +24,13 @@ from tokenizers.values import Classes, Colors, Directions, Distances
 SCENE_MODALITIES = {
     "rgb": Modality(Colors(), ImageTokenizerConfig(codebook_size=512)),
     "depth": Modality(
-        Distances(min_distance=2.0, max_distance=20.0), ImageTokenizerConfig(codebook_size=256)
+        Distances(min_distance=2.0, max_distance=20.0),
+        ImageTokenizerConfig(codebook_size=256, steps=800),
     ),
-    "normals": Modality(Directions(), ImageTokenizerConfig(codebook_size=256)),
-    "semseg": Modality(Classes(names=SEMSEG_CLASSES), ImageTokenizerConfig(codebook_size=256)),
+    "normals": Modality(Directions(), ImageTokenizerConfig(codebook_size=256, steps=800)),
+    "semseg": Modality(
+        Classes(names=SEMSEG_CLASSES), ImageTokenizerConfig(codebook_size=256, steps=800)
+    ),
     "caption": Modality(
         Text(
             attributes={"color": COLOR_NAMES, "shape": SHAPES},
@@ -89,12 +92,12 @@ def scenes() -> RunConfig:
     """Built-in scenes, seven modalities, on a laptop's CPU: `python train.py`."""
     return RunConfig(
         modalities=SCENE_MODALITIES,
-        data=ScenesData(num_train=16_000, num_validation=64, num_test=1024),
+        data=ScenesData(num_train=12_000, num_validation=64, num_test=1024),
         masking=SCENE_MIXTURE,
         loss=LossConfig(weights={"caption": 2.0, "distance": 0.25}),
         model=ModelConfig(),
         training=TrainingConfig(
-            steps=1300,
+            steps=1350,
             batch_size=32,
             optimizer=OptimizerConfig(name="muon", learning_rate=2e-3),
         ),
@@ -146,7 +149,7 @@ def scenes_gpu() -> RunConfig:
             scan_layers=True,
         ),
         training=TrainingConfig(
-            steps=12_000,
+            steps=8_000,
             batch_size=256,
             average_decay=0.999,
             optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=500),

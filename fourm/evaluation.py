@@ -58,6 +58,8 @@ class EvaluationConfig:
     other."""
     num_samples: int = 512
     """Held-out samples, the first ones; fewer if there are fewer."""
+    num_samples_elsewhere: int = 256
+    """The same on test splits other than the first."""
     region: RegionConfig = field(default_factory=RegionConfig)
     """Pixels on which dense metrics are also reported apart."""
     matrix: bool = False
@@ -70,11 +72,11 @@ class EvaluationConfig:
     def __post_init__(self) -> None:
         for pair in self.pairs:
             Pair.parse(pair)
-        if self.num_samples < 1 or self.matrix_samples < 1:
-            raise ValueError(
-                f"Evaluation got num_samples={self.num_samples} and matrix_samples="
-                f"{self.matrix_samples}; both must be at least 1."
-            )
+        for name in ("num_samples", "num_samples_elsewhere", "matrix_samples"):
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f"Evaluation got {name}={getattr(self, name)}; it must be at least 1."
+                )
 
 
 class Bounds(NamedTuple):

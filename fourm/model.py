@@ -165,8 +165,9 @@ class Attention(nnx.Module):
         scores = jnp.einsum("bhtk,bhsk->bhts", q, keys).astype(jnp.float32)
         mask = can_attend[:, None]
         scores = jnp.where(mask, scores / math.sqrt(q.shape[-1]), -1e30)
-        weights = jax.nn.softmax(scores, axis=-1) * mask.any(-1, keepdims=True)
-        mixed = jnp.einsum("bhts,bhsk->bhtk", weights.astype(values.dtype), values)
+        weights = jax.nn.softmax(scores, axis=-1).astype(values.dtype)
+        mixed = jnp.einsum("bhts,bhsk->bhtk", weights, values)
+        mixed = jnp.where(mask.any(-1, keepdims=True), mixed, 0)
         mixed = mixed.transpose(0, 2, 1, 3).reshape(queries.shape)
         return apply_flat(self.out, mixed)
 
