@@ -8,10 +8,13 @@ Every stage keeps what it made in the run directory; run again, and what is done
 """
 
 import json
+import shlex
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -32,9 +35,9 @@ from fourm.model import FourM, initialize_from_codes
 from fourm.pictures import draw_curves, draw_samples
 from fourm.probing import probe, untrained_like
 from fourm.report import Report, write_report
-from fourm.run import load
+from fourm.run import CONFIG, load
 from fourm.run_log import RunLog, read_metrics
-from fourm.sample_set import TRAINING, SampleSet, load_heldout, save_heldout
+from fourm.sample_set import HELDOUT, TRAINING, SampleSet, load_heldout, save_heldout
 from fourm.saved_model import save_model
 from fourm.token_space import TokenSpace
 from fourm.train_state import OptimizerConfig
@@ -44,13 +47,15 @@ from tokenizers.modality import Modality, load_tokenizer
 
 # What may differ from the run that a directory was made by: it changes nothing made earlier.
 FREE_KNOBS = ("evaluation", "generation", "probes", "run_dir")
+SECONDS = "seconds.json"
+OUTPUTS = ("report.json", "report.md", "samples.png", "curves.png")
 
 
 class Stages:
     """Says what a run is doing and counts the seconds, across interruptions."""
 
     def __init__(self, folder: Path):
-        self.file = folder / "seconds.json"
+        self.file = folder / SECONDS
         self.seconds = json.loads(self.file.read_text()) if self.file.exists() else {}
 
     @contextmanager
@@ -70,11 +75,17 @@ def main(arguments: Sequence[str]) -> int:
     try:
         config = parse_command_line(arguments)
         folder = open_run(config)
+        if is_reported(folder, config):
+            print(
+                f"{folder} is complete. Open {folder / 'report.md'} and {folder / 'samples.png'}."
+            )
+            return 0
         stage = Stages(folder)
         with RunLog(folder) as log:
-            with stage("samples", folder / "heldout"):
+            with stage("samples", folder / HELDOUT):
                 sources = open_sources(config)
                 sample = read_sample(config, sources, folder)
+                write_config(config, folder)
             with stage("tokenizers", folder / "tokenizers"):
                 tokenizers = {
                     name: make_tokenizer(config, name, number, sample, folder, log)
@@ -85,7 +96,7 @@ def main(arguments: Sequence[str]) -> int:
             del sample
             with stage("model", folder / "model"):
                 train_model(config, tokenizers, tokens, folder, log)
-        evaluate(config, folder, stage)
+        evaluate(config, folder, stage, shlex.join(["python", "train.py", *arguments]))
     except (ValueError, NonFiniteLossError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -97,22 +108,41 @@ def open_run(config: RunConfig) -> Path:
     """Opens the run directory, or starts it.
 
     Raises:
-        ValueError: If it was made with other settings.
+        ValueError: If it was made with other settings, or is something else.
     """
     folder = Path(config.run_dir)
-    plain = to_plain(config)
-    file = folder / "config.json"
+    file = folder / CONFIG
     if file.exists():
-        knobs = differing_knobs(json.loads(file.read_text()), plain)
+        try:
+            before = json.loads(file.read_text())
+        except ValueError as error:
+            raise ValueError(
+                f"{file} is damaged ({error}); give --run-dir another folder."
+            ) from error
+        knobs = differing_knobs(before, to_plain(config))
         fixed = [knob for knob in knobs if knob.split(".")[0] not in FREE_KNOBS]
         if fixed:
             raise ValueError(
-                f"{folder} was made with other values of {', '.join(fixed)}; give --run-dir "
-                f"another folder, or delete {folder} to start afresh."
+                f"{folder} was made with other values of {', '.join(fixed) or 'everything'}; give "
+                f"--run-dir another folder, or delete {folder} to start afresh."
             )
-    folder.mkdir(parents=True, exist_ok=True)
-    write_file(file, json.dumps(plain, indent=2).encode())
+        write_config(config, folder)
+    elif (folder / SECONDS).exists():
+        # A run whose data could not be read: what it left was made with settings now unknown.
+        shutil.rmtree(folder / HELDOUT, ignore_errors=True)
     return folder
+
+
+def write_config(config: RunConfig, folder: Path) -> None:
+    """Fixes the settings of a run, as soon as they have proved to fit the data."""
+    write_file(folder / CONFIG, json.dumps(to_plain(config), indent=2).encode())
+
+
+def is_reported(folder: Path, config: RunConfig) -> bool:
+    """True if the run has its report, of this configuration."""
+    if not all((folder / name).exists() for name in OUTPUTS):
+        return False
+    return json.loads((folder / "report.json").read_text())["config"] == to_plain(config)
 
 
 def open_sources(config: RunConfig) -> dict[str, TransformedSource]:
@@ -148,6 +178,18 @@ def read_sample(
     # Evenly spaced over the split: neighbours may be views of one picture.
     chosen = np.arange(count) * len(train_source) // count
     sample = SampleSet.collect(train_source.__getitems__(chosen.tolist()), names)
+    for name in names:
+        if not len(sample.rows([name])):
+            raise ValueError(
+                f"No training sample has {name!r}; see the knobs of --data, or take the modality "
+                "out."
+            )
+    for task in config.probes.tasks:
+        if task not in sample.metadata:
+            raise ValueError(
+                f"There is no fact {task!r} to probe; the data's metadata has "
+                f"{', '.join(sample.metadata) or 'none'}: change --probes.tasks."
+            )
     num_reference = min(count, max(config.probes.num_train, 256))
     kept = {TRAINING: (train_source, chosen[:: max(1, count // num_reference)][:num_reference])}
     for split, source in sources.items():
@@ -157,7 +199,8 @@ def read_sample(
             )
             kept[split] = (source, np.arange(num_samples))
     for split, (source, indices) in kept.items():
-        if not (folder / "heldout" / split).exists():
+        is_kept = (folder / HELDOUT / split).exists()
+        if not is_kept or load_heldout(folder, split).size < len(indices):
             samples = source.__getitems__(indices.tolist())
             save_heldout(folder, split, SampleSet.collect(samples, names))
     return sample
@@ -171,12 +214,7 @@ def make_tokenizer(
     if saved.exists():
         return load_tokenizer(saved)
     modality: Modality = config.modalities[name]
-    rows = sample.rows([name])
-    if not len(rows):
-        raise ValueError(
-            f"No training sample has {name!r}; see the knobs of --data, or take the modality out."
-        )
-    raw = sample.take(name, rows)
+    raw = sample.take(name, sample.rows([name]))
     settings = modality.tokenizer
     key = jax.random.fold_in(jax.random.key(config.seed), number)
     tokenizer = settings.fit(modality.values, raw, key)
@@ -261,20 +299,19 @@ def train_model(
     save_model(folder / "model", model)
 
 
-def evaluate(config: RunConfig, folder: Path, stage: Stages) -> None:
+def evaluate(config: RunConfig, folder: Path, stage: Stages, command: str) -> None:
     """Measures the run on held-out samples, draws its pictures, and writes the report."""
     split, *other_splits = [name for name in config.data.splits if name.startswith("test")] or [
         config.data.splits[-1]
     ]
     training, heldout = load_heldout(folder, TRAINING), load_heldout(folder, split)
     model = load(folder)
-    with stage("evaluation", folder / f"heldout/{split}"):
+    with stage("evaluation", folder / HELDOUT / split):
         evaluator = Evaluator(model, heldout, training, config.evaluation)
         tokenizers, results = evaluator.tokenizers(), evaluator.evaluate()
+        fewer = replace(config.evaluation, num_samples=config.evaluation.num_samples_elsewhere)
         elsewhere = {
-            name: Evaluator(
-                model, load_heldout(folder, name), training, config.evaluation
-            ).evaluate()
+            name: Evaluator(model, load_heldout(folder, name), training, fewer).evaluate()
             for name in other_splits
         }
     with stage("probes", folder / "report.md"):
@@ -290,9 +327,9 @@ def evaluate(config: RunConfig, folder: Path, stage: Stages) -> None:
             results=results,
             probes=probes,
             config=to_plain(config),
-            command=f"python train.py {' '.join(sys.argv[1:])}".strip(),
+            command=command,
             split=split,
-            num_samples=heldout.size,
+            num_samples=min(heldout.size, config.evaluation.num_samples),
             other_splits=elsewhere,
             notes=notes,
         ),

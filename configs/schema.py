@@ -1,8 +1,10 @@
 """Every knob of a run, on one page. Each part is described beside the class that it configures."""
 
 import dataclasses
+import difflib
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,9 @@ from fourm.loss import LossConfig
 from fourm.masking import MaskingConfig
 from fourm.model import ModelConfig
 from fourm.probing import ProbeConfig
+from fourm.results import Pair
 from fourm.training import TrainingConfig
+from tokenizers.image import ImageTokenizerConfig
 from tokenizers.modality import Modality
 
 
@@ -32,6 +36,19 @@ class CropConfig:
     """Smallest and largest area of a random square, as a share of the centre square."""
     flip: bool = True
     """Mirror half of the random squares."""
+
+    def check(self) -> None:
+        """Raises ValueError, in one sentence, if a setting is out of range."""
+        if self.size < 1 or self.views < 1:
+            raise ValueError(
+                f"--crops.size is {self.size} and --crops.views {self.views}; both must be at "
+                "least 1."
+            )
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise ValueError(
+                f"--crops.scale is {self.scale[0]} {self.scale[1]}; it must be two shares of the "
+                "centre square, the smaller first, above 0 and at most 1."
+            )
 
 
 @dataclass(frozen=True)
@@ -69,11 +86,45 @@ class RunConfig:
         """Raises ValueError, in one sentence, for what the parts can't check by themselves."""
         self.model.check()
         self.training.check("--training")
-        for name in self.generation:
-            if name not in self.modalities:
+        if not self.modalities:
+            raise ValueError("The run has no modalities; name at least one.")
+        if not 0 <= self.seed < 2**31:
+            raise ValueError(f"--seed is {self.seed}; it must be 0 to 2**31 - 1.")
+        if self.tokenizer_samples < 1:
+            raise ValueError(
+                f"--tokenizer-samples is {self.tokenizer_samples}; it must be at least 1."
+            )
+        for name, settings in self.generation.items():
+            self._require(f"--generation.{name}", [name])
+            settings.check()
+        for number, component in enumerate(self.masking.components):
+            self._require(f"--masking.components.{number}.inputs", component.inputs)
+            self._require(f"--masking.components.{number}.targets", component.targets)
+        self._require("--loss.weights", self.loss.weights or {})
+        for text in self.evaluation.pairs:
+            pair = Pair.parse(text)
+            self._require("--evaluation.pairs", [*pair.inputs, pair.target])
+        if self.evaluation.region.modality:
+            self._require("--evaluation.region.modality", [self.evaluation.region.modality])
+        if self.probes.tasks:
+            self._require("--probes.input", [self.probes.input])
+        self.crops.check()
+        for name, modality in self.modalities.items():
+            settings = modality.tokenizer
+            if isinstance(settings, ImageTokenizerConfig) and self.crops.size % settings.patch_size:
                 raise ValueError(
-                    f"--generation.{name} is set, but the modalities are "
-                    f"{', '.join(self.modalities)}."
+                    f"--modalities.{name}.tokenizer.patch-size is {settings.patch_size}, which "
+                    f"does not divide --crops.size, {self.crops.size}."
+                )
+
+    def _require(self, knob: str, names: Iterable[str]) -> None:
+        """Raises ValueError if a knob names a modality that the run does not have."""
+        for name in names:
+            if name not in self.modalities:
+                near = difflib.get_close_matches(name, self.modalities, n=1)
+                hint = f"did you mean {near[0]}? " if near else ""
+                raise ValueError(
+                    f"{knob} names {name!r}; {hint}The modalities are {', '.join(self.modalities)}."
                 )
 
 

@@ -13,6 +13,8 @@ from jaxtyping import Int
 from tokenizers.base import Boxes, RawBatch
 from tokenizers.storage import load_folder, save_folder
 
+HELDOUT = "heldout"
+"""Folder of the run directory that has them."""
 TRAINING = "train_reference"
 """Name of the set of training samples from which floors and probes are fitted."""
 
@@ -122,7 +124,7 @@ class SampleSet:
 
 def save_heldout(run: Path, split: str, samples: SampleSet) -> None:
     """Keeps raw samples of a split, or of `TRAINING`, in a run directory."""
-    samples.save(Path(run) / "heldout" / split)
+    samples.save(Path(run) / HELDOUT / split)
 
 
 def load_heldout(run: Path, split: str) -> SampleSet:
@@ -131,7 +133,7 @@ def load_heldout(run: Path, split: str) -> SampleSet:
     Raises:
         ValueError: If nothing was kept of this split; the sentence names those that there are.
     """
-    folder = Path(run) / "heldout"
+    folder = Path(run) / HELDOUT
     if not (folder / split).is_dir():
         found = sorted(
             path.name for path in folder.glob("[!.]*") if path.is_dir() and path.name != TRAINING

@@ -133,16 +133,36 @@ def test_what_a_configuration_cannot_hold_is_named():
         to_plain({"names": {"a"}})
 
 
-def test_check_refuses_generation_of_a_modality_that_there_is_not():
-    config = PRESETS["scenes"]()
-    config.check()
-    wrong = replace(config, generation={"dept": GenerationConfig()})
-    with pytest.raises(ValueError, match=r"--generation\.dept is set, but the modalities are rgb"):
-        wrong.check()
+SCENES = PRESETS["scenes"]()
+WRONG = {
+    r"--generation\.dept names 'dept'; did you mean depth\? The modalities are rgb": dict(
+        generation={"dept": GenerationConfig()}
+    ),
+    r"num_steps is 0": dict(generation={"rgb": GenerationConfig(num_steps=0)}),
+    r"--evaluation\.pairs names 'dept'": dict(evaluation=EvaluationConfig(pairs=("rgb->dept",))),
+    r"--evaluation\.region\.modality names 'labels'": dict(
+        evaluation=EvaluationConfig(region=RegionConfig(modality="labels"))
+    ),
+    r"--probes\.input names 'rbg'": dict(probes=ProbeConfig(input="rbg", tasks=("object_count",))),
+    r"--loss\.weights names 'deep'": dict(loss=LossConfig(weights={"deep": 1.0})),
+    r"--masking\.components\.0\.targets names 'caption s'": dict(
+        masking=MaskingConfig(
+            components=(MaskingComponent(inputs={"rgb": 1.0}, targets={"caption s": 1.0}),)
+        )
+    ),
+    r"patch-size is 8, which does not divide --crops\.size, 60": dict(crops=CropConfig(size=60)),
+    r"--crops\.views 0; both must be": dict(crops=CropConfig(views=0)),
+    r"--crops\.scale is 0\.9 0\.2": dict(crops=CropConfig(scale=(0.9, 0.2))),
+    r"--seed is -1": dict(seed=-1),
+    r"--tokenizer-samples is 0": dict(tokenizer_samples=0),
+    r"no modalities": dict(modalities={}),
+    r"--training\.batch-size is 30; .*divisible": dict(
+        training=TrainingConfig(batch_size=30, accumulation=4)
+    ),
+}
 
 
-def test_check_refuses_impossible_training():
-    config = PRESETS["scenes"]()
-    wrong = replace(config, training=TrainingConfig(batch_size=30, accumulation=4))
-    with pytest.raises(ValueError, match=r"--training\.batch-size is 30; .*divisible"):
-        wrong.check()
+@pytest.mark.parametrize("reason", WRONG)
+def test_check_refuses_what_the_parts_cannot_see_by_themselves(reason):
+    with pytest.raises(ValueError, match=reason):
+        replace(SCENES, **WRONG[reason]).check()

@@ -1,0 +1,95 @@
+"""The README says what is true: its tree, its commands, its links."""
+
+import ast
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from configs.presets import load_preset, parse_command_line
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+COMMANDS = [
+    line
+    for language, block in BLOCKS
+    if not language
+    for line in block.splitlines()
+    if line.startswith(("python ", "pip "))
+]
+FOLDERS = ("fourm", "tokenizers", "data_pipeline", "configs", "benchmarks", "docs")
+
+
+def tree() -> dict[str, str]:
+    """Returns the gloss of every path in the README's tree."""
+    (block,) = [block for _, block in BLOCKS if block.startswith("train.py ")]
+    glosses, folder = {}, ""
+    for line in block.splitlines():
+        name, gloss = line.split(maxsplit=1)
+        if not line.startswith(" "):
+            folder = name if name.endswith("/") else ""
+        path = name if name == folder or not folder else folder + name
+        glosses[path] = gloss.strip()
+    return glosses
+
+
+def test_the_tree_lists_every_file_of_the_packages():
+    files = {
+        path.relative_to(ROOT).as_posix()
+        for folder in FOLDERS
+        for path in (ROOT / folder).iterdir()
+        if path.is_file() and path.name != "__init__.py" and not path.name.startswith(".")
+    }
+    files |= {"train.py", "requirements.txt", "pyproject.toml"}
+    assert {path for path in tree() if not path.endswith("/")} == files
+
+
+def test_every_gloss_is_short_and_says_something():
+    assert all(3 <= len(gloss) <= 60 for gloss in tree().values())
+
+
+def test_the_two_commands_stand_there_to_the_letter():
+    assert "pip install -r requirements.txt && python train.py" in COMMANDS
+    assert "pip install -r requirements.txt && python -m pytest" in COMMANDS
+    assert "python -m pytest" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("python train.py")])
+def test_training_commands_are_understood(command):
+    words = shlex.split(command)[2:]
+    if words and words[-1] == "--help":
+        load_preset(words[0])
+    else:
+        assert parse_command_line(words).run_dir
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("python -m fourm")])
+def test_module_commands_name_modules_and_their_options(command):
+    words = shlex.split(command)
+    module = ROOT / Path(*words[2].split(".")).with_suffix(".py")
+    assert module.is_file()
+    modalities = load_preset("scenes")[0].modalities
+    source = module.read_text(encoding="utf-8")
+    for word in words[3:]:
+        if word.startswith("--"):
+            name = word.removeprefix("--")
+            assert name in modalities or name.replace("-", "_") in source, word
+    if "--targets" in words:
+        asked = words[words.index("--targets") + 1 :]
+        for target in asked[: next((i for i, w in enumerate(asked) if w[0] == "-"), None)]:
+            assert target in modalities
+
+
+@pytest.mark.parametrize("block", [block for language, block in BLOCKS if language == "python"])
+def test_python_snippets_import_what_exists(block):
+    for node in ast.walk(ast.parse(block)):
+        if isinstance(node, ast.ImportFrom):
+            module = __import__(node.module, fromlist=["_"])
+            assert all(hasattr(module, alias.name) for alias in node.names)
+
+
+def test_links_and_pictures_lead_somewhere():
+    for target in re.findall(r"\]\(([^)]+)\)", README):
+        assert target.startswith("https://") or (ROOT / target).exists(), target

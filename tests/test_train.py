@@ -1,0 +1,335 @@
+"""One run from nothing to its report, then again, interrupted, and over other data."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import fourm
+from train import main
+
+ROOT = Path(__file__).parent.parent
+CONFIG = str(ROOT / "tests" / "fixtures" / "tiny_scenes.py")
+SATELLITE = ROOT / "tests" / "fixtures" / "eo"
+NYU = ROOT.parent / "shared" / "data" / "nyuv2"
+
+# Tests of one group run in one process, which makes the run that they share once.
+shares_run = pytest.mark.xdist_group("tiny run")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    assert main([CONFIG, "--run-dir", str(folder)]) == 0
+    return folder
+
+
+def report_of(folder: Path) -> dict:
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    return json.loads((folder / "report.json").read_text(), parse_constant=refuse)
+
+
+def check_report(report: dict, modalities) -> None:
+    """Checks a report against what programs may rely on."""
+    required = {"seconds", "tokenizers", "results", "probes", "device", "config"}
+    assert required <= set(report) <= required | {"other_splits"}
+    assert all(isinstance(s, float) and s >= 0 for s in report["seconds"].values())
+    assert list(report["tokenizers"]) == list(modalities)
+    for entry in report["tokenizers"].values():
+        assert {"metric", "value", "floor", "codebook_usage"} <= set(entry)
+        assert 0 < entry["codebook_usage"] <= 1
+    assert report["results"]
+    for rows in (report["results"], *report.get("other_splits", {}).values()):
+        for row in rows:
+            keys = {"inputs", "target", "metric", "better", "floor", "value", "ceiling"}
+            assert set(row) == keys
+            assert row["better"] in ("lower", "higher")
+            assert row["target"] in modalities and set(row["inputs"]) <= set(modalities)
+    for row in report["probes"]:
+        assert {"task", "value", "raw_pixels", "untrained"} <= set(row)
+        assert all(0 <= row[name] <= 1 for name in ("value", "raw_pixels", "untrained"))
+    assert isinstance(report["device"], str) and report["device"]
+    assert report["config"]["class"] == "RunConfig"
+
+
+def arrays_of(folder: Path) -> dict[str, np.ndarray]:
+    """Returns every array of a saved model."""
+    found = {}
+    for file in sorted((folder / "model").rglob("*")):
+        if file.suffix in (".npz", ".npy"):
+            loaded = np.load(file, allow_pickle=False)
+            named = loaded if file.suffix == ".npz" else {"": loaded}
+            found |= {f"{file.name}/{name}": np.asarray(named[name]) for name in named}
+    assert found
+    return found
+
+
+def losses_of(folder: Path) -> list[dict]:
+    """Returns the lines of metrics.jsonl without what depends on the clock."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    clock = ("samples_per_second", "seconds", "time")
+    return [{name: line[name] for name in line if name not in clock} for line in lines]
+
+
+@shares_run
+def test_a_run_reaches_its_report(run):
+    report = report_of(run)
+    check_report(report, ("rgb", "semseg", "caption", "boxes", "distance"))
+    directions = {(*row["inputs"], row["target"]) for row in report["results"]}
+    assert directions >= {("rgb", "semseg"), ("caption", "rgb"), ("rgb", "boxes")}
+    metrics = {row["metric"] for row in report["results"]}
+    assert "miou" in metrics and "psnr" in metrics
+    assert any(name.startswith("readback_") for name in metrics)
+    assert any(name.endswith("_objects") for name in metrics)
+    assert [row["task"] for row in report["probes"]] == ["object_count"]
+    assert list(report["other_splits"]) == ["test_unseen_pairs"]
+
+
+@shares_run
+def test_a_run_directory_has_everything_to_look_at(run):
+    for name in ("samples.png", "curves.png"):
+        with Image.open(run / name) as picture:
+            assert min(picture.size) > 100
+            assert len(set(picture.convert("L").resize((64, 64)).getdata())) > 4
+    text = (run / "report.md").read_text()
+    for word in ("samples.png", "curves.png", "floor", "ceiling", "object_count", "miou"):
+        assert word in text
+    lines = losses_of(run)
+    model = [line for line in lines if line["stage"] == "model"]
+    assert [line["step"] for line in model] == [2, 4, 6, 8, 10, 12]
+    assert all(np.isfinite(line["loss"]) for line in lines)
+    for name in ("rgb", "semseg", "caption", "boxes", "distance"):
+        assert f"loss/{name}" in model[-1] and f"entropy/{name}" in model[-1]
+    assert {"tokenizer/rgb", "tokenizer/semseg"} <= {line["stage"] for line in lines}
+    assert list(run.rglob("events.out.tfevents.*"))
+    assert json.loads((run / "config.json").read_text())["training"]["steps"] == 12
+    assert not [path for path in run.rglob("*") if "partial" in path.name]
+    assert not [path for path in run.rglob("*") if path.suffix in (".pkl", ".pickle")]
+
+
+@shares_run
+def test_run_again_it_finds_everything_done(run, capsys):
+    made = {path: path.stat().st_mtime_ns for path in sorted(run.rglob("*")) if path.is_file()}
+    assert main([CONFIG, "--run-dir", str(run)]) == 0
+    assert str(run / "report.md") in capsys.readouterr().out
+    again = {path: path.stat().st_mtime_ns for path in sorted(run.rglob("*")) if path.is_file()}
+    kept = {path for path in made if path.name != "config.json"}
+    assert {path: again.get(path) for path in kept} == {path: made[path] for path in kept}
+    assert set(again) == set(made)
+
+
+@shares_run
+def test_other_settings_are_refused_with_their_names_and_nothing_is_lost(run, capsys):
+    before = (run / "config.json").read_bytes()
+    changed = ("--model.dim", "64", "--training.optimizer.learning-rate", "0.5")
+    assert main([CONFIG, "--run-dir", str(run), *changed]) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1 and told.startswith("error: ")
+    assert "model.dim" in told and "training.optimizer.learning_rate" in told
+    assert "--run-dir" in told and "seed" not in told
+    assert (run / "config.json").read_bytes() == before
+
+
+@shares_run
+def test_what_is_measured_may_change_and_only_that_is_done_again(run, tmp_path):
+    folder = tmp_path / "tiny"
+    shutil.copytree(run, folder)
+    model = (folder / "model").stat().st_mtime_ns
+    changed = ("--evaluation.pairs", "semseg->distance", "--evaluation.num-samples", "3")
+    assert main([CONFIG, "--run-dir", str(folder), *changed]) == 0
+    directions = {(*row["inputs"], row["target"]) for row in report_of(folder)["results"]}
+    assert directions == {("semseg", "distance")}
+    assert (folder / "model").stat().st_mtime_ns == model
+
+
+@shares_run
+def test_a_run_killed_in_the_middle_ends_in_the_same_bits(run, tmp_path):
+    folder = tmp_path / "killed"
+    # What comes before the model is there; the model is not.
+    shutil.copytree(
+        run, folder, ignore=shutil.ignore_patterns("model", "report.*", "*.png", "*.tfevents.*")
+    )
+    lines = [line for line in losses_of(run) if line["stage"] != "model"]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    program = f"""
+        import os, signal, sys, time
+        from pathlib import Path
+        sys.path.insert(0, {str(ROOT)!r})
+        from data_pipeline.token_store import TokenStore
+        import train
+
+        read, calls = TokenStore.batch, []
+        saved = Path({str(folder)!r}, "checkpoints", "model", "4")
+
+        def batch(self, indices):
+            calls.append(len(indices))
+            if len(calls) > 7:  # Steps 5 to 7 are under way, and step 4 is being saved or saved.
+                while not saved.exists():
+                    time.sleep(0.01)
+                os.kill(os.getpid(), signal.SIGKILL)
+            return read(self, indices)
+
+        TokenStore.batch = batch
+        sys.exit(train.main([{CONFIG!r}, "--run-dir", {str(folder)!r}]))
+    """
+    killed = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        env=dict(os.environ, JAX_PLATFORMS="cpu"),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
+    assert not (folder / "model").exists()
+    assert main([CONFIG, "--run-dir", str(folder)]) == 0
+    whole, resumed = arrays_of(run), arrays_of(folder)
+    assert list(whole) == list(resumed)
+    for name, array in whole.items():
+        assert array.dtype == resumed[name].dtype
+        assert array.tobytes() == resumed[name].tobytes(), name
+    assert losses_of(folder) == losses_of(run)
+    assert report_of(folder)["results"] == report_of(run)["results"]
+
+
+@shares_run
+def test_a_run_is_used_from_python(run):
+    model = fourm.load(run)
+    made = model.generate({"caption": ["a large red matt sphere"]}, ["rgb", "semseg"], seed=3)
+    assert made.values["rgb"].shape == (1, 32, 32, 3) and made.values["rgb"].dtype == np.uint8
+    assert made.values["semseg"].shape == (1, 32, 32)
+    again = fourm.load(run).generate(
+        {"caption": ["a large red matt sphere"]}, ["rgb", "semseg"], seed=3
+    )
+    assert (again.values["rgb"] == made.values["rgb"]).all()
+
+
+def satellite_data(folder: Path) -> Path:
+    """Copies the five satellite samples, of which one lacks radar and another land cover."""
+    shutil.copytree(SATELLITE, folder)
+    keys = sorted(path.stem for path in (folder / "val" / "S2RGB" / "all").iterdir())
+    (folder / "val" / "S1RTC" / "all" / f"{keys[0]}.npy").unlink()
+    (folder / "val" / "LULC" / "all" / f"{keys[3]}.png").unlink()
+    return folder
+
+
+def test_the_satellite_example_runs_with_modalities_missing(tmp_path):
+    data, folder = satellite_data(tmp_path / "eo"), tmp_path / "run"
+    names = ("rgb", "bands", "radar", "elevation", "land_cover")
+    small = [
+        argument
+        for name in names
+        for knob, value in (("steps", "2"), ("width", "32"), ("codebook-size", "16"))
+        for argument in (f"--modalities.{name.replace('_', '-')}.tokenizer.{knob}", value)
+    ]
+    assert (
+        main(
+            [
+                *(str(ROOT / "docs" / "satellite.py"), "--data.path", str(data)),
+                *("--run-dir", str(folder), *small, "--crops.views", "4"),
+                *(
+                    "--model.dim",
+                    "32",
+                    "--model.encoder-layers",
+                    "1",
+                    "--model.decoder-layers",
+                    "1",
+                ),
+                *("--training.steps", "3", "--training.batch-size", "4"),
+                *("--evaluation.pairs", "radar->bands", "bands->land_cover"),
+            ]
+        )
+        == 0
+    )
+    report = report_of(folder)
+    check_report(report, names)
+    directions = {(*row["inputs"], row["target"]) for row in report["results"]}
+    assert directions == {("radar", "bands"), ("bands", "land_cover")}
+
+
+@pytest.mark.skipif(not NYU.is_dir(), reason="the NYU Depth v2 shards are not here")
+def test_nyuv2_runs_to_its_report(tmp_path):
+    folder = tmp_path / "nyuv2"
+    small = [
+        argument
+        for name in ("rgb", "depth", "normals", "semseg")
+        for knob, value in (("steps", "2"), ("width", "32"), ("codebook-size", "32"))
+        for argument in (f"--modalities.{name}.tokenizer.{knob}", value)
+    ]
+    assert (
+        main(
+            [
+                *("nyuv2", "--data.path", str(NYU), "--run-dir", str(folder), *small),
+                *("--crops.views", "1", "--tokenizer-samples", "48", "--probes.num-train", "48"),
+                *("--probes.num-test", "16", "--model.dim", "32", "--model.encoder-layers", "1"),
+                *("--model.decoder-layers", "1", "--training.steps", "2"),
+                *(
+                    "--evaluation.num-samples",
+                    "4",
+                    "--evaluation.pairs",
+                    "rgb->depth",
+                    "rgb->boxes",
+                ),
+            ]
+        )
+        == 0
+    )
+    check_report(report_of(folder), ("rgb", "depth", "normals", "semseg", "caption", "boxes"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["scene"], "did you mean scenes?"),
+        (["missing.py"], "no configuration file missing.py"),
+        (["nyuv2"], "--data.path"),
+        (["nyuv2", "--data.path", "no/such/folder"], "no/such/folder"),
+        (["--training.batch-size", "0"], "--training.batch-size is 0"),
+        (["--evaluation.pairs", "rgb->dept"], "dept"),
+        (["--probes.input", "rbg"], "rbg"),
+        (["--probes.tasks", "object_cuont", "--tokenizer-samples", "8"], "object_cuont"),
+        (["--data.num-train", "0"], "no samples"),
+        (["--modalities.rgb.tokenizer.patch-size", "10"], "patch-size is 10"),
+        (["--crops.size", "100"], "does not divide --crops.size, 100"),
+    ],
+)
+def test_bad_input_is_one_sentence_before_any_work(arguments, reason, tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert main([*arguments, "--run-dir", str(folder)]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: ") and reason in told
+    assert told.count("\n") == 1
+    assert not (folder / "tokenizers").exists()
+
+
+@pytest.mark.parametrize("content", ["not json", "[]", ""])
+def test_a_run_directory_that_is_none_is_one_sentence(content, tmp_path, capsys):
+    (tmp_path / "config.json").write_text(content)
+    assert main(["--run-dir", str(tmp_path)]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"error: {tmp_path}") and told.count("\n") == 1
+
+
+def test_a_first_attempt_without_its_data_does_not_bind_the_next(tmp_path, capsys):
+    folder = tmp_path / "run"
+    wrong = ("--data.path", str(tmp_path / "nowhere"))
+    satellite = str(ROOT / "docs" / "satellite.py")
+    assert main([satellite, "--run-dir", str(folder), *wrong]) == 2
+    data = shutil.copytree(SATELLITE, tmp_path / "eo")
+    (damaged,) = (data / "val" / "LULC" / "all").glob("38D*")
+    content = damaged.read_bytes()
+    damaged.write_bytes(content[:40])
+    capsys.readouterr()
+    assert main([satellite, "--run-dir", str(folder), "--data.path", str(data)]) == 2
+    told = capsys.readouterr().err
+    assert str(damaged) in told and "land_cover" in told and told.count("\n") == 1
+    assert not (folder / "config.json").exists()
