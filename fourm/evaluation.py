@@ -263,9 +263,7 @@ class Evaluator:
             truth = self.heldout.take(target, rows)
             round_trip = self.model.reconstruct(target, truth)
             region = self._where(self.heldout, rows, target)
-            bounds = [
-                Bounds("", None, values.floor(seen, truth), values.score(round_trip, truth))
-            ]
+            bounds = [Bounds("", None, values.floor(seen, truth), values.score(round_trip, truth))]
             if region is not None:
                 seen_region = self._where(self.training, seen_rows, target)
                 if seen_region is not None and not seen_region.any():
