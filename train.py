@@ -100,6 +100,9 @@ def main(arguments: Sequence[str]) -> int:
     except (ValueError, NonFiniteLossError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("\nInterrupted; the same command continues.", file=sys.stderr)
+        return 130
     print(f"Done. Open {folder / 'report.md'} and {folder / 'samples.png'}.")
     return 0
 

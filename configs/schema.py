@@ -100,7 +100,7 @@ class RunConfig:
         for number, component in enumerate(self.masking.components):
             self._require(f"--masking.components.{number}.inputs", component.inputs)
             self._require(f"--masking.components.{number}.targets", component.targets)
-        self._require("--loss.weights", self.loss.weights or {})
+        self._require("--loss.weights", self.loss.weights)
         for text in self.evaluation.pairs:
             pair = Pair.parse(text)
             self._require("--evaluation.pairs", [*pair.inputs, pair.target])

@@ -6,7 +6,7 @@ logits exist for one tile at a time.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal, NamedTuple
 
@@ -27,14 +27,14 @@ class LossConfig:
 
     average: Literal["modalities", "tokens"] = "modalities"
     """Mean over the modalities that have targets in the batch, or over all target tokens."""
-    weights: dict[str, float] | None = None
+    weights: dict[str, float] = field(default_factory=dict)
     """Weight per modality; 1 where not named."""
     tile: int = 256
     """Targets that go through the output head at once."""
 
     def check(self, space: TokenSpace) -> None:
         """Raises ValueError, in one sentence, for impossible weights or tiles."""
-        for name, weight in (self.weights or {}).items():
+        for name, weight in self.weights.items():
             space[name]
             if not 0 <= weight < math.inf:
                 raise ValueError(
@@ -189,7 +189,7 @@ def masked_loss(
     num_groups = len(space.ranges)
     group = jnp.where(targets.is_real, targets.modality, num_groups).reshape(-1)
     counts = jnp.bincount(group, length=num_groups + 1)[:num_groups]
-    importance = jnp.array([(config.weights or {}).get(name, 1.0) for name in space.names])
+    importance = jnp.array([config.weights.get(name, 1.0) for name in space.names])
     is_present = (counts > 0) & (importance > 0)
     if config.average == "modalities":
         share = jnp.where(is_present, importance, 0.0)

@@ -158,6 +158,9 @@ def train(
             for step in range(first, config.steps):
                 state, metrics = step_fn(state, next(batches), seed_key)
                 pending.append(metrics)
+                if len(pending) > 1:
+                    # At most one step ahead of the device, so that the rate shown is the true one.
+                    jax.block_until_ready(pending[-2]["loss"])
                 done = step + 1
                 is_last = done == config.steps
                 is_saved = is_last or done % config.checkpoint_every == 0
