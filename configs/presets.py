@@ -81,7 +81,7 @@ def load_file(path: Path) -> tuple[RunConfig, str]:
             line = next((f.lineno for f in reversed(frames) if f.filename == str(path)), None)
         raise ValueError(
             f"{path}{f', line {line},' if line else ''} can't be used: "
-            f"{type(error).__name__}: {error}."
+            f"{type(error).__name__}: {str(error).rstrip('.')}."
         ) from error
     config = getattr(module, "config", None)
     if not isinstance(config, RunConfig):
