@@ -96,6 +96,7 @@ class RunConfig:
             )
         for name, settings in self.generation.items():
             self._require(f"--generation.{name}", [name])
+            self._require(f"--generation.{name}.via", settings.via)
             settings.check()
         for number, component in enumerate(self.masking.components):
             self._require(f"--masking.components.{number}.inputs", component.inputs)

@@ -3,11 +3,13 @@
 import ast
 import re
 import shlex
+import typing
 from pathlib import Path
 
 import pytest
 
 from configs.presets import load_preset, parse_command_line
+from tokenizers.modality import Modality
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -90,6 +92,20 @@ def test_python_snippets_import_what_exists(block):
             assert all(hasattr(module, alias.name) for alias in node.names)
 
 
-def test_links_and_pictures_lead_somewhere():
-    for target in re.findall(r"\]\(([^)]+)\)", README):
-        assert target.startswith("https://") or (ROOT / target).exists(), target
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", *(ROOT / "docs").glob("*.md")], ids=lambda page: page.name
+)
+def test_links_and_pictures_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
+        assert target.startswith("https://") or (page.parent / target).exists(), target
+
+
+def test_the_configuration_of_the_page_on_own_data_can_be_run(tmp_path):
+    page = (ROOT / "docs" / "your_data.md").read_text(encoding="utf-8")
+    file = tmp_path / "streets.py"
+    file.write_text("\n".join(re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)))
+    config = parse_command_line([str(file), "--data.path", "PATH"])
+    assert config.run_dir == "runs/streets" and config.data.path == "PATH"
+    assert set(config.data.modalities) == set(config.modalities)
+    kinds = {kind.__name__ for kind in typing.get_args(typing.get_type_hints(Modality)["values"])}
+    assert set(re.findall(r"^\| `(\w+)` \|", page, re.M)) == kinds

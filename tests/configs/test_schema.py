@@ -138,6 +138,9 @@ WRONG = {
     r"--generation\.dept names 'dept'; did you mean depth\? The modalities are rgb": dict(
         generation={"dept": GenerationConfig()}
     ),
+    r"--generation\.rgb\.via names 'layout'": dict(
+        generation={"rgb": GenerationConfig(via=("layout",))}
+    ),
     r"num_steps is 0": dict(generation={"rgb": GenerationConfig(num_steps=0)}),
     r"--evaluation\.pairs names 'dept'": dict(evaluation=EvaluationConfig(pairs=("rgb->dept",))),
     r"--evaluation\.region\.modality names 'labels'": dict(
