@@ -4,6 +4,7 @@ import difflib
 import importlib.util
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -35,15 +36,18 @@ def parse_command_line(arguments: Sequence[str]) -> RunConfig:
     has_name = bool(arguments) and not arguments[0].startswith("-")
     name = arguments.pop(0) if has_name else DEFAULT
     config, description = load_preset(name)
-    config = tyro.cli(
-        RunConfig,
-        default=config,
-        args=arguments,
-        prog=f"python train.py {name}",
-        description=f"{description}\n\nPresets: {', '.join(PRESETS)}; or a FILE.py of your own "
-        "that sets `config = RunConfig(...)`. Every knob below overrides the preset's value.",
-        config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
-    )
+    with warnings.catch_warnings():
+        # A file of the user's may define a data class of its own.
+        warnings.filterwarnings("ignore", ".*does not match any type in Union")
+        config = tyro.cli(
+            RunConfig,
+            default=config,
+            args=arguments,
+            prog=f"python train.py {name}",
+            description=f"{description}\n\nPresets: {', '.join(PRESETS)}; or a FILE.py of your own "
+            "that sets `config = RunConfig(...)`. Every knob below overrides the preset's value.",
+            config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
+        )
     config.check()
     return config if config.run_dir else replace(config, run_dir=f"runs/{Path(name).stem}")
 

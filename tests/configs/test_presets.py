@@ -271,3 +271,19 @@ def test_a_file_may_have_the_name_of_a_module_of_ours(tmp_path):
     before = sys.modules.get("train")
     assert parse_command_line([str(file)]).modalities == CONFIGS["scenes"].modalities
     assert sys.modules.get("train") is before
+
+
+def test_a_file_may_bring_a_data_class_of_its_own(tmp_path, recwarn):
+    file = tmp_path / "own.py"
+    file.write_text(
+        "from dataclasses import dataclass, replace\n"
+        "from configs.scenes import scenes\n"
+        "@dataclass(frozen=True)\n"
+        "class Telescope:\n"
+        "    plates: str = ''\n"
+        "    splits = ('train', 'test')\n"
+        "config = replace(scenes(), data=Telescope())\n"
+    )
+    config = parse_command_line([str(file), "--data.plates", "cellar"])
+    assert type(config.data).__name__ == "Telescope" and config.data.plates == "cellar"
+    assert not [warning for warning in recwarn if "Union" in str(warning.message)]
