@@ -33,7 +33,7 @@ class Shape:
     special: SequenceTokens | None = None
 
     def refuse(self, *_: Any) -> Any:
-        raise NotImplementedError("the benchmarks use tokens alone")
+        raise TypeError("the benchmarks use tokens alone")
 
     encode = decode = save = load = refuse
 

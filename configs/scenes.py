@@ -89,7 +89,11 @@ SCENE_MIXTURE = MaskingConfig(
 
 
 def scenes() -> RunConfig:
-    """Built-in scenes, seven modalities, on a laptop's CPU: `python train.py`."""
+    """Built-in scenes, seven modalities, on a laptop's CPU: `python train.py`.
+
+    About nine minutes and 4 GB on four cores. Expect rgb->depth abs_rel 0.041, rgb->semseg mIoU
+    0.70, rgb->caption colour-shape F1 0.68, and colours read back from caption->rgb F1 0.94.
+    """
     return RunConfig(
         modalities=SCENE_MODALITIES,
         data=ScenesData(num_train=12_000, num_validation=64, num_test=1024),
@@ -135,7 +139,7 @@ def scenes() -> RunConfig:
 
 def scenes_gpu() -> RunConfig:
     """Built-in scenes with a larger model and more of them, for ten minutes on one datacentre
-    GPU: `python train.py scenes_gpu`."""
+    GPU: `python train.py scenes_gpu`. Not measured yet."""
     base = scenes()
     return replace(
         base,

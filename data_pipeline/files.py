@@ -6,6 +6,7 @@ A class per kind of content. Each knows where its files are, how a file format s
 
 import io
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +24,7 @@ READABLE = PICTURES + ARRAYS + TEXTS
 
 
 @dataclass(frozen=True)
-class FileFormat:
+class FileFormat(ABC):
     """Files of one modality: where they are."""
 
     folder: str = ""
@@ -31,13 +32,13 @@ class FileFormat:
     extension: str = ""
     """Read only files with this extension, such as jpg, and skip all others; any if empty."""
 
+    @abstractmethod
     def read(self, data: bytes, extension: str) -> Any:
         """Returns the raw value that a file with these bytes and this extension holds.
 
         Raises:
             ValueError: What is wrong with the content. The caller adds which file it was.
         """
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,26 +23,26 @@ class Table(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Splits:
+class Splits(ABC):
     """How a data set is split."""
 
     @property
+    @abstractmethod
     def names(self) -> tuple[str, ...]:
         """Names of the splits."""
-        raise NotImplementedError
 
     @property
     def grouping(self) -> str:
         """The table's column whose groups stay together; empty if there is none."""
         return ""
 
+    @abstractmethod
     def folder_of(self, split: str) -> str:
         """Returns the folder below the data set's path that holds the split's samples."""
-        raise NotImplementedError
 
+    @abstractmethod
     def select(self, split: str, keys: Sequence[str], table: Table | None) -> list[str]:
         """Returns those of the folder's keys that belong to the split, in the same order."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """What every dense modality shares: crops, pooled scores, floors, and what an autoencoder needs."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any, ClassVar, Literal
 
@@ -30,7 +31,7 @@ Sums = dict[str, Any]
 """What scores are computed from: numbers or arrays that may be added up over samples."""
 
 
-class DenseValues:
+class DenseValues(ABC):
     """Base of the dense kinds: one number, vector or class per pixel.
 
     A kind says how raw arrays become what a network reads (`normalize`), what the network's
@@ -41,41 +42,42 @@ class DenseValues:
     metrics: ClassVar[dict[str, Better]]
 
     @property
+    @abstractmethod
     def num_inputs(self) -> int:
         """Channels that `normalize` returns."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def num_outputs(self) -> int:
         """Channels that `loss` and `denormalize` take."""
-        raise NotImplementedError
 
-    def check(self, value: Any, name: str) -> np.ndarray:
-        raise NotImplementedError
+    @abstractmethod
+    def check(self, value: Any, name: str) -> np.ndarray: ...
 
     def crop(self, value: np.ndarray, crop: Crop, size: int) -> np.ndarray:
         cut = resize_nearest(value, crop, size)
         return np.ascontiguousarray(cut[:, ::-1]) if crop.flip else cut
 
-    def draw(self, value: np.ndarray, size: int) -> np.ndarray:
-        raise NotImplementedError
+    @abstractmethod
+    def draw(self, value: np.ndarray, size: int) -> np.ndarray: ...
 
     # What an autoencoder needs.
 
+    @abstractmethod
     def fit_statistics(self, training: RawBatch) -> dict[str, np.ndarray]:
         """Returns what `normalize` and `denormalize` need, fitted on valid training pixels."""
-        raise NotImplementedError
 
+    @abstractmethod
     def is_valid(self, raw: Shaped[Raw, "batch y x ..."]) -> Bool[Raw, "batch y x"]:
         """Returns True where the value is known."""
-        raise NotImplementedError
 
+    @abstractmethod
     def normalize(
         self, raw: Shaped[Array, "batch y x ..."], statistics: Statistics
     ) -> Float[Array, "batch y x inputs"]:
         """Returns what a network reads: roughly zero mean and unit spread, 0 where invalid."""
-        raise NotImplementedError
 
+    @abstractmethod
     def loss(
         self,
         output: Float[Array, "batch y x outputs"],
@@ -83,31 +85,30 @@ class DenseValues:
         statistics: Statistics,
     ) -> Float[Array, ""]:
         """Returns what a network's answer costs, averaged over valid pixels."""
-        raise NotImplementedError
 
+    @abstractmethod
     def denormalize(
         self, output: Float[Array, "batch y x outputs"], statistics: Statistics
     ) -> Shaped[Array, "batch y x ..."]:
         """Returns raw values from a network's answer."""
-        raise NotImplementedError
 
     # Scores: sums over chunks of samples, then one value per metric for the whole set.
 
+    @abstractmethod
     def sums(
         self, predicted: np.ndarray, truth: np.ndarray, where: Bool[np.ndarray, "batch y x"]
     ) -> Sums:
         """Returns what `scores_of` needs, in a form that may be added up over chunks."""
-        raise NotImplementedError
 
+    @abstractmethod
     def scores_of(self, sums: Sums) -> dict[str, float]:
         """Returns every metric from summed `sums`; NaN where there was no pixel to score."""
-        raise NotImplementedError
 
+    @abstractmethod
     def best_constants(
         self, samples: Shaped[np.ndarray, "rows columns ..."]
     ) -> dict[str, np.ndarray]:
         """Returns per metric the constant [columns, ...] that scores best on each column."""
-        raise NotImplementedError
 
     def score(
         self, predicted: RawBatch, truth: RawBatch, where: np.ndarray | None = None
