@@ -31,6 +31,7 @@ from fourm.evaluation import Evaluator
 from fourm.files import write_file
 from fourm.loss import masked_loss
 from fourm.masking import mask_batch
+from fourm.memory import restart_with_huge_pages
 from fourm.model import FourM, initialize_from_codes
 from fourm.pictures import draw_curves, draw_samples
 from fourm.probing import probe, untrained_like
@@ -340,4 +341,5 @@ def evaluate(config: RunConfig, folder: Path, stage: Stages, command: str) -> No
 
 
 if __name__ == "__main__":
+    restart_with_huge_pages()
     sys.exit(main(sys.argv[1:]))

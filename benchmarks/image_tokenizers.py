@@ -18,6 +18,7 @@ import tyro
 from PIL import Image
 
 from data_pipeline.scenes import SEMSEG_CLASSES, ScenesData
+from fourm.memory import restart_with_huge_pages
 from fourm.train_state import (
     OptimizerConfig,
     build_optimizer,
@@ -154,4 +155,5 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
+    restart_with_huge_pages()
     main(tyro.cli(Options, description=__doc__))

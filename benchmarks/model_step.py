@@ -21,6 +21,7 @@ from flax import nnx
 from benchmarks.masking import build_mixture, build_space, make_tokens
 from fourm.loss import LossConfig, masked_loss
 from fourm.masking import mask_batch
+from fourm.memory import restart_with_huge_pages
 from fourm.model import FourM, ModelConfig
 from fourm.token_space import Inputs, TokenSpace
 from fourm.train_state import OptimizerConfig, build_optimizer, create_state, make_train_step
@@ -137,4 +138,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    restart_with_huge_pages()
     main()

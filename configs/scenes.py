@@ -99,9 +99,9 @@ def scenes() -> RunConfig:
         data=ScenesData(num_train=12_000, num_validation=64, num_test=1024),
         masking=SCENE_MIXTURE,
         loss=LossConfig(weights={"caption": 2.0, "distance": 0.25}),
-        model=ModelConfig(encoder_layers=4, decoder_layers=2),
+        model=ModelConfig(),
         training=TrainingConfig(
-            steps=1350,
+            steps=1500,
             batch_size=32,
             optimizer=OptimizerConfig(name="muon", learning_rate=2e-3),
         ),
