@@ -9,7 +9,8 @@ RECORDED = np.array([[3.0, 4.0], [0.0, 12.0]])
 
 
 def test_the_error_is_relative_to_the_norm_of_what_was_recorded():
-    assert compare("x", RECORDED + [[0.0, 0.0], [0.0, 0.13]], RECORDED).error == pytest.approx(0.01)
+    off = np.array([[0.0, 0.0], [0.0, 0.13]])
+    assert compare("x", RECORDED + off, RECORDED).error == pytest.approx(0.01)
 
 
 @pytest.mark.parametrize("ours", [RECORDED * (1 + 2e-4), RECORDED[:1], RECORDED * np.nan])
