@@ -1,0 +1,243 @@
+"""The parts of the transformer: attention, MLP, and the blocks of encoder and decoder.
+
+Pre-norm, without dropout (Mizrahi et al. 2023, section 3.2).
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+Dtype = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The shape of the transformer."""
+
+    dim: int = 128
+    """Width of the residual stream."""
+    num_heads: int = 4
+    """Attention heads; dim must be divisible by it."""
+    encoder_layers: int = 3
+    """Blocks of the encoder."""
+    decoder_layers: int = 3
+    """Blocks of the decoder."""
+    mlp_ratio: float = 4.0
+    """Hidden width of the MLP over dim; gated MLPs take two thirds of it, at equal cost."""
+    activation: Literal["gelu", "swiglu"] = "swiglu"
+    """MLP nonlinearity; swiglu is gated."""
+    norm: Literal["layernorm", "rmsnorm"] = "rmsnorm"
+    """Normalisation before each sublayer."""
+    use_bias: bool = False
+    """Biases in attention, MLP and LayerNorm."""
+    qk_norm: bool = True
+    """Normalise queries and keys per head (Dehghani et al. 2023), for high learning rates."""
+    num_registers: int = 0
+    """Learned tokens that the encoder reads beside the sample's (Darcet et al. 2024)."""
+    learned_positions: bool = True
+    """Train the position table, which starts from sines and cosines."""
+    embedding_std: float = 0.5
+    """Standard deviation of token and modality embeddings at the start. Small values let
+    positions drown contents in short runs; the published models used 0.02."""
+    scan_layers: bool = False
+    """Scan over layers (compile time does not grow with depth) instead of unrolling them
+    (faster steps on a CPU)."""
+    remat: bool = False
+    """Recompute activations in the backward pass to save memory."""
+    compute_dtype: Dtype = "float32"
+    """Precision of activations; bfloat16 where the hardware has it. Parameters, norms, softmax
+    and loss stay float32."""
+
+    def check(self) -> None:
+        """Raises ValueError, in one sentence, if the shape is impossible."""
+        if self.dim % self.num_heads or self.dim % 4:
+            raise ValueError(
+                f"--model.dim is {self.dim}; it must be divisible by 4 (positions) and by "
+                f"--model.num-heads, {self.num_heads}."
+            )
+        if self.encoder_layers < 1 or self.decoder_layers < 1:
+            raise ValueError(
+                f"--model.encoder-layers is {self.encoder_layers} and --model.decoder-layers "
+                f"{self.decoder_layers}; both must be at least 1."
+            )
+
+
+def dense(
+    config: ModelConfig, inputs: int, outputs: int, rngs: nnx.Rngs, use_bias: bool | None = None
+) -> nnx.Linear:
+    """Builds a projection with Xavier-uniform weights."""
+    return nnx.Linear(
+        inputs,
+        outputs,
+        use_bias=config.use_bias if use_bias is None else use_bias,
+        kernel_init=nnx.initializers.xavier_uniform(),
+        dtype=jnp.dtype(config.compute_dtype),
+        rngs=rngs,
+    )
+
+
+def norm(config: ModelConfig, dim: int, rngs: nnx.Rngs) -> nnx.RMSNorm | nnx.LayerNorm:
+    """Builds the normalisation; statistics are taken in float32."""
+    dtype = jnp.dtype(config.compute_dtype)
+    if config.norm == "rmsnorm":
+        return nnx.RMSNorm(dim, epsilon=1e-6, dtype=dtype, rngs=rngs)
+    return nnx.LayerNorm(dim, epsilon=1e-6, use_bias=config.use_bias, dtype=dtype, rngs=rngs)
+
+
+def apply_flat(layer: Callable, x: Float[Array, "batch tokens dim"]) -> Float[Array, "..."]:
+    """Applies a layer to tokens as rows: XLA's backward pass on the CPU is slow in 3-D."""
+    rows = layer(x.reshape(-1, x.shape[-1]))
+    return rows.reshape(*x.shape[:-1], rows.shape[-1])
+
+
+class Attention(nnx.Module):
+    """Multi-head attention of `queries` to `context`."""
+
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
+        dim = config.dim
+        self.num_heads = config.num_heads
+        self.query = dense(config, dim, dim, rngs)
+        self.key = dense(config, dim, dim, rngs)
+        # Queries and keys start out alike, so that tokens begin by attending to their own place
+        # in other modalities (Trockman and Kolter 2023); with separate draws it takes hundreds
+        # of steps to find.
+        self.key.kernel[...] = jnp.copy(self.query.kernel[...])
+        self.value = dense(config, dim, dim, rngs)
+        self.out = dense(config, dim, dim, rngs)
+        head_dim = dim // config.num_heads
+        self.query_norm = norm(config, head_dim, rngs) if config.qk_norm else None
+        self.key_norm = norm(config, head_dim, rngs) if config.qk_norm else None
+
+    def keys_and_values(
+        self, context: Float[Array, "batch s dim"]
+    ) -> tuple[Float[Array, "batch heads s k"], Float[Array, "batch heads s k"]]:
+        """Projects what is attended to; generation keeps the result."""
+        keys = self.split_heads(apply_flat(self.key, context))
+        if self.key_norm is not None:
+            keys = self.key_norm(keys)
+        return keys, self.split_heads(apply_flat(self.value, context))
+
+    def attend(
+        self,
+        queries: Float[Array, "batch t dim"],
+        keys: Float[Array, "batch heads s k"],
+        values: Float[Array, "batch heads s k"],
+        can_attend: Bool[Array, "batch #t s"],
+    ) -> Float[Array, "batch t dim"]:
+        """Attends to keys and values that are already projected.
+
+        A row that may attend to nothing gets zeros, as from an empty context.
+        """
+        q = self.split_heads(apply_flat(self.query, queries))
+        if self.query_norm is not None:
+            q = self.query_norm(q)
+        scores = jnp.einsum("bhtk,bhsk->bhts", q, keys).astype(jnp.float32)
+        mask = can_attend[:, None]
+        scores = jnp.where(mask, scores / math.sqrt(q.shape[-1]), -1e30)
+        weights = jax.nn.softmax(scores, axis=-1).astype(values.dtype)
+        mixed = jnp.einsum("bhts,bhsk->bhtk", weights, values)
+        mixed = jnp.where(mask.any(-1, keepdims=True), mixed, 0)
+        mixed = mixed.transpose(0, 2, 1, 3).reshape(queries.shape)
+        return apply_flat(self.out, mixed)
+
+    def __call__(
+        self,
+        queries: Float[Array, "batch t dim"],
+        context: Float[Array, "batch s dim"],
+        can_attend: Bool[Array, "batch #t s"],
+    ) -> Float[Array, "batch t dim"]:
+        return self.attend(queries, *self.keys_and_values(context), can_attend)
+
+    def split_heads(self, x: Float[Array, "batch t dim"]) -> Float[Array, "batch heads t k"]:
+        batch, tokens, dim = x.shape
+        return x.reshape(batch, tokens, self.num_heads, dim // self.num_heads).swapaxes(1, 2)
+
+
+class Mlp(nnx.Module):
+    """The position-wise network of a block."""
+
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
+        hidden = int(config.dim * config.mlp_ratio)
+        is_gated = config.activation == "swiglu"
+        if is_gated:
+            hidden = int(2 * hidden / 3)
+        self.gate = dense(config, config.dim, hidden, rngs) if is_gated else None
+        self.up = dense(config, config.dim, hidden, rngs)
+        self.down = dense(config, hidden, config.dim, rngs)
+
+    def __call__(self, x: Float[Array, "batch t dim"]) -> Float[Array, "batch t dim"]:
+        def network(rows: Float[Array, "rows dim"]) -> Float[Array, "rows dim"]:
+            if self.gate is not None:
+                return self.down(nnx.silu(self.gate(rows)) * self.up(rows))
+            return self.down(nnx.gelu(self.up(rows), approximate=False))
+
+        return apply_flat(network, x)
+
+
+class EncoderBlock(nnx.Module):
+    """Self-attention and MLP."""
+
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
+        self.norm1 = norm(config, config.dim, rngs)
+        self.attention = Attention(config, rngs)
+        self.norm2 = norm(config, config.dim, rngs)
+        self.mlp = Mlp(config, rngs)
+
+    def __call__(
+        self, x: Float[Array, "batch n dim"], can_attend: Bool[Array, "batch #n n"]
+    ) -> Float[Array, "batch n dim"]:
+        normed = self.norm1(x)
+        x = x + self.attention(normed, normed, can_attend)
+        return x + self.mlp(self.norm2(x))
+
+
+class DecoderBlock(nnx.Module):
+    """Self-attention within a modality, attention to the encoder's output, and MLP."""
+
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
+        self.norm1 = norm(config, config.dim, rngs)
+        self.self_attention = Attention(config, rngs)
+        self.query_norm = norm(config, config.dim, rngs)
+        self.context_norm = norm(config, config.dim, rngs)
+        self.cross_attention = Attention(config, rngs)
+        self.norm2 = norm(config, config.dim, rngs)
+        self.mlp = Mlp(config, rngs)
+
+    def __call__(
+        self,
+        x: Float[Array, "batch m dim"],
+        context: Float[Array, "batch n dim"],
+        can_attend: Bool[Array, "batch m m"],
+        can_attend_context: Bool[Array, "batch 1 n"],
+    ) -> Float[Array, "batch m dim"]:
+        """Returns the targets' features; as many targets as are asked at once."""
+        normed = self.norm1(x)
+        targets = self.self_attention.keys_and_values(normed)
+        about_context = self.project_context(context)
+        return self.attend(x, normed, targets, about_context, can_attend, can_attend_context)
+
+    def project_context(
+        self, context: Float[Array, "batch n dim"]
+    ) -> tuple[Float[Array, "batch heads n k"], Float[Array, "batch heads n k"]]:
+        """Projects the encoder's output to this block's keys and values."""
+        return self.cross_attention.keys_and_values(self.context_norm(context))
+
+    def attend(
+        self,
+        x: Float[Array, "batch m dim"],
+        normed: Float[Array, "batch m dim"],
+        targets: tuple[Float[Array, "batch heads s k"], Float[Array, "batch heads s k"]],
+        context: tuple[Float[Array, "batch heads n k"], Float[Array, "batch heads n k"]],
+        can_attend: Bool[Array, "batch #m s"],
+        can_attend_context: Bool[Array, "batch 1 n"],
+    ) -> Float[Array, "batch m dim"]:
+        """Applies the block to `x`, `norm1(x)`, and keys and values already projected."""
+        x = x + self.self_attention.attend(normed, *targets, can_attend)
+        x = x + self.cross_attention.attend(self.query_norm(x), *context, can_attend_context)
+        return x + self.mlp(self.norm2(x))
