@@ -9,6 +9,7 @@ from typing import Any
 
 from tokenizers.base import Tokenizer
 from tokenizers.boxes import BoxList, BoxTokenizer, BoxTokenizerConfig
+from tokenizers.codes import CodeTokenizer
 from tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from tokenizers.scalars import Scalar, ScalarTokenizer, ScalarTokenizerConfig
 from tokenizers.storage import load_folder
@@ -36,6 +37,7 @@ TOKENIZERS: dict[str, type[Any]] = {
     "text": TextTokenizer,
     "boxes": BoxTokenizer,
     "scalar": ScalarTokenizer,
+    "codes": CodeTokenizer,
 }
 """Tokenizer classes by the name that `save` writes down."""
 
