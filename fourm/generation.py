@@ -18,8 +18,8 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from fourm.decoding import DecoderCache, decode_next, start_cache
 from fourm.model import FourM
-from fourm.sampling import Draw, add_gumbel, choose_best, sample_tokens
-from fourm.schedules import Schedule, step_table
+from fourm.sampling import add_gumbel, choose_best, sample_tokens
+from fourm.schedules import Schedule, step_table, temperature_table, temperatures_per_step
 from fourm.token_space import MASK_ID, Inputs, Targets, TokenRange, TokenSpace
 from tokenizers.base import PADDING
 
@@ -41,6 +41,9 @@ class GenerationConfig:
     """Tokens fixed per pass: few at both ends and most in the middle, or equally many."""
     temperature: float = 1.0
     """Below 1 likely tokens become likelier; 0 takes the likeliest."""
+    temperature_schedule: str = "constant"
+    """Grids only: constant, or falling from `temperature` as "linear" or "onex:MINIMUM:POWER" say
+    (see `temperatures_per_step`): first tokens are a draw, last ones follow from them."""
     top_k: int = 0
     """Draw only from the k likeliest tokens; 0 for all."""
     top_p: float = 1.0
@@ -72,6 +75,7 @@ class GenerationConfig:
                 raise ValueError(
                     f"Generation setting {name} is {getattr(self, name)}; allowed is {allowed}."
                 )
+        temperatures_per_step(self.temperature_schedule, self.temperature, np.ones(1, np.int32))
 
 
 class GeneratedTokens(NamedTuple):
@@ -219,6 +223,16 @@ def _generate_grid(
     reads_target = config.num_steps > 1 or entry.name in known or not known
     unknown = (given == PADDING).sum(axis=1)
     counts = jnp.asarray(step_table(config.schedule, config.num_steps, tokens))[unknown]
+    temperatures = None
+    if config.temperature > 0 and config.temperature_schedule != "constant":
+        table = temperature_table(
+            config.temperature_schedule,
+            config.temperature,
+            config.schedule,
+            config.num_steps,
+            tokens,
+        )
+        temperatures = jnp.asarray(table, jnp.float32)[unknown]
     order_keys = jax.vmap(lambda key: jax.random.fold_in(key, config.num_steps))(keys)
     fixed_order = {
         "random": jax.vmap(lambda key: jax.random.uniform(key, (tokens,)))(order_keys),
@@ -234,11 +248,15 @@ def _generate_grid(
         features = model.decode(ask_grid(entry, is_asked), context, inputs.is_real)
         return guide(model.logits(features, entry), config.guidance)
 
+    def draw_tokens(i: Int[Array, ""], keys: Key[Array, "batch"], logits: Float[Array, "..."]):
+        temperature = config.temperature if temperatures is None else temperatures[:, i]
+        return sample_tokens(keys, logits, temperature, config.top_k, config.top_p)
+
     def step(i: Int[Array, ""], carry: GridState) -> GridState:
         is_open = carry.ids == PADDING
         draw_keys, choice_keys = step_keys(keys, i)
         if fixed_order is None:
-            draw = _draw(draw_keys, run_pass(carry.ids, is_open), config)
+            draw = draw_tokens(i, draw_keys, run_pass(carry.ids, is_open))
             score = draw.confidence
             if config.choice_noise > 0:
                 noise = config.choice_noise * (1 - (i + 1) / config.num_steps)
@@ -246,7 +264,7 @@ def _generate_grid(
             is_chosen = choose_best(score, is_open, counts[:, i])
         else:
             is_chosen = choose_best(fixed_order, is_open, counts[:, i])
-            draw = _draw(draw_keys, run_pass(carry.ids, is_chosen), config)
+            draw = draw_tokens(i, draw_keys, run_pass(carry.ids, is_chosen))
         probabilities = carry.probabilities
         if probabilities is not None:
             probabilities = jnp.where(is_chosen[..., None], draw.probabilities, probabilities)
@@ -269,12 +287,6 @@ def ask_grid(entry: TokenRange, is_asked: Bool[Array, "batch tokens"]) -> Target
         position=place + entry.first_position,
         is_real=is_asked,
     )
-
-
-def _draw(
-    keys: Key[Array, "batch"], logits: Float[Array, "batch tokens vocab"], config: GenerationConfig
-) -> Draw:
-    return sample_tokens(keys, logits, config.temperature, config.top_k, config.top_p)
 
 
 class SequenceState(NamedTuple):
@@ -334,7 +346,9 @@ def _generate_sequence(
         features, cache = decode_next(model, previous, carry.step, entry, carry.cache)
         logits = guide(model.logits(features, entry), config.guidance)
         logits = jnp.where(is_allowed, logits, -jnp.inf)
-        token = _draw(step_keys(keys, carry.step)[0], logits, config).ids[:, 0]
+        keys_now = step_keys(keys, carry.step)[0]
+        draw = sample_tokens(keys_now, logits, config.temperature, config.top_k, config.top_p)
+        token = draw.ids[:, 0]
         token = jnp.where(is_closing[token], entry.special.end, token)
         at = num_given + carry.step
         is_here = (jnp.arange(tokens) == at[:, None]) & ~carry.has_ended[:, None]

@@ -53,17 +53,22 @@ def keep_likeliest(
 def sample_tokens(
     keys: Key[Array, "batch"],
     logits: Float[Array, "batch tokens vocab"],
-    temperature: float = 1.0,
+    temperature: float | Float[Array, "batch"] = 1.0,
     top_k: int = 0,
     top_p: float = 1.0,
 ) -> Draw:
     """Draws one id per token.
 
-    top_k and top_p act before the temperature. At temperature 0 the likeliest id is taken, and
-    its confidence is its probability at temperature 1, so that tokens can still be told apart.
+    top_k and top_p act before the temperature, which may be one per sample if it is not 0. At
+    temperature 0 the likeliest id is taken, and its confidence is its probability at temperature
+    1, so that tokens can still be told apart.
     """
     logits = keep_likeliest(logits, top_k, top_p)
-    if temperature == 0:
+    if isinstance(temperature, jax.Array):
+        temperature = temperature[:, None, None]
+        probabilities = jax.nn.softmax(logits / temperature, axis=-1)
+        ids = _invert(keys, probabilities)
+    elif temperature == 0:
         probabilities = jax.nn.softmax(logits, axis=-1)
         ids = jnp.argmax(logits, axis=-1)
     else:

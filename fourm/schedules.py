@@ -1,10 +1,10 @@
-"""How many tokens each step of generation fixes."""
+"""How many tokens each step of generation fixes, and at what temperature."""
 
 from functools import cache
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 Schedule = Literal["cosine", "linear"]
 
@@ -43,3 +43,56 @@ def step_table(
     """
     rows = [tokens_per_step(schedule, num_steps, unknown) for unknown in range(num_tokens + 1)]
     return np.stack(rows)
+
+
+def temperatures_per_step(
+    schedule: str, start: float, counts: Int[np.ndarray, "steps"]
+) -> Float[np.ndarray, "steps"]:
+    """Returns the temperature of every step that fixes `counts` tokens.
+
+    "constant" stays at `start`. "linear" is `start` times the share of tokens still unknown.
+    "onex:MINIMUM:POWER" falls from near `start` to the minimum, as the step's number to the minus
+    power does and as the share of unknown tokens does. All are ml-4m's.
+
+    Raises:
+        ValueError: If there is no such schedule.
+
+    Example:
+        >>> temperatures_per_step("linear", 3.0, np.array([1, 2, 1])).tolist()
+        [3.0, 2.25, 0.75]
+    """
+    total = max(int(counts.sum()), 1)
+    done = np.cumsum(counts) / total
+    match schedule.split(":"):
+        case ["constant"]:
+            found = np.full(len(counts), start)
+        case ["linear"]:
+            found = start * (1 - done + counts / total)
+        case ["onex", minimum, power] if _is_number(minimum) and _is_number(power):
+            low, curve = float(minimum), np.linspace(1, 100, total) ** -float(power)
+            curve = (curve - curve.min()) / max(np.ptp(curve), 1e-12) if total > 1 else curve
+            # The reference reads the curve, which has a point per token, at the step's number.
+            at = np.minimum(np.arange(len(counts)), total - 1)
+            found = low + (start - low) * (1 - done) * curve[at]
+        case _:
+            raise ValueError(
+                f"There is no temperature schedule {schedule!r}; there are constant, linear and "
+                "onex:MINIMUM:POWER, such as onex:0.5:0.5."
+            )
+    return np.maximum(found, 1e-9)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return bool(np.isfinite(float(text)))
+    except ValueError:
+        return False
+
+
+@cache
+def temperature_table(
+    schedule: str, start: float, token_schedule: Schedule, num_steps: int, num_tokens: int
+) -> Float[np.ndarray, "{num_tokens}+1 {num_steps}"]:
+    """Returns `temperatures_per_step` for every number of unknown tokens up to `num_tokens`."""
+    counts = step_table(token_schedule, num_steps, num_tokens)
+    return np.stack([temperatures_per_step(schedule, start, row) for row in counts])

@@ -252,6 +252,16 @@ def test_temperature_zero_does_not_depend_on_the_seed(model):
         assert (first[name] == other[name]).all()
 
 
+def test_a_falling_temperature_starts_like_a_constant_one_and_ends_otherwise(model):
+    known = {"map": grid("map")}
+    for num_steps, is_same in ((1, True), (6, False)):
+        constant, falling = (
+            run(model, known, ["picture"], num_steps=num_steps, temperature_schedule=schedule).ids
+            for schedule in ("constant", "linear")
+        )
+        assert (constant["picture"] == falling["picture"]).all() == is_same
+
+
 def test_maskgit_fixes_the_surest_tokens_first_even_at_temperature_zero(model):
     known = {"map": jnp.asarray(grid("map"))}
     ids = np.asarray(run(model, known, ["picture"], temperature=0.0).ids["picture"])
@@ -390,6 +400,11 @@ def test_a_pass_without_given_tokens_reads_only_the_conditions(model):
 def test_settings_out_of_range_are_named(setting, value):
     with pytest.raises(ValueError, match=rf"setting {setting} is {value}; allowed is"):
         GenerationConfig(**{setting: value}).check()
+
+
+def test_an_unknown_temperature_schedule_is_refused():
+    with pytest.raises(ValueError, match="no temperature schedule 'steep'; there are constant"):
+        GenerationConfig(temperature_schedule="steep").check()
 
 
 def test_tokens_of_another_shape_are_refused(model):

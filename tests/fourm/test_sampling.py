@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 
 from fourm.sampling import add_gumbel, choose_best, keep_likeliest, sample_tokens
-from fourm.schedules import step_table, tokens_per_step
+from fourm.schedules import (
+    step_table,
+    temperature_table,
+    temperatures_per_step,
+    tokens_per_step,
+)
 
 
 def some_keys(count, seed=0):
@@ -115,3 +120,39 @@ def test_schedules_are_those_of_the_published_models():
     assert tokens_per_step("cosine", 6, 9).tolist() == [1, 2, 2, 2, 2, 0]
     assert tokens_per_step("cosine", 4, 64).tolist() == [9, 23, 23, 9]
     assert tokens_per_step("linear", 8, 196).tolist() == [25] * 4 + [24] * 4
+
+
+def test_temperatures_fall_as_the_schedule_says():
+    counts = tokens_per_step("cosine", 8, 196)
+    linear = temperatures_per_step("linear", 3.0, counts)
+    np.testing.assert_allclose(linear, 3 * (1 - (np.cumsum(counts) - counts) / 196))
+    falling = temperatures_per_step("onex:0.5:0.5", 3.0, counts)
+    # Recorded from ml-4m.
+    np.testing.assert_allclose(
+        falling[[0, 1, 2, 7]], [2.910714, 2.200979, 1.664949, 0.5], rtol=1e-6
+    )
+    assert temperatures_per_step("constant", 0.7, counts).tolist() == [0.7] * 8
+    assert (temperatures_per_step("linear", 0.0, counts) == 1e-9).all()
+
+
+@pytest.mark.parametrize("schedule", ["steep", "onex", "onex:a:b", "onex:0.5", "onex:nan:1"])
+def test_an_unknown_temperature_schedule_is_refused(schedule):
+    with pytest.raises(ValueError, match="constant, linear and onex"):
+        temperatures_per_step(schedule, 1.0, np.ones(2, np.int32))
+
+
+def test_the_table_of_temperatures_has_a_row_for_every_number_of_unknown_tokens():
+    table = temperature_table("linear", 2.0, "linear", 4, 12)
+    assert table.shape == (13, 4)
+    np.testing.assert_allclose(table[12], [2.0, 1.5, 1.0, 0.5])
+    np.testing.assert_allclose(table[2, :2], [2.0, 1.0])
+
+
+def test_every_sample_may_have_its_own_temperature():
+    logits = jax.random.normal(jax.random.key(1), (2, 7, 11))
+    keys = some_keys(2)
+    both = sample_tokens(keys, logits, jnp.array([0.5, 2.0]))
+    for row, temperature in enumerate((0.5, 2.0)):
+        alone = sample_tokens(keys, logits, temperature)
+        assert (both.ids[row] == alone.ids[row]).all()
+        np.testing.assert_allclose(both.probabilities[row], alone.probabilities[row], rtol=1e-6)
