@@ -108,6 +108,12 @@ class Classes(DenseValues):
         entropy = optax.softmax_cross_entropy_with_integer_labels(output, labels)
         return masked_mean(entropy * jnp.asarray(statistics["weight"])[labels], valid)
 
+    def perfect(
+        self, raw: Integer[Array, "batch y x"], statistics: Statistics
+    ) -> Float[Array, "batch y x classes"]:
+        votes = 2 * self.normalize(raw, statistics) - 1
+        return jnp.where(self.is_valid(raw)[..., None], votes, jnp.nan)
+
     def denormalize(
         self, output: Float[Array, "batch y x classes"], statistics: Statistics
     ) -> Integer[Array, "batch y x"]:

@@ -77,6 +77,11 @@ class Colors(DenseValues):
     ) -> Float[Array, ""]:
         return jnp.mean(jnp.square(output - self.normalize(raw, statistics)))
 
+    def perfect(
+        self, raw: UInt8[Array, "batch y x 3"], statistics: Statistics
+    ) -> Float[Array, "batch y x 3"]:
+        return self.normalize(raw, statistics)
+
     def denormalize(
         self, output: Float[Array, "batch y x 3"], statistics: Statistics
     ) -> UInt8[Array, "batch y x 3"]:
@@ -197,6 +202,12 @@ class Reals(DenseValues):
     ) -> Float[Array, ""]:
         truth = self.normalize(raw, statistics)[..., : self.channels]
         return masked_mean(jnp.square(output - truth), jnp.isfinite(raw))
+
+    def perfect(
+        self, raw: Float[Array, "batch y x c"], statistics: Statistics
+    ) -> Float[Array, "batch y x c"]:
+        truth = self.normalize(raw, statistics)[..., : self.channels]
+        return jnp.where(jnp.isfinite(raw), truth, jnp.nan)
 
     def denormalize(
         self, output: Float[Array, "batch y x c"], statistics: Statistics

@@ -87,6 +87,12 @@ class DenseValues(ABC):
         """Returns what a network's answer costs, averaged over valid pixels."""
 
     @abstractmethod
+    def perfect(
+        self, raw: Shaped[Array, "batch y x ..."], statistics: Statistics
+    ) -> Float[Array, "batch y x outputs"]:
+        """Returns the answer that `denormalize` turns into `raw`, NaN where none is known."""
+
+    @abstractmethod
     def denormalize(
         self, output: Float[Array, "batch y x outputs"], statistics: Statistics
     ) -> Shaped[Array, "batch y x ..."]:

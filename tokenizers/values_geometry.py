@@ -117,6 +117,11 @@ class Distances(DenseValues):
         error = jnp.abs(output[..., 0] - self.normalize(raw, statistics)[..., 0])
         return masked_mean(error, valid) + VALIDITY_WEIGHT * validity_loss(output[..., 1], valid)
 
+    def perfect(
+        self, raw: Float[Array, "batch y x"], statistics: Statistics
+    ) -> Float[Array, "batch y x 2"]:
+        return _perfect(self.normalize(raw, statistics), self.is_valid(raw))
+
     def denormalize(
         self, output: Float[Array, "batch y x 2"], statistics: Statistics
     ) -> Float[Array, "batch y x"]:
@@ -253,6 +258,11 @@ class Directions(DenseValues):
         error = jnp.sqrt(square + 1e-4)
         return masked_mean(error, valid) + VALIDITY_WEIGHT * validity_loss(output[..., 3], valid)
 
+    def perfect(
+        self, raw: Float[Array, "batch y x 3"], statistics: Statistics
+    ) -> Float[Array, "batch y x 4"]:
+        return _perfect(self.normalize(raw, statistics), self.is_valid(raw))
+
     def denormalize(
         self, output: Float[Array, "batch y x 4"], statistics: Statistics
     ) -> Float[Array, "batch y x 3"]:
@@ -315,6 +325,15 @@ def unit_vectors(
     """Returns the directions in a network's answer, which are offsets from the mean one."""
     vectors = output[..., :3] / 2 + statistics["mean"]
     return vectors * jax.lax.rsqrt(jnp.sum(jnp.square(vectors), axis=-1, keepdims=True) + 1e-12)
+
+
+def _perfect(
+    normal: Float[Array, "batch y x inputs"], valid: Bool[Array, "batch y x"]
+) -> Float[Array, "batch y x inputs"]:
+    """Returns values, NaN where there are none, and a validity that is as far from 0 either way."""
+    values = jnp.where(valid[..., None], normal[..., :-1], jnp.nan)
+    validity = INVALID_LOGIT + jnp.where(valid, 1.0, -1.0)
+    return jnp.concatenate([values, validity[..., None]], axis=-1)
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

@@ -189,17 +189,14 @@ def test_a_batch_without_any_truth_costs_no_answer(name):
 def test_the_perfect_answer_denormalises_to_the_truth(name):
     values, raw = kind(name), samples(name)
     statistics = values.fit_statistics(raw)
-    normal = values.normalize(jnp.asarray(raw), statistics)
-    perfect = {
-        "colors": normal,
-        "reals": normal[..., :2],
-        "distances": normal.at[..., 1].add(-0.5),
-        "directions": normal.at[..., 3].add(-0.5),
-        "classes": normal,
-    }[name]
+    perfect = values.perfect(jnp.asarray(raw), statistics)
+    assert perfect.shape == (*raw.shape[:3], values.num_outputs)
+    known = np.asarray(values.is_valid(raw))
+    has_unknown = not known.all()
+    assert np.isnan(perfect[~known]).any() == has_unknown and np.isfinite(perfect[known]).all()
+    perfect = jnp.nan_to_num(perfect)
     back = np.asarray(values.denormalize(perfect, statistics))
     assert back.dtype == raw.dtype
-    known = np.asarray(values.is_valid(raw))
     np.testing.assert_allclose(back[known], raw[known], rtol=1e-4, atol=1e-5)
     worse = perfect + 1.0 * (jnp.arange(perfect.shape[-1]) == 0)
     costs = [values.loss(output, jnp.asarray(raw), statistics) for output in (perfect, worse)]
