@@ -10,6 +10,7 @@ from typing import Any
 from tokenizers.base import Tokenizer
 from tokenizers.boxes import BoxList, BoxTokenizer, BoxTokenizerConfig
 from tokenizers.codes import CodeTokenizer
+from tokenizers.features import PixelTokenizer, VectorTokenizer
 from tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from tokenizers.scalars import Scalar, ScalarTokenizer, ScalarTokenizerConfig
 from tokenizers.storage import load_folder
@@ -38,6 +39,8 @@ TOKENIZERS: dict[str, type[Any]] = {
     "boxes": BoxTokenizer,
     "scalar": ScalarTokenizer,
     "codes": CodeTokenizer,
+    "pixels": PixelTokenizer,
+    "vectors": VectorTokenizer,
 }
 """Tokenizer classes by the name that `save` writes down."""
 

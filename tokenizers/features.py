@@ -1,0 +1,188 @@
+"""Modalities that are only ever input: vectors that the encoder projects, without ids.
+
+Pixels need no tokenizer to be read, nor do vectors that another network made. They can't be
+generated, for want of ids.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+from jaxtyping import Float, Float32, Int
+
+from tokenizers.base import Better, Crop, RawBatch
+from tokenizers.storage import load_folder, save_folder, to_tuples
+from tokenizers.values import Colors
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """A sequence of vectors: float [length, width], such as a text as another network sees it."""
+
+    width: int
+    """Numbers per vector."""
+    longest: int
+    """Vectors at most; what follows is cut off."""
+
+    @property
+    def metrics(self) -> dict[str, Better]:
+        """Mean cosine similarity."""
+        return {"cosine": "higher"}
+
+    def check(self, value: Any, name: str) -> Float32[np.ndarray, "length {self.width}"]:
+        """Returns the vectors as float32.
+
+        Raises:
+            ValueError: If they have another width, are none, or are not finite.
+        """
+        vectors = np.asarray(value, np.float32)
+        if vectors.ndim != 2 or vectors.shape[1] != self.width or not len(vectors):
+            raise ValueError(
+                f"{name} has shape {vectors.shape}; [length, {self.width}] with a length of at "
+                "least 1 is allowed."
+            )
+        if not np.isfinite(vectors).all():
+            raise ValueError(f"{name} has numbers that are not finite; finite ones are allowed.")
+        return vectors[: self.longest]
+
+    def crop(self, value: np.ndarray, crop: Crop, size: int) -> np.ndarray:
+        """Returns the vectors as they are: they are of no place in the picture."""
+        return value
+
+    def score(
+        self, predicted: RawBatch, truth: RawBatch, where: np.ndarray | None = None
+    ) -> dict[str, float]:
+        """Returns the mean cosine similarity of vectors in the same place."""
+        found = [_cosine(p, t) for p, t in zip(predicted, truth, strict=True)]
+        return {"cosine": float(np.mean(found))}
+
+    def floor(
+        self, training: RawBatch, truth: RawBatch, where: np.ndarray | None = None
+    ) -> dict[str, float]:
+        """Returns what the mean vector scores on `truth`."""
+        mean = np.concatenate(list(training)).mean(axis=0)
+        return self.score([np.broadcast_to(mean, np.shape(t)) for t in truth], truth)
+
+    def draw(self, value: np.ndarray, size: int) -> str:
+        """Returns how many vectors there are."""
+        return f"{len(value)} vectors of {self.width} numbers"
+
+
+def _cosine(predicted: np.ndarray, truth: np.ndarray) -> float:
+    shared = min(len(predicted), len(truth))
+    a, b = predicted[:shared], truth[:shared]
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    return float(np.mean((a * b).sum(axis=1) / np.maximum(norms, 1e-12)))
+
+
+class FeatureTokenizer:
+    """What features share: no ids, hence nothing to decode."""
+
+    vocab_size = 0
+    special = None
+    token_shape: tuple[int, ...]
+    feature_width: int
+    """Numbers per token."""
+    feature_bias: bool
+    """Whether the model's projection of them has a bias."""
+
+    def decode(self, ids: Int[np.ndarray, "batch ..."]) -> NoReturn:
+        """Raises ValueError: features have no ids that could be decoded."""
+        raise ValueError(
+            "Pixels and vectors are only ever input; generate a modality that has tokens."
+        )
+
+
+class PixelTokenizer(FeatureTokenizer):
+    """Pictures as squares of normalised pixels, [rows, columns, channels] flattened."""
+
+    feature_bias = False
+
+    def __init__(
+        self,
+        size: int,
+        patch_size: int,
+        mean: tuple[float, ...] = IMAGENET_MEAN,
+        std: tuple[float, ...] = IMAGENET_STD,
+    ):
+        """Args:
+        size: Height and width of a picture in pixels.
+        patch_size: Height and width of a square; divides `size`.
+        mean: Subtracted per channel from colours in [0, 1].
+        std: What is left is divided by it.
+
+        Raises:
+            ValueError: If the squares do not tile the picture.
+        """
+        if patch_size < 1 or size % patch_size:
+            raise ValueError(f"Squares of {patch_size} pixels do not tile pictures of {size}.")
+        self.values, self.size, self.patch_size = Colors(), size, patch_size
+        self.mean, self.std = mean, std
+        self.token_shape = (size // patch_size, size // patch_size)
+        self.feature_width = patch_size**2 * len(mean)
+
+    def encode(self, values: RawBatch) -> Float32[np.ndarray, "batch gy gx width"]:
+        """Returns the normalised pixels of every square.
+
+        Raises:
+            ValueError: If a picture has another size.
+        """
+        rows, columns = self.token_shape
+        pixels = np.asarray(values, np.float32) / 255
+        if pixels.shape[1:] != (self.size, self.size, len(self.mean)):
+            raise ValueError(
+                f"A picture has shape {pixels.shape[1:]}; {self.size} by {self.size} pixels and "
+                f"{len(self.mean)} channels are allowed."
+            )
+        pixels = (pixels - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
+        side = self.patch_size
+        squares = pixels.reshape(-1, rows, side, columns, side, pixels.shape[-1])
+        return squares.swapaxes(2, 3).reshape(-1, rows, columns, self.feature_width)
+
+    def save(self, folder: Path) -> None:
+        settings = {name: getattr(self, name) for name in ("size", "patch_size", "mean", "std")}
+        save_folder(folder, {"tokenizer": "pixels", "settings": settings}, {})
+
+    @classmethod
+    def load(cls, folder: Path) -> "PixelTokenizer":
+        description, _, _ = load_folder(folder)
+        try:
+            return cls(**to_tuples(description["settings"]))
+        except (KeyError, TypeError) as error:
+            raise ValueError(
+                f"{folder} does not describe pixels of this version ({error}); import it again."
+            ) from error
+
+
+class VectorTokenizer(FeatureTokenizer):
+    """Vectors as they are, NaN after the last one."""
+
+    feature_bias = True
+
+    def __init__(self, values: Vectors):
+        self.values = values
+        self.token_shape, self.feature_width = (values.longest,), values.width
+
+    def encode(self, values: RawBatch) -> Float[np.ndarray, "batch longest width"]:
+        """Returns the vectors of every sample, padded with NaN to the longest."""
+        padded = np.full((len(values), *self.token_shape, self.feature_width), np.nan, np.float32)
+        for row, vectors in enumerate(values):
+            padded[row, : len(vectors)] = vectors
+        return padded
+
+    def save(self, folder: Path) -> None:
+        save_folder(folder, {"tokenizer": "vectors", "values": asdict(self.values)}, {})
+
+    @classmethod
+    def load(cls, folder: Path) -> "VectorTokenizer":
+        description, _, _ = load_folder(folder)
+        try:
+            return cls(Vectors(**description["values"]))
+        except (KeyError, TypeError) as error:
+            raise ValueError(
+                f"{folder} does not describe vectors of this version ({error}); import it again."
+            ) from error
