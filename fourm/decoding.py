@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from fourm.model import FourM
+from fourm.model import FourM, pad_registers
 from fourm.token_space import TokenRange
 
 
@@ -23,14 +23,14 @@ class DecoderCache(NamedTuple):
 
     keys: Float[Array, "layers batch heads t k"]
     values: Float[Array, "layers batch heads t k"]
-    context_keys: Float[Array, "layers batch heads n k"]
-    context_values: Float[Array, "layers batch heads n k"]
-    is_real: Bool[Array, "batch n"]
+    context_keys: Float[Array, "layers batch heads c k"]
+    context_values: Float[Array, "layers batch heads c k"]
+    is_real: Bool[Array, "batch c"]
 
 
 def start_cache(
     model: FourM,
-    context: Float[Array, "batch n dim"],
+    context: Float[Array, "batch c dim"],
     is_real: Bool[Array, "batch n"],
     length: int,
 ) -> DecoderCache:
@@ -42,6 +42,7 @@ def start_cache(
     _, (context_keys, context_values) = model.decoder.scan(project, None)
     layers, batch, heads, _, head_dim = context_keys.shape
     empty = jnp.zeros((layers, batch, heads, length, head_dim), context_keys.dtype)
+    is_real = pad_registers(is_real, context.shape[1] - is_real.shape[1])
     return DecoderCache(empty, empty, context_keys, context_values, is_real)
 
 
@@ -65,7 +66,7 @@ def decode_next(
     previous = previous[:, None]
     modality = jnp.full_like(previous, entry.index)
     position = jnp.broadcast_to(place + entry.first_position, previous.shape)
-    x = model.embed(previous) + model.place(modality, position)
+    x = model.embed_previous(previous) + model.place_targets(modality, position)
     batch, _, length, _ = cache.keys.shape[1:]
     can_attend = jnp.broadcast_to(jnp.arange(length) <= place, (batch, 1, length))
     can_attend_context = cache.is_real[:, None, :]

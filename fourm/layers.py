@@ -6,6 +6,7 @@ Pre-norm, without dropout (Mizrahi et al. 2023, section 3.2).
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import jax
@@ -14,6 +15,16 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 Dtype = Literal["float32", "bfloat16"]
+Activation = Literal["gelu", "silu", "relu", "geglu", "swiglu", "reglu"]
+ACTIVATIONS: dict[str, tuple[Callable[[Array], Array], bool]] = {
+    "gelu": (partial(nnx.gelu, approximate=False), False),
+    "silu": (nnx.silu, False),
+    "relu": (nnx.relu, False),
+    "geglu": (partial(nnx.gelu, approximate=False), True),
+    "swiglu": (nnx.silu, True),
+    "reglu": (nnx.relu, True),
+}
+"""Per activation its function, and whether the MLP is gated by it (Shazeer 2020)."""
 
 
 @dataclass(frozen=True)
@@ -30,18 +41,41 @@ class ModelConfig:
     """Blocks of the decoder."""
     mlp_ratio: float = 4.0
     """Hidden width of the MLP over dim; gated MLPs take two thirds of it, at equal cost."""
-    activation: Literal["gelu", "swiglu"] = "swiglu"
-    """MLP nonlinearity; swiglu is gated."""
+    activation: Activation = "swiglu"
+    """MLP nonlinearity; those that end in "glu" are gated."""
     norm: Literal["layernorm", "rmsnorm"] = "rmsnorm"
     """Normalisation before each sublayer."""
-    use_bias: bool = False
-    """Biases in attention, MLP and LayerNorm."""
+    qkv_bias: bool = False
+    """Biases of queries, keys and values."""
+    out_bias: bool = False
+    """Biases of what attention puts out."""
+    mlp_bias: bool = False
+    """Biases in the MLP."""
+    norm_bias: bool = False
+    """Biases of LayerNorm; RMSNorm has none."""
     qk_norm: bool = True
     """Normalise queries and keys per head (Dehghani et al. 2023), for high learning rates."""
     num_registers: int = 0
     """Learned tokens that the encoder reads beside the sample's (Darcet et al. 2024)."""
+    registers_in_context: bool = False
+    """Let the decoder attend to what the encoder makes of the registers, too."""
     learned_positions: bool = True
     """Train the position table, which starts from sines and cosines."""
+    separate_positions: tuple[str, ...] = ()
+    """Modalities whose positions are learned from random values, apart in encoder and decoder:
+    those whose tokens have a number but no place, such as codes of a global feature."""
+    share_token_embeddings: bool = True
+    """One table for the tokens that the encoder reads and for the preceding tokens (and the mask)
+    that the decoder reads; off gives the decoder its own."""
+    share_modality_embeddings: bool = True
+    """One table for what a token's modality adds to it in encoder and decoder; off gives the
+    decoder its own."""
+    separate_targets: bool = True
+    """Targets attend to targets of their own modality alone; off lets them attend to those of the
+    modalities before theirs, too."""
+    causal_targets: bool = False
+    """No target attends to a later one; off spares the targets of grids, which say nothing to each
+    other but where they are."""
     embedding_std: float = 0.5
     """Standard deviation of token and modality embeddings at the start. Small values let
     positions drown contents in short runs; the published models used 0.02."""
@@ -66,16 +100,20 @@ class ModelConfig:
                 f"--model.encoder-layers is {self.encoder_layers} and --model.decoder-layers "
                 f"{self.decoder_layers}; both must be at least 1."
             )
+        if self.registers_in_context and not self.num_registers:
+            raise ValueError(
+                "--model.registers-in-context needs registers; raise --model.num-registers from 0."
+            )
 
 
 def dense(
-    config: ModelConfig, inputs: int, outputs: int, rngs: nnx.Rngs, use_bias: bool | None = None
+    config: ModelConfig, inputs: int, outputs: int, rngs: nnx.Rngs, use_bias: bool
 ) -> nnx.Linear:
     """Builds a projection with Xavier-uniform weights."""
     return nnx.Linear(
         inputs,
         outputs,
-        use_bias=config.use_bias if use_bias is None else use_bias,
+        use_bias=use_bias,
         kernel_init=nnx.initializers.xavier_uniform(),
         dtype=jnp.dtype(config.compute_dtype),
         rngs=rngs,
@@ -87,7 +125,7 @@ def norm(config: ModelConfig, dim: int, rngs: nnx.Rngs) -> nnx.RMSNorm | nnx.Lay
     dtype = jnp.dtype(config.compute_dtype)
     if config.norm == "rmsnorm":
         return nnx.RMSNorm(dim, epsilon=1e-6, dtype=dtype, rngs=rngs)
-    return nnx.LayerNorm(dim, epsilon=1e-6, use_bias=config.use_bias, dtype=dtype, rngs=rngs)
+    return nnx.LayerNorm(dim, epsilon=1e-6, use_bias=config.norm_bias, dtype=dtype, rngs=rngs)
 
 
 def apply_flat(layer: Callable, x: Float[Array, "batch tokens dim"]) -> Float[Array, "..."]:
@@ -102,14 +140,14 @@ class Attention(nnx.Module):
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
         dim = config.dim
         self.num_heads = config.num_heads
-        self.query = dense(config, dim, dim, rngs)
-        self.key = dense(config, dim, dim, rngs)
+        self.query = dense(config, dim, dim, rngs, config.qkv_bias)
+        self.key = dense(config, dim, dim, rngs, config.qkv_bias)
         # Queries and keys start out alike, so that tokens begin by attending to their own place
         # in other modalities (Trockman and Kolter 2023); with separate draws it takes hundreds
         # of steps to find.
         self.key.kernel[...] = jnp.copy(self.query.kernel[...])
-        self.value = dense(config, dim, dim, rngs)
-        self.out = dense(config, dim, dim, rngs)
+        self.value = dense(config, dim, dim, rngs, config.qkv_bias)
+        self.out = dense(config, dim, dim, rngs, config.out_bias)
         head_dim = dim // config.num_heads
         self.query_norm = norm(config, head_dim, rngs) if config.qk_norm else None
         self.key_norm = norm(config, head_dim, rngs) if config.qk_norm else None
@@ -164,18 +202,22 @@ class Mlp(nnx.Module):
 
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
         hidden = int(config.dim * config.mlp_ratio)
-        is_gated = config.activation == "swiglu"
+        self.activation = config.activation
+        _, is_gated = ACTIVATIONS[config.activation]
         if is_gated:
             hidden = int(2 * hidden / 3)
-        self.gate = dense(config, config.dim, hidden, rngs) if is_gated else None
-        self.up = dense(config, config.dim, hidden, rngs)
-        self.down = dense(config, hidden, config.dim, rngs)
+        bias = config.mlp_bias
+        self.gate = dense(config, config.dim, hidden, rngs, bias) if is_gated else None
+        self.up = dense(config, config.dim, hidden, rngs, bias)
+        self.down = dense(config, hidden, config.dim, rngs, bias)
 
     def __call__(self, x: Float[Array, "batch t dim"]) -> Float[Array, "batch t dim"]:
+        activate, _ = ACTIVATIONS[self.activation]
+
         def network(rows: Float[Array, "rows dim"]) -> Float[Array, "rows dim"]:
             if self.gate is not None:
-                return self.down(nnx.silu(self.gate(rows)) * self.up(rows))
-            return self.down(nnx.gelu(self.up(rows), approximate=False))
+                return self.down(activate(self.gate(rows)) * self.up(rows))
+            return self.down(activate(self.up(rows)))
 
         return apply_flat(network, x)
 

@@ -102,6 +102,8 @@ def _forward(features, table, labels, group, weights, segments, tile, with_gradi
     x_grad = jnp.zeros_like(x) if with_gradient else None
     table_grad = jnp.zeros(table.shape, jnp.float32) if with_gradient else None
     for number, (first, size) in enumerate(segments):
+        if not size:
+            continue  # Features have no vocabulary.
         segment = table[first : first + size].astype(features.dtype)
         start, count = starts[number], counts[number]
         num_tiles = (count + tile - 1) // tile

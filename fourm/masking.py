@@ -362,7 +362,7 @@ def pack_streams(streams: list[Stream], space: TokenSpace, length: int) -> dict[
 def pack_inputs(streams: list[Stream], space: TokenSpace, length: int) -> Inputs:
     """Packs what is shown of all modalities."""
     packed = pack_streams(streams, space, length)
-    return Inputs(**{name: packed[name] for name in Inputs._fields})
+    return Inputs(**{name: packed[name] for name in Inputs._fields if name in packed})
 
 
 def pack_targets(streams: list[Stream], space: TokenSpace, length: int) -> Targets:

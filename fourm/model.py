@@ -6,7 +6,7 @@ earlier ones, and to all that the encoder has read.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -80,23 +80,59 @@ class Stack(nnx.Module):
 
 
 def can_attend_targets(
-    targets: Targets, is_sequence: Bool[Array, "modalities"]
+    targets: Targets,
+    is_sequence: Bool[Array, "modalities"],
+    separate: bool = True,
+    causal: bool = False,
 ) -> Bool[Array, "batch m m"]:
     """Says which target may see which: its own modality; in sequences, no later token.
 
-    With two grid targets g and three sequence targets s (rows see columns):
+    With two grid targets g and three sequence targets s (rows see columns), as it is by default,
+    not separate, and causal:
 
-          g g s s s
-        g x x . . .
-        g x x . . .
-        s . . x . .
-        s . . x x .
-        s . . x x x
+          g g s s s      g g s s s      g g s s s
+        g x x . . .      x x . . .      x . . . .
+        g x x . . .      x x . . .      x x . . .
+        s . . x . .      x x x . .      . . x . .
+        s . . x x .      x x x x .      . . x x .
+        s . . x x x      x x x x x      . . x x x
+
+    Args:
+        targets: Packed modality by modality, sequences in reading order.
+        is_sequence: By modality.
+        separate: Only within a modality.
+        causal: Not even the tokens of a grid see later ones.
     """
     same = targets.modality[:, :, None] == targets.modality[:, None, :]
-    later = targets.position[:, None, :] > targets.position[:, :, None]
-    allowed = same & ~(later & is_sequence[targets.modality][:, :, None])
+    place = jnp.arange(same.shape[1])
+    earlier = jnp.broadcast_to(place[None, :] <= place[:, None], same.shape)
+    allowed = earlier
+    if not causal:
+        allowed = allowed | (same & ~is_sequence[targets.modality][:, :, None])
+    if separate:
+        allowed = allowed & same
     return allowed & targets.is_real[:, None, :]
+
+
+def pad_registers(is_real: Bool[Array, "batch n"], count: int) -> Bool[Array, "batch c"]:
+    """Puts registers, which are always real, before the inputs."""
+    if not count:
+        return is_real
+    return jnp.pad(is_real, ((0, 0), (count, 0)), constant_values=True)
+
+
+def projection_name(entry: TokenRange) -> str:
+    """Returns the attribute of the model that projects a modality's features."""
+    return f"projection_{entry.index}"
+
+
+def find_rows(space: TokenSpace, names: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """Returns, per named modality, first row and number of rows in a table of their positions."""
+    rows, first = {}, 0
+    for name in names:
+        rows[name] = (first, space[name].num_positions)
+        first += space[name].num_positions
+    return rows
 
 
 class FourM(nnx.Module):
@@ -122,6 +158,23 @@ class FourM(nnx.Module):
         self.decoder = Stack(DecoderBlock, config.decoder_layers, config, rngs)
         self.decoder_norm = norm(config, dim, rngs)
 
+        # What only some models have comes last, so that the others draw what they always drew.
+        def table(is_wanted: bool, rows: int, init=init) -> nnx.Param | None:
+            return nnx.Param(init(key(), (rows, dim))) if is_wanted else None
+
+        self.previous_table = table(not config.share_token_embeddings, space.vocab_size)
+        self.target_modality_table = table(not config.share_modality_embeddings, len(space.ranges))
+        separate = config.separate_positions
+        rows = sum(space[name].num_positions for name in separate)
+        small = nnx.initializers.normal(0.02)
+        self.input_position_table = table(bool(separate), rows, small)
+        self.target_position_table = table(bool(separate), rows, small)
+        for entry in space.ranges:
+            if entry.kind == "features":
+                # One attribute each: a dictionary here would be in the state of all models.
+                projection = dense(config, entry.feature_width, dim, rngs, entry.feature_bias)
+                setattr(self, projection_name(entry), projection)
+
     @property
     def is_sequence(self) -> Bool[Array, "modalities"]:
         return jnp.array([entry.kind == "sequence" for entry in self.space.ranges])
@@ -129,43 +182,103 @@ class FourM(nnx.Module):
     def place(
         self, modality: Int[Array, "batch t"], position: Int[Array, "batch t"]
     ) -> Float[Array, "batch t dim"]:
-        """Looks up what a token's modality and position add to it."""
-        where = self.modality_table[...][modality] + self.position_table[...][position]
+        """Looks up what the modality and position of an input add to it."""
+        return self._place(self.modality_table, self.input_position_table, modality, position)
+
+    def place_targets(
+        self, modality: Int[Array, "batch t"], position: Int[Array, "batch t"]
+    ) -> Float[Array, "batch t dim"]:
+        """Looks up what the modality and position of a target add to it."""
+        own = self.target_modality_table
+        modalities = self.modality_table if own is None else own
+        return self._place(modalities, self.target_position_table, modality, position)
+
+    def _place(self, modality_table, own_positions, modality, position):
+        positions = self.position_table[...]
+        for name, (first, count) in find_rows(self.space, self.config.separate_positions).items():
+            rows = own_positions[...][first : first + count]
+            start = self.space[name].first_position
+            positions = positions.at[start : start + count].set(rows)
+        where = modality_table[...][modality] + positions[position]
         return where.astype(self.config.compute_dtype)
 
     def embed(self, ids: Int[Array, "batch t"]) -> Float[Array, "batch t dim"]:
-        """Looks up contents by shared id."""
+        """Looks up contents of inputs by shared id."""
         return self.input_table[...][ids].astype(self.config.compute_dtype)
 
-    def encode(self, inputs: Inputs) -> Float[Array, "batch n dim"]:
-        """Returns features of the shown tokens; those of padding mean nothing."""
-        x = self.embed(inputs.ids) + self.place(inputs.modality, inputs.position)
-        is_real = inputs.is_real
-        count = self.config.num_registers
-        if self.registers is not None:
-            registers = self.registers[...].astype(x.dtype)
-            x = jnp.concatenate(
-                [jnp.broadcast_to(registers, (len(x), *registers.shape)), x], axis=1
-            )
-            is_real = jnp.pad(is_real, ((0, 0), (count, 0)), constant_values=True)
-        x = self.encoder(x, is_real[:, None, :])
-        return self.encoder_norm(x)[:, count:]
+    def embed_previous(self, ids: Int[Array, "batch t"]) -> Float[Array, "batch t dim"]:
+        """Looks up contents of what the decoder reads by shared id."""
+        table = self.input_table if self.previous_table is None else self.previous_table
+        return table[...][ids].astype(self.config.compute_dtype)
+
+    def embed_inputs(self, inputs: Inputs) -> Float[Array, "batch n dim"]:
+        """Returns contents of inputs: rows of the table, and projections of features."""
+        x = self.embed(inputs.ids)
+        for name, features in (inputs.features or {}).items():
+            entry = self.space[name]
+            place = jnp.clip(inputs.position - entry.first_position, 0, features.shape[1] - 1)
+            shown = jnp.take_along_axis(features, place[..., None], axis=1)
+            projected = apply_flat(getattr(self, projection_name(entry)), shown)
+            is_own = (inputs.modality == entry.index)[..., None]
+            x = jnp.where(is_own, projected.astype(x.dtype), x)
+        return x
+
+    def start_encoder(
+        self, inputs: Inputs
+    ) -> tuple[Float[Array, "batch c dim"], Bool[Array, "batch c"]]:
+        """Returns what the first layer reads, registers first, and what of it is real."""
+        x = self.embed_inputs(inputs) + self.place(inputs.modality, inputs.position)
+        if self.registers is None:
+            return x, inputs.is_real
+        registers = self.registers[...].astype(x.dtype)
+        registers = jnp.broadcast_to(registers, (len(x), *registers.shape))
+        return jnp.concatenate([registers, x], axis=1), pad_registers(
+            inputs.is_real, self.config.num_registers
+        )
+
+    def encode(self, inputs: Inputs) -> Float[Array, "batch c dim"]:
+        """Returns features of the shown tokens; those of padding mean nothing.
+
+        Features of the registers precede them if the decoder attends to these, too.
+        """
+        x, is_real = self.start_encoder(inputs)
+        features = self.encoder_norm(self.encoder(x, is_real[:, None, :]))
+        return features if self.config.registers_in_context else features[:, -inputs.ids.shape[1] :]
 
     def build_context(
-        self, features: Float[Array, "batch n dim"], inputs: Inputs
-    ) -> Float[Array, "batch n dim"]:
+        self, features: Float[Array, "batch c dim"], inputs: Inputs
+    ) -> Float[Array, "batch c dim"]:
         """Returns what the decoder attends to: features, and again where they came from."""
-        return apply_flat(self.context, features) + self.place(inputs.modality, inputs.position)
+        where = self.place(inputs.modality, inputs.position)
+        registers = features.shape[1] - where.shape[1]
+        if registers:
+            where = jnp.pad(where, ((0, 0), (registers, 0), (0, 0)))
+        return apply_flat(self.context, features) + where
+
+    def start_decoder(
+        self, targets: Targets
+    ) -> tuple[Float[Array, "batch m dim"], Bool[Array, "batch m m"]]:
+        """Returns what the first layer reads, and which target may attend to which."""
+        where = self.place_targets(targets.modality, targets.position)
+        separate, causal = self.config.separate_targets, self.config.causal_targets
+        can_attend = can_attend_targets(targets, self.is_sequence, separate, causal)
+        return self.embed_previous(targets.previous) + where, can_attend
 
     def decode(
         self,
         targets: Targets,
-        context: Float[Array, "batch n dim"],
+        context: Float[Array, "batch c dim"],
         is_real: Bool[Array, "batch n"],
     ) -> Float[Array, "batch m dim"]:
-        """Returns features of the asked tokens, from which `logits` follow."""
-        x = self.embed(targets.previous) + self.place(targets.modality, targets.position)
-        can_attend = can_attend_targets(targets, self.is_sequence)
+        """Returns features of the asked tokens, from which `logits` follow.
+
+        Args:
+            targets: What is asked.
+            context: As from `build_context`.
+            is_real: Of the inputs.
+        """
+        x, can_attend = self.start_decoder(targets)
+        is_real = pad_registers(is_real, context.shape[1] - is_real.shape[1])
         x = self.decoder(x, context, can_attend, is_real[:, None, :])
         return self.decoder_norm(x)
 
@@ -192,7 +305,7 @@ def initialize_from_codes(
     key: Key[Array, ""],
     share: float = 0.8,
 ) -> None:
-    """Starts the rows of ids that mean alike near each other, in both tables.
+    """Starts the rows of ids that mean alike near each other, in all tables.
 
     Args:
         model: Changed in place.
@@ -200,7 +313,10 @@ def initialize_from_codes(
         key: Of the random projections from features to rows.
         share: How much of a row's variance comes from the features; the rest tells ids apart.
     """
-    for table, std in ((model.input_table, model.config.embedding_std), (model.output_table, 0.05)):
+    tables = [(model.input_table, model.config.embedding_std), (model.output_table, 0.05)]
+    if model.previous_table is not None:
+        tables.append((model.previous_table, model.config.embedding_std))
+    for table, std in tables:
         key, table_key = jax.random.split(key)
         for name, rows in features.items():
             entry = model.space[name]

@@ -279,7 +279,7 @@ class Any2Any:
 def _embed(graph: nnx.GraphDef, state: nnx.State, known: Known) -> Float[Array, "batch dim"]:
     model = nnx.merge(graph, state)
     inputs = gather_inputs(model.space, known)
-    features = model.encode(inputs).astype(jnp.float32)
+    features = model.encode(inputs)[:, -inputs.ids.shape[1] :].astype(jnp.float32)
     is_real = inputs.is_real[..., None]
     total = jnp.where(is_real, features, 0).sum(axis=1)
     return total / jnp.maximum(is_real.sum(axis=1), 1)

@@ -11,7 +11,7 @@ from flax import nnx
 from fourm.model import FourM, ModelConfig
 from fourm.token_space import TokenRange, TokenSpace
 from tokenizers.base import SequenceTokens
-from tokenizers.storage import load_folder, save_folder
+from tokenizers.storage import load_folder, save_folder, to_tuples
 
 
 def save_model(folder: Path, model: FourM) -> None:
@@ -31,7 +31,7 @@ def load_model(folder: Path) -> FourM:
     """
     description, arrays, _ = load_folder(folder)
     try:
-        config = ModelConfig(**description["model"])
+        config = _read_config(description["model"])
         space = TokenSpace(tuple(_read_range(entry) for entry in description["token_space"]))
     except (KeyError, TypeError) as error:
         raise ValueError(
@@ -54,6 +54,14 @@ def load_model(folder: Path) -> FourM:
 def _weights(model: FourM) -> list[tuple[str, nnx.Variable]]:
     flat = nnx.to_flat_state(nnx.state(model))
     return [("/".join(map(str, path)), variable) for path, variable in flat]
+
+
+def _read_config(knobs: dict[str, Any]) -> ModelConfig:
+    knobs = dict(to_tuples(knobs))
+    if "use_bias" in knobs:  # Models saved when one knob stood for four.
+        parts = ("qkv_bias", "out_bias", "mlp_bias", "norm_bias")
+        knobs |= dict.fromkeys(parts, knobs.pop("use_bias"))
+    return ModelConfig(**knobs)
 
 
 def _read_range(entry: dict[str, Any]) -> TokenRange:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from tokenizers.base import SequenceTokens, Tokenizer
 
@@ -23,12 +23,21 @@ MASK_ID = 0
 class TokenRange:
     """Where one modality lives in the shared space.
 
+    A modality of kind "features" has vectors in place of ids: patches of pixels, or what another
+    network makes of a text. The encoder projects them; they have no vocabulary and can't be
+    predicted.
+
     Attributes:
+        vocab_size: Number of ids; 0 for features.
         token_shape: (height, width) of a grid, (longest length,) of a sequence.
-        special: End and sentinel ids, relative to the range; None for grids.
+        special: End and sentinel ids, relative to the range; None for grids and features.
         index: The modality's row in the modality table.
         first_id: Shared id of the modality's id 0.
         first_position: Row of the modality's position 0 in the position table.
+        feature_width: Numbers per token of features; 0 for ids.
+        feature_bias: Whether the projection of features has a bias.
+        is_input: False for a modality that the encoder never learned to read.
+        is_target: False for a modality that the decoder never learned to predict.
     """
 
     name: str
@@ -38,9 +47,15 @@ class TokenRange:
     index: int
     first_id: int
     first_position: int
+    feature_width: int = 0
+    feature_bias: bool = False
+    is_input: bool = True
+    is_target: bool = True
 
     @property
-    def kind(self) -> Literal["grid", "sequence"]:
+    def kind(self) -> Literal["grid", "sequence", "features"]:
+        if self.feature_width:
+            return "features"
         return "grid" if self.special is None else "sequence"
 
     @property
@@ -118,12 +133,15 @@ class Inputs(NamedTuple):
         modality: Row of the modality table.
         position: Row of the position table.
         is_real: False on padding, which attention must ignore.
+        features: Per modality of kind "features" that is shown, the vectors of all its tokens, by
+            position within the modality. The ids of such tokens mean nothing.
     """
 
     ids: Int[Array, "batch inputs"]
     modality: Int[Array, "batch inputs"]
     position: Int[Array, "batch inputs"]
     is_real: Bool[Array, "batch inputs"]
+    features: dict[str, Float[Array, "batch _ _"]] | None = None
 
 
 class Targets(NamedTuple):

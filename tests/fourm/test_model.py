@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +11,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from fourm.layers import ACTIVATIONS, Mlp
 from fourm.masking import MaskingComponent, MaskingConfig, mask_batch
 from fourm.model import FourM, ModelConfig, can_attend_targets, sincos_positions
-from fourm.token_space import Inputs, MaskedBatch, Targets
+from fourm.token_space import Inputs, MaskedBatch, Targets, TokenRange, TokenSpace
 from tests.fourm.tiny import SPACE, build_model, make_tokens
 
 QUICK = {"xla_backend_optimization_level": 0}  # to compile
@@ -223,10 +225,18 @@ def test_logits_cover_one_modality_in_full_precision_and_do_not_tie(model):
 OPTIONS = dict(
     activation=("gelu", "swiglu"),
     norm=("layernorm", "rmsnorm"),
-    use_bias=(False, True),
+    qkv_bias=(False, True),
+    out_bias=(False, True),
+    mlp_bias=(False, True),
+    norm_bias=(False, True),
     qk_norm=(False, True),
     num_registers=(0, 2),
     learned_positions=(False, True),
+    separate_positions=((), ("map", "boxes")),
+    share_token_embeddings=(False, True),
+    share_modality_embeddings=(False, True),
+    separate_targets=(False, True),
+    causal_targets=(False, True),
     scan_layers=(False, True),
     remat=(False, True),
     compute_dtype=("float32", "bfloat16"),
@@ -243,8 +253,9 @@ def build_shape(**options):
     return jax.eval_shape(build)
 
 
-# Plackett and Burman's twelve runs: any two of up to eleven options meet in all combinations.
-DESIGN = np.array([np.roll([1, 1, 0, 1, 1, 1, 0, 0, 0, 1, 0], k) for k in range(11)] + [[0] * 11])
+# Plackett and Burman's twenty runs: any two of up to 19 options meet in all combinations.
+ROW = [1, 1, 0, 0, 1, 1, 1, 1, 0, 1, 0, 1, 0, 0, 0, 0, 1, 1, 0]
+DESIGN = np.array([np.roll(ROW, k) for k in range(19)] + [[0] * 19])
 
 
 def test_the_runs_below_hold_every_pair_of_options():
@@ -267,11 +278,40 @@ def names_of(options):
 
 
 def test_biases_exist_only_where_asked_for_and_in_the_context_projection():
-    options = dict(norm="layernorm", activation="gelu", qk_norm=False)
-    without, with_bias = names_of(options), names_of(options | dict(use_bias=True))
-    assert [name for name in without if name.endswith("bias")] == ["context.bias"]
-    for part in ("attention.query.bias", "mlp.up.bias", "norm1.bias"):
-        assert f"encoder.layers.{part}" in with_bias
+    def biases(**options):
+        names = names_of(dict(norm="layernorm", **options))
+        return {name for name in names if name.endswith("bias")} - {"context.bias"}
+
+    assert biases() == set()
+    parts = {
+        "qkv_bias": ("query", "key", "value"),
+        "out_bias": ("out",),
+        "mlp_bias": ("gate", "up", "down"),
+        "norm_bias": ("norm", "norm1", "norm2"),
+    }
+    for option, ends in parts.items():
+        found = biases(**{option: True})
+        assert found and all(name.split(".")[-2].endswith(ends) for name in found)
+        for end in ends:
+            assert any(name.startswith("encoder.") and f"{end}.bias" in name for name in found)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_an_mlp_is_its_activation_between_two_projections(name):
+    mlp = Mlp(ModelConfig(dim=8, num_heads=2, activation=name), nnx.Rngs(0))
+    x = np.random.default_rng(0).normal(size=(2, 3, 8)).astype(np.float32)
+    up, down = np.asarray(mlp.up.kernel[...]), np.asarray(mlp.down.kernel[...])
+    inner = x @ (up if mlp.gate is None else np.asarray(mlp.gate.kernel[...]))
+    kinds = {
+        "gelu": lambda a: a * (1 + np.vectorize(math.erf)(a / math.sqrt(2))) / 2,
+        "silu": lambda a: a / (1 + np.exp(-a)),
+        "relu": lambda a: np.maximum(a, 0),
+    }
+    is_gated = name.endswith("glu")
+    assert is_gated == (mlp.gate is not None)
+    inner = kinds[{"geglu": "gelu", "swiglu": "silu", "reglu": "relu"}.get(name, name)](inner)
+    expected = (inner * (x @ up) if is_gated else inner) @ down
+    np.testing.assert_allclose(mlp(jnp.asarray(x)), expected, atol=1e-4)
 
 
 def test_a_gated_mlp_has_two_thirds_of_the_width():
@@ -316,6 +356,7 @@ def test_positions_of_a_sequence_are_sines_and_cosines_of_the_place():
         (dict(dim=18, num_heads=2), r"--model.dim is 18; it must be divisible by 4"),
         (dict(encoder_layers=0), r"--model.encoder-layers is 0 .*; both must be at least 1"),
         (dict(decoder_layers=0), r"--model.decoder-layers 0; both must be at least 1"),
+        (dict(registers_in_context=True), r"raise --model.num-registers from 0"),
     ],
 )
 def test_an_impossible_shape_gets_one_sentence(changes, message):
@@ -324,4 +365,130 @@ def test_an_impossible_shape_gets_one_sentence(changes, message):
 
 
 def test_inputs_and_targets_name_the_same_kinds_of_fields():
-    assert set(Inputs._fields) == set(Targets._fields) - {"previous"}
+    assert set(Inputs._fields) - {"features"} == set(Targets._fields) - {"previous"}
+
+
+@pytest.mark.parametrize(
+    ("options", "drawn"),
+    [
+        (dict(separate=False), ["xx....", "xx....", "xxx...", "xxxx..", "xxxxx.", "xxxxx."]),
+        (dict(causal=True), ["x.....", "xx....", "..x...", "..xx..", "..xxx.", "xx...."]),
+        (
+            dict(separate=False, causal=True),
+            ["x.....", "xx....", "xxx...", "xxxx..", "xxxxx.", "xxxxx."],
+        ),
+    ],
+)
+def test_targets_may_see_other_modalities_or_nothing_later(options, drawn):
+    modality = jnp.array([[0, 0, 2, 2, 2, 0]])
+    is_real = jnp.array([[True] * 5 + [False]])
+    targets = Targets(modality, modality, modality, modality, is_real)
+    is_sequence = jnp.array([entry.kind == "sequence" for entry in SPACE.ranges])
+    found = can_attend_targets(targets, is_sequence, **options)[0]
+    expected = np.array([[mark == "x" for mark in row] for row in drawn])
+    # The last row is padding, of which nothing is asked.
+    np.testing.assert_array_equal(found[:5], expected[:5])
+
+
+def test_the_model_passes_its_mask_options_on():
+    for options in (dict(separate_targets=False), dict(causal_targets=True)):
+        plain, other = build_model(), build_model(**options)
+        _, can_attend = other.start_decoder(BATCH.targets)
+        assert (can_attend != plain.start_decoder(BATCH.targets)[1]).any()
+        assert np.abs(real(apply(plain)) - real(apply(other))).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("option", "table", "side"),
+    [
+        (dict(share_token_embeddings=False), "previous_table", "targets"),
+        (dict(share_modality_embeddings=False), "target_modality_table", "targets"),
+        (dict(separate_positions=("map", "boxes")), "input_position_table", "inputs"),
+        (dict(separate_positions=("map", "boxes")), "target_position_table", "targets"),
+    ],
+)
+def test_a_table_of_one_side_matters_to_that_side_alone(option, table, side):
+    assert getattr(build_model(), table) is None
+    model = build_model(**option)
+    before = {
+        "inputs": model.start_encoder(BATCH.inputs)[0],
+        "targets": model.start_decoder(BATCH.targets)[0],
+    }
+    getattr(model, table)[...] += 1.0
+    after = {
+        "inputs": model.start_encoder(BATCH.inputs)[0],
+        "targets": model.start_decoder(BATCH.targets)[0],
+    }
+    for name in before:
+        rows = np.asarray(getattr(BATCH, name).is_real)
+        moved = np.abs(np.asarray(after[name] - before[name]))[rows].max(-1)
+        if option.get("separate_positions"):
+            own = [SPACE["map"].index, SPACE["boxes"].index]
+            is_own = np.isin(np.asarray(getattr(BATCH, name).modality)[rows], own)
+            assert is_own.any() and (moved[~is_own] == 0).all()
+            moved = moved[is_own]
+        np.testing.assert_allclose(moved, float(name == side), atol=1e-5)
+
+
+def test_options_that_are_off_leave_the_first_parameters_as_they_were():
+    plain = nnx.to_pure_dict(nnx.state(build_model(), nnx.Param))
+    options = dict(share_token_embeddings=False, share_modality_embeddings=False)
+    more = build_model(separate_positions=("map",), **options)
+    more = nnx.to_pure_dict(nnx.state(more, nnx.Param))
+    same = jax.tree.map(lambda a, b: bool((a == b).all()), plain, {k: more[k] for k in plain})
+    assert jax.tree.all(same) and len(more) == len(plain) + 4
+
+
+def test_the_decoder_reads_registers_only_where_asked_to():
+    model = build_model(num_registers=3)
+    assert model.encode(BATCH.inputs).shape == (6, 14, 16)
+    other = with_config(model, registers_in_context=True)
+    features = other.encode(BATCH.inputs)
+    assert features.shape == (6, 17, 16)
+    np.testing.assert_array_equal(features[:, 3:], model.encode(BATCH.inputs))
+    assert other.build_context(features, BATCH.inputs).shape == (6, 17, 16)
+    assert np.abs(real(apply(model)) - real(apply(other))).max() > 1e-3
+
+
+FEATURES = TokenSpace(
+    (
+        *SPACE.ranges,
+        TokenRange(
+            name="pixels",
+            vocab_size=0,
+            token_shape=(2, 3),
+            special=None,
+            index=len(SPACE.ranges),
+            first_id=SPACE.vocab_size,
+            first_position=SPACE.num_positions,
+            feature_width=4,
+            feature_bias=True,
+        ),
+    )
+)
+
+
+def test_features_are_projected_where_a_token_is_one_of_them():
+    model = build_model(space=FEATURES)
+    entry = FEATURES["pixels"]
+    assert (entry.kind, entry.num_positions, model.input_table.shape[0]) == ("features", 6, 75)
+    pixels = jnp.asarray(np.random.default_rng(0).normal(size=(6, 6, 4)), jnp.float32)
+    at = jnp.array([1, 5])
+    inputs = BATCH.inputs._replace(
+        modality=BATCH.inputs.modality.at[:, :2].set(entry.index),
+        position=BATCH.inputs.position.at[:, :2].set(entry.first_position + at),
+        features={"pixels": pixels},
+    )
+    found = model.embed_inputs(inputs)
+    projection = getattr(model, f"projection_{entry.index}")
+    kernel, bias = projection.kernel[...], projection.bias[...]
+    expected = jnp.einsum("btc,cd->btd", pixels[:, at], kernel) + bias[None, None]
+    np.testing.assert_allclose(found[:, :2], expected, atol=1e-5)
+    np.testing.assert_array_equal(found[:, 2:], model.embed(BATCH.inputs.ids)[:, 2:])
+    assert np.isfinite(apply(model, BATCH._replace(inputs=inputs))).all()
+
+
+def test_the_projection_of_features_has_a_bias_only_where_its_range_says_so():
+    plain = dataclasses.replace(FEATURES["pixels"], feature_bias=False)
+    model = build_model(space=TokenSpace((*SPACE.ranges, plain)))
+    assert getattr(model, f"projection_{plain.index}").bias is None

@@ -128,7 +128,8 @@ def test_the_key_of_a_step_depends_on_the_seed_and_the_step_alone():
 
 
 def test_weights_decay_on_kernels_and_tables_alone():
-    model = build_model(use_bias=True, num_registers=2, norm="layernorm")
+    biases = dict.fromkeys(("qkv_bias", "out_bias", "mlp_bias", "norm_bias"), True)
+    model = build_model(**biases, num_registers=2, norm="layernorm")
     params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
     leaves = jax.tree_util.tree_flatten_with_path(params)[0]
     decays = {
