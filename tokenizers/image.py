@@ -5,11 +5,8 @@ many times faster than convolutions at full resolution. Neighbours still matter:
 a window of twice the patch, and the decoder the codes around its own.
 """
 
-import dataclasses
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar, Literal
 
 import jax
@@ -19,18 +16,14 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Shaped
 
 from tokenizers.base import RawBatch
+from tokenizers.dense_tokenizer import DenseTokenizer, require_tiling
 from tokenizers.quantizers import (
     Distance,
     FiniteScalarQuantizer,
     Quantizer,
     VectorQuantizer,
 )
-from tokenizers.storage import load_folder, save_folder, to_tuples
-from tokenizers.values import KINDS
 from tokenizers.values_dense import DenseValues, evenly_spaced
-
-CHUNK_TOKENS = 8192
-"""Tokens encoded or decoded at once."""
 
 
 @dataclass(frozen=True)
@@ -84,14 +77,7 @@ class ImageTokenizerConfig:
             training: Samples that passed `values.check`, all of one size.
             key: Source of the initial weights.
         """
-        shape = np.shape(training[0])[:2]
-        wrong = [length for length in shape if length % self.patch_size or not length]
-        if wrong:
-            raise ValueError(
-                f"Samples are {shape[0]} pixels high and {shape[1]} wide, which patches of "
-                f"{self.patch_size} do not tile; change patch_size or the size of the samples."
-            )
-        grid = (shape[0] // self.patch_size, shape[1] // self.patch_size)
+        grid = require_tiling(training, self.patch_size)
         init_key, code_key = jax.random.split(key)
         statistics = values.fit_statistics(training)
         tokenizer = ImageTokenizer(self, values, statistics, grid, nnx.Rngs(init_key))
@@ -99,10 +85,6 @@ class ImageTokenizerConfig:
             latents = _latents(*nnx.split(tokenizer), evenly_spaced(training, 64))
             tokenizer.quantizer.spread(latents.reshape(-1, tokenizer.quantizer.dim), code_key)
         return tokenizer
-
-
-class Statistic(nnx.Variable):
-    """A number of the normalisation."""
 
 
 class ResidualBlock(nnx.Module):
@@ -117,10 +99,11 @@ class ResidualBlock(nnx.Module):
         return x + self.down(jax.nn.silu(self.up(self.norm(x))))
 
 
-class ImageTokenizer(nnx.Module):
+class ImageTokenizer(DenseTokenizer):
     """Raw dense values <-> a grid of ids. Built by `ImageTokenizerConfig.fit`, then trained."""
 
-    special = None
+    config_type = ImageTokenizerConfig
+    saved_as = "image"
 
     def __init__(
         self,
@@ -130,11 +113,8 @@ class ImageTokenizer(nnx.Module):
         grid: tuple[int, int],
         rngs: nnx.Rngs,
     ):
-        self.config, self.values = config, values
+        super().__init__(config, values, statistics, grid)
         self.token_shape = grid
-        self.statistics = nnx.Dict(
-            {name: Statistic(jnp.asarray(value)) for name, value in statistics.items()}
-        )
         self.quantizer: Quantizer = (
             VectorQuantizer(
                 config.codebook_size,
@@ -192,133 +172,25 @@ class ImageTokenizer(nnx.Module):
         error = self.values.loss(self.reconstruct(quantized.codes), raw, self._statistics)
         return error + quantized.loss, {"reconstruction": error, **quantized.metrics}
 
-    def encode(self, values: RawBatch) -> Int[np.ndarray, "batch gy gx"]:
-        if not len(values):
-            return np.zeros((0, *self.token_shape), np.int32)
-        size = tuple(length * self.config.patch_size for length in self.token_shape)
-        shape = np.shape(values[0])
-        if shape[:2] != size:
-            raise ValueError(f"A value has shape {shape}; this tokenizer takes {size} pixels.")
-        return self._in_chunks(_encode, values)
+    def tokenize(self, raw: Shaped[Array, "batch y x ..."]) -> Int[Array, "batch gy gx"]:
+        return self.quantizer.quantize(self.latents(raw), jax.random.key(0), train=False).ids
 
-    def decode(self, ids: Int[np.ndarray, "batch gy gx"]) -> np.ndarray:
-        ids = np.asarray(ids, np.int32)
-        if ids.shape[1:] != self.token_shape:
-            raise ValueError(
-                f"Ids have shape {ids.shape[1:]}; this tokenizer takes {self.token_shape}."
-            )
-        wrong = ids[(ids < 0) | (ids >= self.vocab_size)]
-        if wrong.size:
-            raise ValueError(f"There is no id {wrong[0]}; ids are 0 to {self.vocab_size - 1}.")
-        return self._in_chunks(_decode, ids)
+    def detokenize(self, ids: Int[Array, "batch gy gx"]) -> Float[Array, "batch y x outputs"]:
+        return self.reconstruct(self.quantizer.lookup(ids))
 
-    def decode_expected(self, probabilities: Float[np.ndarray, "batch gy gx vocab"]) -> np.ndarray:
-        if probabilities.shape[1:] != (*self.token_shape, self.vocab_size):
-            raise ValueError(
-                f"Probabilities have shape {probabilities.shape[1:]}; this tokenizer takes "
-                f"{(*self.token_shape, self.vocab_size)}."
-            )
-        return self._in_chunks(_decode_expected, probabilities)
-
-    def _in_chunks(self, function: Callable, batch: RawBatch) -> np.ndarray:
-        """Applies a compiled function to parts of one fixed size, so that it compiles once."""
-        graph, state = nnx.split(self)
-        size = max(1, CHUNK_TOKENS // int(np.prod(self.token_shape)))
-        parts = []
-        for start in range(0, max(len(batch), 1), size):
-            part = np.asarray(batch[start : start + size])
-            filler = np.zeros((size - len(part), *part.shape[1:]), part.dtype)
-            answer = np.asarray(function(graph, state, np.concatenate([part, filler])))
-            parts.append(answer[: len(part)])
-        return np.concatenate(parts)
+    def detokenize_expected(
+        self, probabilities: Float[Array, "batch gy gx vocab"]
+    ) -> Float[Array, "batch y x outputs"]:
+        return self.reconstruct(probabilities @ self.quantizer.codebook())
 
     def code_features(self) -> Float[np.ndarray, "vocab features"]:
         """Returns the codes: what looks alike has like codes."""
         return np.asarray(self.quantizer.codebook())
 
-    def save(self, folder: Path) -> None:
-        kind = type(self.values).__name__
-        description = {
-            "tokenizer": "image",
-            "config": dataclasses.asdict(self.config),
-            "kind": kind,
-            "values": dataclasses.asdict(self.values),
-            "grid": list(self.token_shape),
-        }
-        arrays = {name: np.asarray(variable[...]) for name, variable in _variables(self).items()}
-        save_folder(folder, description, arrays)
-
-    @classmethod
-    def load(cls, folder: Path, values: DenseValues | None = None) -> "ImageTokenizer":
-        """Returns the tokenizer that `save` wrote.
-
-        Args:
-            folder: Where it was saved.
-            values: The meaning of the raw numbers; needed for kinds of your own.
-        """
-        description, arrays, _ = load_folder(folder)
-        try:
-            config = ImageTokenizerConfig(**to_tuples(description["config"]))
-            if values is None:
-                if description["kind"] not in KINDS:
-                    raise ValueError(
-                        f"{folder} holds a tokenizer for {description['kind']!r}, not one of "
-                        f"{', '.join(KINDS)}; pass values= to load it."
-                    )
-                values = KINDS[description["kind"]](**to_tuples(description["values"]))
-            grid = tuple(description["grid"])
-        except (KeyError, TypeError) as error:
-            raise ValueError(
-                f"{folder} does not describe an image tokenizer of this version ({error}); "
-                "train it again."
-            ) from error
-        statistics = {
-            name.split("/")[1]: value
-            for name, value in arrays.items()
-            if name.startswith("statistics/")
-        }
-        tokenizer = nnx.eval_shape(lambda: cls(config, values, statistics, grid, nnx.Rngs(0)))
-        expected = _variables(tokenizer)
-        shapes = {name: variable.get_value().shape for name, variable in expected.items()}
-        if shapes != {name: value.shape for name, value in arrays.items()}:
-            raise ValueError(f"The arrays in {folder} do not fit its description; train it again.")
-        for name, variable in expected.items():
-            variable.set_value(jnp.asarray(arrays[name]))
-        return tokenizer
-
-    @property
-    def _statistics(self) -> dict[str, Array]:
-        return {name: value[...] for name, value in self.statistics.items()}
-
-
-def _variables(module: nnx.Module) -> dict[str, nnx.Variable]:
-    """Returns everything that makes a module what it is, by path."""
-    return {"/".join(map(str, path)): v for path, v in nnx.to_flat_state(nnx.state(module))}
-
 
 @functools.partial(jax.jit, static_argnums=0)
 def _latents(graph, state, raw):
     return nnx.merge(graph, state).latents(raw)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _encode(graph, state, raw):
-    model = nnx.merge(graph, state)
-    return model.quantizer.quantize(model.latents(raw), jax.random.key(0), train=False).ids
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _decode(graph, state, ids):
-    model = nnx.merge(graph, state)
-    output = model.reconstruct(model.quantizer.lookup(ids))
-    return model.values.denormalize(output, model._statistics)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _decode_expected(graph, state, probabilities):
-    model = nnx.merge(graph, state)
-    output = model.reconstruct(probabilities @ model.quantizer.codebook())
-    return model.values.denormalize(output, model._statistics)
 
 
 def patch_windows(

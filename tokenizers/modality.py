@@ -16,10 +16,15 @@ from tokenizers.scalars import Scalar, ScalarTokenizer, ScalarTokenizerConfig
 from tokenizers.storage import load_folder
 from tokenizers.text import Text, TextTokenizer, TextTokenizerConfig
 from tokenizers.values import Classes, Colors, Directions, Distances, Reals
+from tokenizers.vit_tokenizer import ViTTokenizer, ViTTokenizerConfig
 
 AnyValues = Colors | Distances | Directions | Classes | Reals | Text | BoxList | Scalar
 AnyTokenizerConfig = (
-    ImageTokenizerConfig | TextTokenizerConfig | BoxTokenizerConfig | ScalarTokenizerConfig
+    ImageTokenizerConfig
+    | ViTTokenizerConfig
+    | TextTokenizerConfig
+    | BoxTokenizerConfig
+    | ScalarTokenizerConfig
 )
 
 
@@ -38,6 +43,7 @@ TOKENIZERS: dict[str, type[Any]] = {
     "text": TextTokenizer,
     "boxes": BoxTokenizer,
     "scalar": ScalarTokenizer,
+    "vit": ViTTokenizer,
     "codes": CodeTokenizer,
     "pixels": PixelTokenizer,
     "vectors": VectorTokenizer,

@@ -9,9 +9,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 Distance = Literal["cosine", "euclidean"]
+Replacement = Literal["latents", "split"]
+
+COUNT_EPSILON = 1e-5
+"""Added to counts, so that codes never used can be divided by them."""
+
+SPLIT = 1e-3
+"""How far a copy of a code is from it, in every number, so that the two can part."""
 
 
 class Quantized(NamedTuple):
@@ -91,6 +98,7 @@ class VectorQuantizer(nnx.Module):
             )
         self.num_codes, self.dim, self.distance = num_codes, dim, distance
         self.decay, self.commitment, self.rare = decay, commitment, rare
+        self.normalize_latents = distance == "cosine"
         codes = _unit(jax.random.normal(rngs.params(), (num_codes, dim)))
         self.codes = CodebookState(codes)
         self.sums = CodebookState(codes)
@@ -104,7 +112,7 @@ class VectorQuantizer(nnx.Module):
 
     def quantize(self, latents: Float[Array, "*batch dim"], key: Array, train: bool) -> Quantized:
         rows = latents.astype(jnp.float32).reshape(-1, self.dim)
-        if self.distance == "cosine":
+        if self.normalize_latents:
             rows = _unit(rows)
         ids = self._nearest(jax.lax.stop_gradient(rows))
         codes = self.lookup(ids)
@@ -162,6 +170,100 @@ class VectorQuantizer(nnx.Module):
         self.sums[...] = jnp.where(is_rare, drawn, sums)
         codes = self.sums[...] / jnp.maximum(self.counts[...], 1e-8)[:, None]
         self.codes[...] = _unit(codes) if self.distance == "cosine" else codes
+
+
+class CountingQuantizer(VectorQuantizer):
+    """A learned codebook that follows plain counts, as most code for VQ-VAEs has it.
+
+    Where `VectorQuantizer` measures use in shares, this one counts. Under the euclidean distance,
+    codes are averaged sums over averaged counts (van den Oord et al. 2017, appendix A.1). Under
+    cosine, codes that were used move towards the mean direction of their latents, and the others
+    towards their own; they are kept and returned at whatever length that gives them.
+    """
+
+    def __init__(
+        self,
+        num_codes: int,
+        dim: int,
+        *,
+        distance: Distance = "cosine",
+        normalize_latents: bool = False,
+        decay: float = 0.99,
+        commitment: float = 1.0,
+        rare: float = 0.0,
+        replacement: Replacement = "latents",
+        rngs: nnx.Rngs,
+    ):
+        """Makes a codebook of random directions; `spread` puts it onto data.
+
+        Args:
+            num_codes: Size of the vocabulary.
+            dim: Length of a code.
+            distance: How the nearest code is found.
+            normalize_latents: Whether latents get unit length before anything else. Without it,
+                they still count as directions under cosine, but are pulled to codes as they are.
+            decay: Of the moving averages, per step.
+            commitment: Weight of the loss that pulls latents towards their codes.
+            rare: A code is replaced when it is used less often than this per step on average.
+            replacement: By latents of the batch, or by the codes used most, slightly moved.
+            rngs: Source of the random start.
+        """
+        super().__init__(
+            num_codes,
+            dim,
+            distance=distance,
+            decay=decay,
+            commitment=commitment,
+            rare=rare,
+            rngs=rngs,
+        )
+        self.normalize_latents, self.replacement = normalize_latents, replacement
+
+    def _nearest(self, rows: Float[Array, "count dim"]) -> Int[Array, "count"]:
+        if self.distance == "euclidean":
+            return super()._nearest(rows)
+        # The length of a latent changes no order; that of a code would.
+        return jnp.argmax(_unit(rows) @ _unit(self.codes[...]).T, axis=-1).astype(jnp.int32)
+
+    def _follow(
+        self,
+        rows: Float[Array, "count dim"],
+        ids: Int[Array, "count"],
+        counts: Float[Array, "codes"],
+        error: Float[Array, "count"],
+        key: Array,
+    ) -> None:
+        new_share = 1 - self.decay
+        rows = _unit(rows) if self.distance == "cosine" else rows
+        sums = jnp.zeros((self.num_codes, self.dim)).at[ids].add(rows)
+        averages = self.decay * self.counts[...] + new_share * counts
+        if self.distance == "cosine":
+            means = jnp.where((counts > 0)[:, None], _unit(sums), _unit(self.codes[...]))
+            codes = self.decay * self.codes[...] + new_share * means
+            divisors = jnp.ones(self.num_codes)  # The codes are their own sums.
+        else:
+            sums = self.decay * self.sums[...] + new_share * sums
+            total = jnp.sum(averages)
+            share = (averages + COUNT_EPSILON) / (total + self.num_codes * COUNT_EPSILON)
+            divisors = share * total
+            codes = sums / divisors[:, None]
+        if self.rare > 0:
+            is_rare = averages < self.rare
+            codes = jnp.where(is_rare[:, None], self._replacements(rows, is_rare, key), codes)
+            sums = jnp.where(is_rare[:, None], codes * divisors[:, None], sums)
+        self.counts[...], self.codes[...] = averages, codes
+        self.sums[...] = codes if self.distance == "cosine" else sums
+
+    def _replacements(
+        self, rows: Float[Array, "count dim"], is_rare: Bool[Array, "codes"], key: Array
+    ) -> Float[Array, "codes dim"]:
+        """Returns something better for every code that is rare, anything for the others."""
+        if self.replacement == "latents":
+            return rows[jax.random.randint(key, (self.num_codes,), 0, len(rows))]
+        by_use = jnp.argsort(-self.counts[...])
+        copied = self.codes[...][by_use[jnp.cumsum(is_rare) - 1]]
+        moved = copied + SPLIT * jax.random.normal(key, copied.shape)
+        return _unit(moved) if self.distance == "cosine" else moved
 
 
 class FiniteScalarQuantizer(nnx.Module):

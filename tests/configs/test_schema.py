@@ -25,11 +25,14 @@ from fourm.probing import ProbeConfig
 from fourm.train_state import OptimizerConfig
 from fourm.training import TrainingConfig
 from tokenizers.boxes import BoxList, BoxTokenizerConfig
+from tokenizers.code_encoder import CodeEncoderConfig, QuantizerConfig
 from tokenizers.image import ImageTokenizerConfig
 from tokenizers.modality import Modality
 from tokenizers.scalars import Scalar, ScalarTokenizerConfig
 from tokenizers.text import Text, TextTokenizerConfig
 from tokenizers.values import Classes, Colors, Directions, Distances, Reals
+from tokenizers.vit import NetworkConfig
+from tokenizers.vit_tokenizer import DecoderConfig, ViTTokenizerConfig
 
 CONFIG_CLASSES = {
     *(RunConfig, CropConfig, Modality, EvaluationConfig, RegionConfig, GenerationConfig),
@@ -37,7 +40,8 @@ CONFIG_CLASSES = {
     *(TrainingConfig, ScenesData, FilesData, TfdsData, SplitByFolder, SplitByFraction),
     *(ArrayFile, BoxesFile, NumberFile, TextFile, Colors, Distances, Directions, Classes, Reals),
     *(Text, BoxList, Scalar, ImageTokenizerConfig, TextTokenizerConfig, BoxTokenizerConfig),
-    ScalarTokenizerConfig,
+    *(ScalarTokenizerConfig, ViTTokenizerConfig, CodeEncoderConfig, QuantizerConfig),
+    *(NetworkConfig, DecoderConfig),
 }
 
 

@@ -1,0 +1,197 @@
+"""Files of named tensors, and how the tensors in them lie compared with ours.
+
+Linear layers are stored [outputs, inputs] there and [inputs, outputs] here, patches channels first
+there and channels last here. A layout is the pair of rearrangements between the two; neither
+changes a bit.
+"""
+
+import ast
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from safetensors import SafetensorError, safe_open
+
+WORDS = {"None": None, "null": None, "True": True, "true": True, "False": False, "false": False}
+"""What words mean in the metadata of a file, where everything is a string."""
+
+Tensors = dict[str, np.ndarray]
+
+
+class Layout(NamedTuple):
+    """How a tensor lies in the file and here."""
+
+    to_ours: Callable[[np.ndarray], np.ndarray]
+    to_theirs: Callable[[np.ndarray], np.ndarray]
+
+    def shape_in_file(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Returns the shape in the file of what has `shape` here."""
+        return self.to_theirs(np.broadcast_to(np.float32(0), shape)).shape
+
+
+class Place(NamedTuple):
+    """Where one of our arrays is in the file."""
+
+    name: str
+    layout: Layout
+
+
+Places = dict[str, Place]
+"""Places by the path of our array."""
+
+SAME = Layout(lambda a: a, lambda a: a)
+LINEAR = Layout(np.transpose, np.transpose)
+POINTWISE = Layout(lambda a: a[:, :, 0, 0].T, lambda a: a.T[:, :, None, None])
+CONVOLUTION = Layout(lambda a: a.transpose(2, 3, 1, 0), lambda a: a.transpose(3, 2, 0, 1))
+POSITIONS = Layout(lambda a: a[0].transpose(1, 2, 0), lambda a: a.transpose(2, 0, 1)[None])
+
+
+def patches_in(channels: int, size: int) -> Layout:
+    """Returns the layout of a convolution that takes whole patches to single vectors."""
+    return Layout(
+        lambda a: a.transpose(2, 3, 1, 0).reshape(size * size * channels, -1),
+        lambda a: a.reshape(size, size, channels, -1).transpose(3, 2, 0, 1),
+    )
+
+
+def patches_out(channels: int, size: int) -> Layout:
+    """Returns the layout of a linear layer's kernel, or of its bias, whose outputs are patches."""
+
+    def to_ours(a: np.ndarray) -> np.ndarray:
+        rows = a.reshape(channels, size, size, *a.shape[1:])
+        return np.moveaxis(rows, 0, 2).reshape(size * size * channels, *a.shape[1:]).T
+
+    def to_theirs(a: np.ndarray) -> np.ndarray:
+        rows = a.T.reshape(size, size, channels, *a.T.shape[1:])
+        return np.moveaxis(rows, 2, 0).reshape(channels * size * size, *a.T.shape[1:])
+
+    return Layout(to_ours, to_theirs)
+
+
+def linear(ours: str, theirs: str, layout: Layout = LINEAR, has_bias: bool = True) -> Places:
+    """Returns the places of a layer: a kernel, and mostly a bias."""
+    places = {f"{ours}/kernel": Place(f"{theirs}.weight", layout)}
+    return places | ({f"{ours}/bias": Place(f"{theirs}.bias", SAME)} if has_bias else {})
+
+
+def norm(ours: str, theirs: str) -> Places:
+    """Returns the places of a normalisation: a scale and a bias."""
+    return {
+        f"{ours}/scale": Place(f"{theirs}.weight", SAME),
+        f"{ours}/bias": Place(f"{theirs}.bias", SAME),
+    }
+
+
+def variables(module: nnx.Module | nnx.State) -> dict[str, nnx.Variable]:
+    """Returns the variables of a module by path."""
+    state = module if isinstance(module, nnx.State) else nnx.state(module)
+    return {"/".join(map(str, path)): value for path, value in nnx.to_flat_state(state)}
+
+
+def load(module: nnx.Module, places: Places, tensors: Mapping[str, np.ndarray]) -> Tensors:
+    """Fills a module from a file's tensors and returns those that it did not need.
+
+    Args:
+        module: To fill; may be abstract. Variables that have no place are left alone.
+        places: Where its arrays are.
+        tensors: By name.
+
+    Raises:
+        ValueError: If tensors are missing or of another shape, with their names.
+    """
+    ours = variables(module)
+    shapes = {
+        place.name: place.layout.shape_in_file(ours[path].get_value().shape)
+        for path, place in places.items()
+    }
+    missing = [name for name in shapes if name not in tensors]
+    if missing:
+        raise ValueError(f"The file lacks the tensors {_list(missing)}; download it again.")
+    wrong = [
+        f"{name} {tensors[name].shape} instead of {shape}"
+        for name, shape in shapes.items()
+        if tensors[name].shape != shape
+    ]
+    if wrong:
+        raise ValueError(
+            f"Tensors don't have the shape that the configuration gives them: {_list(wrong)}."
+        )
+    for path, place in places.items():
+        array = place.layout.to_ours(tensors[place.name].astype(np.float32, copy=False))
+        ours[path].set_value(jnp.asarray(array))
+    return {name: array for name, array in tensors.items() if name not in shapes}
+
+
+def export(module: nnx.Module | nnx.State, places: Places) -> Tensors:
+    """Returns a module's arrays, or gradients of them, as they lie in a file."""
+    ours = variables(module)
+    return {
+        place.name: np.ascontiguousarray(place.layout.to_theirs(np.asarray(ours[path].get_value())))
+        for path, place in places.items()
+        if path in ours
+    }
+
+
+def require_none(leftover: Mapping[str, np.ndarray]) -> None:
+    """Raises ValueError if tensors are left over, with their names."""
+    if leftover:
+        raise ValueError(
+            f"The file has tensors that its configuration does not call for: {_list(leftover)}."
+        )
+
+
+def read_file(path: Path) -> tuple[Tensors, dict[str, Any]]:
+    """Returns the tensors and the configuration of a model.
+
+    Args:
+        path: A .safetensors file, or a folder with a model.safetensors. The configuration is a
+            config.json beside the file, else the file's own metadata.
+
+    Raises:
+        ValueError: If there is no such file, or it is something else.
+    """
+    file = path / "model.safetensors" if path.is_dir() else path
+    if not file.is_file() or file.suffix != ".safetensors":
+        raise ValueError(
+            f"{path} is no .safetensors file, nor a folder with a model.safetensors; other formats "
+            "are not read, as pickles can run code."
+        )
+    try:
+        with safe_open(file, framework="numpy") as archive:
+            metadata = archive.metadata() or {}
+            tensors = {name: archive.get_tensor(name) for name in archive.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{file} can't be read ({error}); download it again.") from error
+    beside = file.with_name("config.json")
+    if beside.is_file():
+        try:
+            config = json.loads(beside.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{beside} can't be read ({error}); download it again.") from error
+    else:
+        config = {name: _parse(value) for name, value in metadata.items() if name != "format"}
+    if not isinstance(config, dict) or not config:
+        raise ValueError(
+            f"{file} says nothing about its model; put the config.json it came with beside it."
+        )
+    return tensors, config
+
+
+def _parse(text: str) -> Any:
+    """Returns what a string of the metadata stands for: a number, a list, a word."""
+    if text in WORDS:
+        return WORDS[text]
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _list(names: Mapping[str, Any] | list[str]) -> str:
+    shown = list(names)
+    more = f" and {len(shown) - 8} more" if len(shown) > 8 else ""
+    return ", ".join(shown[:8]) + more

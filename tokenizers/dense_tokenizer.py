@@ -1,0 +1,215 @@
+"""What learned tokenizers of dense values share: encode and decode in chunks, save and load."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, get_type_hints
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int, Shaped
+
+from tokenizers.base import RawBatch
+from tokenizers.storage import load_folder, save_folder, to_tuples
+from tokenizers.values import KINDS
+from tokenizers.values_dense import DenseValues
+
+CHUNK_TOKENS = 8192
+"""Tokens encoded or decoded at once."""
+
+
+class Statistic(nnx.Variable):
+    """A number of the normalisation."""
+
+
+class DenseTokenizer(nnx.Module):
+    """Raw dense values <-> a grid of ids.
+
+    A kind says how pictures become ids (`tokenize`), and ids or distributions over ids become
+    pictures again (`detokenize`, `detokenize_expected`), as pure functions of arrays.
+    """
+
+    special = None
+    config_type: ClassVar[type]
+    """Class of the settings."""
+    saved_as: ClassVar[str]
+    """What `save` calls this kind."""
+    token_shape: tuple[int, int]
+    vocab_size: int
+
+    def __init__(
+        self,
+        config: Any,
+        values: DenseValues,
+        statistics: dict[str, np.ndarray],
+        grid: tuple[int, int],
+    ):
+        """Args:
+        config: The settings; they have a `patch_size`.
+        values: What the raw numbers mean.
+        statistics: The normalisation, fitted by `values`.
+        grid: Patches (down, across) of a picture.
+        """
+        self.config, self.values, self.grid = config, values, grid
+        self.statistics = nnx.Dict(
+            {name: Statistic(jnp.asarray(value)) for name, value in statistics.items()}
+        )
+
+    def tokenize(self, raw: Shaped[Array, "batch y x ..."]) -> Int[Array, "batch ty tx"]:
+        raise NotImplementedError
+
+    def detokenize(self, ids: Int[Array, "batch ty tx"]) -> Float[Array, "batch y x outputs"]:
+        raise NotImplementedError
+
+    def detokenize_expected(
+        self, probabilities: Float[Array, "batch ty tx vocab"]
+    ) -> Float[Array, "batch y x outputs"]:
+        raise NotImplementedError
+
+    def encode(self, values: RawBatch) -> Int[np.ndarray, "batch ty tx"]:
+        if not len(values):
+            return np.zeros((0, *self.token_shape), np.int32)
+        size = tuple(length * self.config.patch_size for length in self.grid)
+        shape = np.shape(values[0])
+        if shape[:2] != size:
+            raise ValueError(f"A value has shape {shape}; this tokenizer takes {size} pixels.")
+        return self._in_chunks(_encode, values)
+
+    def decode(self, ids: Int[np.ndarray, "batch ty tx"]) -> np.ndarray:
+        ids = np.asarray(ids, np.int32)
+        if ids.shape[1:] != self.token_shape:
+            raise ValueError(
+                f"Ids have shape {ids.shape[1:]}; this tokenizer takes {self.token_shape}."
+            )
+        wrong = ids[(ids < 0) | (ids >= self.vocab_size)]
+        if wrong.size:
+            raise ValueError(f"There is no id {wrong[0]}; ids are 0 to {self.vocab_size - 1}.")
+        return self._in_chunks(_decode, ids)
+
+    def decode_expected(self, probabilities: Float[np.ndarray, "batch ty tx vocab"]) -> np.ndarray:
+        if probabilities.shape[1:] != (*self.token_shape, self.vocab_size):
+            raise ValueError(
+                f"Probabilities have shape {probabilities.shape[1:]}; this tokenizer takes "
+                f"{(*self.token_shape, self.vocab_size)}."
+            )
+        return self._in_chunks(_decode_expected, probabilities)
+
+    def _in_chunks(self, function: Callable, batch: RawBatch) -> np.ndarray:
+        """Applies a compiled function to parts of one fixed size, so that it compiles once."""
+        graph, state = nnx.split(self)
+        size = max(1, CHUNK_TOKENS // int(np.prod(self.token_shape)))
+        parts = []
+        for start in range(0, max(len(batch), 1), size):
+            part = np.asarray(batch[start : start + size])
+            filler = np.zeros((size - len(part), *part.shape[1:]), part.dtype)
+            answer = np.asarray(function(graph, state, np.concatenate([part, filler])))
+            parts.append(answer[: len(part)])
+        return np.concatenate(parts)
+
+    def save(self, folder: Path) -> None:
+        description = {
+            "tokenizer": self.saved_as,
+            "config": dataclasses.asdict(self.config),
+            "kind": type(self.values).__name__,
+            "values": dataclasses.asdict(self.values),
+            "grid": list(self.grid),
+        }
+        arrays = {name: np.asarray(variable[...]) for name, variable in variables(self).items()}
+        save_folder(folder, description, arrays)
+
+    @classmethod
+    def load(cls, folder: Path, values: DenseValues | None = None) -> "DenseTokenizer":
+        """Returns the tokenizer that `save` wrote.
+
+        Args:
+            folder: Where it was saved.
+            values: The meaning of the raw numbers; needed for kinds of your own.
+        """
+        description, arrays, _ = load_folder(folder)
+        try:
+            config = from_plain(cls.config_type, description["config"])
+            if values is None:
+                if description["kind"] not in KINDS:
+                    raise ValueError(
+                        f"{folder} holds a tokenizer for {description['kind']!r}, not one of "
+                        f"{', '.join(KINDS)}; pass values= to load it."
+                    )
+                values = KINDS[description["kind"]](**to_tuples(description["values"]))
+            grid = tuple(description["grid"])
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"{folder} does not describe an image tokenizer of this version ({error}); "
+                "train it again."
+            ) from error
+        statistics = {
+            name.split("/")[1]: value
+            for name, value in arrays.items()
+            if name.startswith("statistics/")
+        }
+        tokenizer = nnx.eval_shape(lambda: cls(config, values, statistics, grid, nnx.Rngs(0)))
+        expected = variables(tokenizer)
+        shapes = {name: variable.get_value().shape for name, variable in expected.items()}
+        if shapes != {name: value.shape for name, value in arrays.items()}:
+            raise ValueError(f"The arrays in {folder} do not fit its description; train it again.")
+        for name, variable in expected.items():
+            variable.set_value(jnp.asarray(arrays[name]))
+        return tokenizer
+
+    @property
+    def _statistics(self) -> dict[str, Array]:
+        return {name: value[...] for name, value in self.statistics.items()}
+
+
+def require_tiling(training: RawBatch, patch_size: int) -> tuple[int, int]:
+    """Returns the grid of patches of samples.
+
+    Raises:
+        ValueError: If patches do not tile them.
+    """
+    shape = np.shape(training[0])[:2]
+    wrong = [length for length in shape if length % patch_size or not length]
+    if wrong:
+        raise ValueError(
+            f"Samples are {shape[0]} pixels high and {shape[1]} wide, which patches of "
+            f"{patch_size} do not tile; change patch_size or the size of the samples."
+        )
+    return shape[0] // patch_size, shape[1] // patch_size
+
+
+def variables(module: nnx.Module) -> dict[str, nnx.Variable]:
+    """Returns everything that makes a module what it is, by path."""
+    return {"/".join(map(str, path)): v for path, v in nnx.to_flat_state(nnx.state(module))}
+
+
+def from_plain(kind: type, content: Mapping[str, Any]) -> Any:
+    """Returns the dataclass that `dataclasses.asdict` made plain, those in it as well."""
+    types = get_type_hints(kind)
+    return kind(
+        **{
+            name: from_plain(types[name], value)
+            if dataclasses.is_dataclass(types.get(name))
+            else to_tuples(value)
+            for name, value in content.items()
+        }
+    )
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _encode(graph, state, raw):
+    return nnx.merge(graph, state).tokenize(raw)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _decode(graph, state, ids):
+    model = nnx.merge(graph, state)
+    return model.values.denormalize(model.detokenize(ids), model._statistics)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _decode_expected(graph, state, probabilities):
+    model = nnx.merge(graph, state)
+    output = model.detokenize_expected(probabilities)
+    return model.values.denormalize(output, model._statistics)
