@@ -156,6 +156,6 @@ def scenes_gpu() -> RunConfig:
             steps=8_000,
             batch_size=256,
             average_decay=0.999,
-            optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=500),
+            optimizer=OptimizerConfig(name="muon", learning_rate=1e-3, warmup_steps=500),
         ),
     )
