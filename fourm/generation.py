@@ -23,8 +23,9 @@ from fourm.schedules import Schedule, step_table, temperature_table, temperature
 from fourm.token_space import MASK_ID, Inputs, Targets, TokenRange, TokenSpace
 from tokenizers.base import PADDING
 
-Known = Mapping[str, Int[Array | np.ndarray, "batch _"]]
-"""Per modality ids [batch, tokens] in its own vocabulary, `PADDING` where unknown."""
+Known = Mapping[str, Int[Array | np.ndarray, "batch _"] | Float[Array | np.ndarray, "batch _ _"]]
+"""Per modality ids [batch, tokens] in its own vocabulary, `PADDING` where unknown; of features the
+vectors [batch, tokens, width], NaN where unknown."""
 
 
 @dataclass(frozen=True)
@@ -114,19 +115,14 @@ def generate_tokens(
     Raises:
         ValueError: If a modality is not the model's, a shape is wrong, or a setting is.
     """
-    known = {name: jnp.asarray(ids, jnp.int32) for name, ids in known.items()}
-    for name, ids in known.items():
-        shape = (len(keys), model.space[name].num_tokens)
-        if ids.shape != shape:
-            raise ValueError(
-                f"The tokens of {name} have shape {ids.shape}; {shape} is needed: one row per "
-                "key, one column per token."
-            )
+    known = {name: _as_known(ids, model.space[name], len(keys)) for name, ids in known.items()}
     graph, state = nnx.split(model)
     probabilities = {}
     generated = {}
     for name in targets:
         entry = model.space[name]
+        if entry.kind == "features":
+            raise ValueError(f"{name} has no tokens and is only ever input; it can't be a target.")
         settings[name].check()
         target_keys = jax.vmap(lambda key, index=entry.index: jax.random.fold_in(key, index))(keys)
         generate = _generate_grid if entry.kind == "grid" else _generate_sequence
@@ -137,17 +133,38 @@ def generate_tokens(
     return GeneratedTokens(generated, probabilities)
 
 
+def _as_known(
+    given: Int[Array | np.ndarray, "..."] | Float[Array | np.ndarray, "..."],
+    entry: TokenRange,
+    batch: int,
+) -> Array:
+    """Returns known ids or vectors as the array that they should be."""
+    is_features = entry.kind == "features"
+    array = jnp.asarray(given, jnp.float32 if is_features else jnp.int32)
+    shape = (batch, entry.num_tokens, *([entry.feature_width] if is_features else []))
+    if array.shape != shape:
+        raise ValueError(
+            f"The tokens of {entry.name} have shape {array.shape}; {shape} is needed: one row per "
+            "key, one column per token."
+        )
+    return array
+
+
 def gather_inputs(space: TokenSpace, known: Known) -> Inputs:
     """Returns what the encoder reads of known tokens; one slot per token of each modality.
 
     A sequence that has begun but not ended is followed by a sentinel, as in training.
     """
-    parts = []
+    parts, features = [], {}
     for entry in space.ranges:
         if entry.name not in known:
             continue
         ids = jnp.asarray(known[entry.name])
         is_real = ids != PADDING
+        if entry.kind == "features":
+            is_real = jnp.isfinite(ids).all(axis=-1)
+            features[entry.name] = jnp.where(is_real[..., None], ids, 0.0)
+            ids = jnp.zeros(is_real.shape, jnp.int32)
         if entry.special is not None:
             length = is_real.sum(axis=1)
             is_open = (length > 0) & ~has_ended(ids, entry)
@@ -164,7 +181,8 @@ def gather_inputs(space: TokenSpace, known: Known) -> Inputs:
                 is_real=is_real,
             )
         )
-    return jax.tree.map(lambda *arrays: jnp.concatenate(arrays, axis=1), *parts)
+    joined = jax.tree.map(lambda *arrays: jnp.concatenate(arrays, axis=1), *parts)
+    return joined._replace(features=features or None)
 
 
 def has_ended(ids: Int[Array, "batch tokens"], entry: TokenRange) -> Bool[Array, "batch"]:

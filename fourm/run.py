@@ -65,12 +65,14 @@ class Any2Any:
     def space(self) -> TokenSpace:
         return self.model.space
 
-    def tokenize(self, samples: Mapping[str, RawBatch]) -> dict[str, Int[np.ndarray, "batch _"]]:
-        """Returns tokens per modality, [batch, tokens], grids in reading order.
+    def tokenize(self, samples: Mapping[str, RawBatch]) -> dict[str, np.ndarray]:
+        """Returns tokens per modality, int32 [batch, tokens], grids in reading order.
+
+        Modalities without ids give float32 vectors [batch, tokens, width].
 
         Args:
             samples: Raw values per modality, equally many of each. None in place of a value means
-                that the sample lacks the modality; its tokens are all `PADDING`.
+                that the sample lacks the modality; its tokens are all `PADDING`, or NaN.
 
         Raises:
             ValueError: If a modality is unknown, a value is not allowed, or lengths differ.
@@ -82,13 +84,18 @@ class Any2Any:
             raise ValueError(f"The inputs differ in number: {told}; give equally many of each.")
         return {name: self._tokenize_one(name, raw) for name, raw in samples.items()}
 
-    def _tokenize_one(self, name: str, raw: RawBatch) -> Int[np.ndarray, "batch tokens"]:
-        tokenizer = self.tokenizers[name]
+    def _tokenize_one(self, name: str, raw: RawBatch) -> np.ndarray:
+        tokenizer, entry = self.tokenizers[name], self.space[name]
         present = [row for row, value in enumerate(raw) if value is not None]
-        ids = np.full((len(raw), self.space[name].num_tokens), PADDING, np.int32)
+        if entry.kind == "features":
+            shape = (len(raw), entry.num_tokens, entry.feature_width)
+            ids = np.full(shape, np.nan, np.float32)
+        else:
+            ids = np.full((len(raw), entry.num_tokens), PADDING, np.int32)
         if present:
             values: Any = [tokenizer.values.check(raw[row], name) for row in present]
-            if isinstance(values[0], np.ndarray):
+            # Sequences may differ in length.
+            if isinstance(values[0], np.ndarray) and len(entry.token_shape) == 2:
                 shapes = sorted({value.shape for value in values})
                 if len(shapes) > 1:
                     raise ValueError(
@@ -96,7 +103,9 @@ class Any2Any:
                         f"{shapes[1]}; resize them to one size."
                     )
                 values = np.stack(values)
-            ids[present] = np.asarray(tokenizer.encode(values)).reshape(len(present), -1)
+            ids[present] = np.asarray(tokenizer.encode(values)).reshape(
+                len(present), *ids.shape[1:]
+            )
         return ids
 
     def detokenize(self, name: str, tokens: np.ndarray) -> RawBatch:

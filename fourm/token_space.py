@@ -95,6 +95,9 @@ class TokenSpace:
                 index=index,
                 first_id=first_id,
                 first_position=first_position,
+                # Of tokenizers without ids, see `tokenizers.features`.
+                feature_width=getattr(tokenizer, "feature_width", 0),
+                feature_bias=getattr(tokenizer, "feature_bias", False),
             )
             ranges.append(entry)
             first_id += entry.vocab_size

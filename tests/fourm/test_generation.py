@@ -31,6 +31,8 @@ class Shape:
     vocab_size: int
     token_shape: tuple[int, ...]
     special: SequenceTokens | None = None
+    feature_width: int = 0
+    feature_bias: bool = False
 
     def unused(self, *arguments):
         raise AssertionError("generation works on tokens alone")
@@ -250,6 +252,29 @@ def test_temperature_zero_does_not_depend_on_the_seed(model):
     )
     for name in ("picture", "text"):
         assert (first[name] == other[name]).all()
+
+
+def test_vectors_are_a_condition_and_missing_ones_are_none(quick_compilation):
+    space = TokenSpace.build(
+        {"picture": Shape(13, (3, 4)), "pixels": Shape(0, (2, 2), None, feature_width=5)}
+    )
+    config = ModelConfig(dim=16, num_heads=2, encoder_layers=1, decoder_layers=1)
+    model = FourM(space, config, nnx.Rngs(5))
+    model.output_table[...] = model.output_table[...] * 15
+    vectors = np.random.default_rng(0).normal(size=(2, BATCH, 4, 5)).astype(np.float32)
+    vectors[1, 0] = np.nan
+    settings = {"picture": GenerationConfig(num_steps=2, temperature=0.0)}
+    keys = jax.random.split(jax.random.key(0), BATCH)
+    one, other, none = (
+        generate_tokens(model, known, ["picture"], keys, settings).ids["picture"]
+        for known in ({"pixels": vectors[0]}, {"pixels": vectors[1]}, {})
+    )
+    assert (one != other).any()
+    assert (other[0] == none[0]).all()
+    with pytest.raises(ValueError, match="pixels has no tokens and is only ever input"):
+        generate_tokens(model, {}, ["pixels"], keys, settings)
+    with pytest.raises(ValueError, match=r"shape \(5, 4, 4\); \(5, 4, 5\) is needed"):
+        generate_tokens(model, {"pixels": vectors[0, :, :, :4]}, ["picture"], keys, settings)
 
 
 def test_a_falling_temperature_starts_like_a_constant_one_and_ends_otherwise(model):
