@@ -79,6 +79,10 @@ class DenseTokenizer(nnx.Module):
         return self._in_chunks(_encode, values)
 
     def decode(self, ids: Int[np.ndarray, "batch ty tx"]) -> np.ndarray:
+        return self._in_chunks(_decode, self.check_ids(ids))
+
+    def check_ids(self, ids: Int[np.ndarray, "batch ty tx"]) -> Int[np.ndarray, "batch ty tx"]:
+        """Returns ids as int32, or says what is wrong with them."""
         ids = np.asarray(ids, np.int32)
         if ids.shape[1:] != self.token_shape:
             raise ValueError(
@@ -87,7 +91,7 @@ class DenseTokenizer(nnx.Module):
         wrong = ids[(ids < 0) | (ids >= self.vocab_size)]
         if wrong.size:
             raise ValueError(f"There is no id {wrong[0]}; ids are 0 to {self.vocab_size - 1}.")
-        return self._in_chunks(_decode, ids)
+        return ids
 
     def decode_expected(self, probabilities: Float[np.ndarray, "batch ty tx vocab"]) -> np.ndarray:
         if probabilities.shape[1:] != (*self.token_shape, self.vocab_size):

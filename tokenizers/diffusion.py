@@ -42,9 +42,10 @@ class DiffusionConfig:
     zero_terminal_snr: bool = True
     """Rescale the schedule so that at the last time step no signal is left, as sampling assumes
     (Lin et al. 2023). shifted_cosine ends so anyway."""
-    limit: Limit = "clip"
-    """Keep estimates of the clean picture within -1 and 1 while sampling. threshold does the same,
-    and gives up on a picture of which any number is infinite or NaN."""
+    limit: Limit = "none"
+    """clip keeps estimates of the clean picture within -1 and 1 while sampling, for values that are
+    known to be there. threshold does the same, and gives up on a picture of which any number is
+    infinite or NaN."""
     may_divide_by_zero: bool = False
     """Allow epsilon predictions on a schedule that ends without signal, where the first step from
     pure noise divides by zero. For published tokenizers; a run of your own is refused."""
@@ -93,7 +94,7 @@ class Plan(NamedTuple):
     next_signal: Float[np.ndarray, "steps"]
 
 
-class Path(NamedTuple):
+class Trajectory(NamedTuple):
     """All steps of a sampler, stacked.
 
     Attributes:
@@ -278,7 +279,7 @@ def denoise(
     start: Float[Array, "batch *shape"],
     plan: Plan,
     step_noise: Callable[[Int[Array, ""]], Float[Array, "batch *shape"]] | None = None,
-) -> tuple[Float[Array, "batch *shape"], Path]:
+) -> tuple[Float[Array, "batch *shape"], Trajectory]:
     """Turns noise into pictures, step by step in one compiled loop.
 
     Args:
@@ -290,7 +291,7 @@ def denoise(
 
     Returns:
         pictures: After the last step.
-        path: Every step; costs nothing in compiled code that does not use it.
+        trajectory: Every step; costs nothing in compiled code that does not use it.
     """
     batch = start.shape[0]
 
@@ -302,7 +303,7 @@ def denoise(
         else:
             noise = step_noise(number)
             result = ddpm_step(config, output, sample, signal, next_signal, noise)
-        return result.sample, Path(result.sample, output, result.clean)
+        return result.sample, Trajectory(result.sample, output, result.clean)
 
     numbers = jnp.arange(len(plan.times))
     return jax.lax.scan(advance, start, (numbers, *map(jnp.asarray, plan)))

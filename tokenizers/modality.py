@@ -10,6 +10,7 @@ from typing import Any
 from tokenizers.base import Tokenizer
 from tokenizers.boxes import BoxList, BoxTokenizer, BoxTokenizerConfig
 from tokenizers.codes import CodeTokenizer
+from tokenizers.diffusion_tokenizer import DiffusionTokenizer, DiffusionTokenizerConfig
 from tokenizers.features import PixelTokenizer, VectorTokenizer
 from tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from tokenizers.scalars import Scalar, ScalarTokenizer, ScalarTokenizerConfig
@@ -22,6 +23,7 @@ AnyValues = Colors | Distances | Directions | Classes | Reals | Text | BoxList |
 AnyTokenizerConfig = (
     ImageTokenizerConfig
     | ViTTokenizerConfig
+    | DiffusionTokenizerConfig
     | TextTokenizerConfig
     | BoxTokenizerConfig
     | ScalarTokenizerConfig
@@ -44,6 +46,7 @@ TOKENIZERS: dict[str, type[Any]] = {
     "boxes": BoxTokenizer,
     "scalar": ScalarTokenizer,
     "vit": ViTTokenizer,
+    "diffusion": DiffusionTokenizer,
     "codes": CodeTokenizer,
     "pixels": PixelTokenizer,
     "vectors": VectorTokenizer,

@@ -26,10 +26,13 @@ from fourm.train_state import OptimizerConfig
 from fourm.training import TrainingConfig
 from tokenizers.boxes import BoxList, BoxTokenizerConfig
 from tokenizers.code_encoder import CodeEncoderConfig, QuantizerConfig
+from tokenizers.diffusion import DiffusionConfig
+from tokenizers.diffusion_tokenizer import DiffusionTokenizerConfig, SamplingConfig
 from tokenizers.image import ImageTokenizerConfig
 from tokenizers.modality import Modality
 from tokenizers.scalars import Scalar, ScalarTokenizerConfig
 from tokenizers.text import Text, TextTokenizerConfig
+from tokenizers.unet import UNetConfig
 from tokenizers.values import Classes, Colors, Directions, Distances, Reals
 from tokenizers.vit import NetworkConfig
 from tokenizers.vit_tokenizer import DecoderConfig, ViTTokenizerConfig
@@ -41,7 +44,8 @@ CONFIG_CLASSES = {
     *(ArrayFile, BoxesFile, NumberFile, TextFile, Colors, Distances, Directions, Classes, Reals),
     *(Text, BoxList, Scalar, ImageTokenizerConfig, TextTokenizerConfig, BoxTokenizerConfig),
     *(ScalarTokenizerConfig, ViTTokenizerConfig, CodeEncoderConfig, QuantizerConfig),
-    *(NetworkConfig, DecoderConfig),
+    *(NetworkConfig, DecoderConfig, DiffusionTokenizerConfig, DiffusionConfig, SamplingConfig),
+    UNetConfig,
 }
 
 
