@@ -12,17 +12,19 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from tokenizers.base import PADDING, Better, Crop, RawBatch, SequenceTokens
-from tokenizers.storage import load_folder, save_folder
+from tokenizers.storage import load_folder, save_folder, to_tuples
 
 
 @dataclass(frozen=True)
 class Codes:
-    """Ids of another tokenizer: int [height, width], or [length] up to the longest."""
+    """Ids of another tokenizer: int arrays of `shape`, or [length] up to it for sequences."""
 
     vocab_size: int
     """Ids are 0 to vocab_size - 1."""
     shape: tuple[int, ...]
-    """(height, width) of a grid; (longest length,) of a sequence."""
+    """(height, width) of a grid, (count,) of a set; (longest length,) of a sequence."""
+    is_sequence: bool = False
+    """Whether the ids are in order and their number varies."""
 
     @property
     def metrics(self) -> dict[str, Better]:
@@ -36,13 +38,11 @@ class Codes:
             ValueError: If they are not whole numbers, out of range, or of another shape.
         """
         ids = np.asarray(value)
-        is_shape = (
-            ids.shape == self.shape
-            if len(self.shape) > 1
-            else (ids.ndim == 1 and len(ids) <= self.shape[0])
-        )
+        is_shape = ids.shape == self.shape
+        if self.is_sequence:
+            is_shape = ids.ndim == 1 and len(ids) <= self.shape[0]
         if ids.dtype.kind not in "iu" or not is_shape:
-            longest = " or fewer" if len(self.shape) == 1 else ""
+            longest = " or fewer" if self.is_sequence else ""
             raise ValueError(
                 f"{name} has shape {ids.shape} of {ids.dtype}; whole numbers of shape {self.shape}"
                 f"{longest} are allowed, as its tokenizer makes them."
@@ -110,12 +110,12 @@ class CodeTokenizer:
         special: End and sentinels; for sequences only.
 
         Raises:
-            ValueError: If a sequence has no special ids, or a grid has some.
+            ValueError: If a sequence has no special ids, or anything else has some.
         """
-        if (len(values.shape) == 1) != (special is not None):
+        if values.is_sequence != (special is not None):
             raise ValueError(
-                f"Ids have shape {values.shape} and special ids {special}; sequences, of one axis, "
-                "need special ids, and grids, of two, have none."
+                f"The ids are {'a' if values.is_sequence else 'no'} sequence and the special ids "
+                f"{special}; sequences need special ids, and others have none."
             )
         self.values, self.special = values, special
         self.vocab_size, self.token_shape = values.vocab_size, values.shape
@@ -144,7 +144,7 @@ class CodeTokenizer:
         description, _, _ = load_folder(folder)
         try:
             given, special = description["values"], description["special"]
-            values = Codes(given["vocab_size"], tuple(given["shape"]))
+            values = Codes(**to_tuples(given))
             return cls(values, None if special is None else SequenceTokens(*special))
         except (KeyError, TypeError) as error:
             raise ValueError(

@@ -8,7 +8,7 @@ from tokenizers.codes import Codes, CodeTokenizer
 from tokenizers.modality import load_tokenizer
 
 GRID = Codes(10, (2, 3))
-SEQUENCE = Codes(10, (4,))
+SEQUENCE = Codes(10, (4,), is_sequence=True)
 SPECIAL = SequenceTokens(end=3, first_sentinel=5, num_sentinels=2)
 WHOLE = Crop(0.0, 0.0, 1.0, 1.0, flip=False)
 
@@ -40,6 +40,11 @@ def test_ids_come_back_and_survive_the_disk(tokenizer, tmp_path):
         (GRID, np.zeros((2, 3)), "of float64; whole numbers"),
         (GRID, np.full((2, 3), 10), "the id 10; 0 to 9"),
         (SEQUENCE, np.zeros(5, int), "or fewer"),
+        (
+            Codes(10, (4,)),
+            np.zeros(3, int),
+            r"shape \(3,\) of int64; whole numbers of shape \(4,\) are",
+        ),
         (SEQUENCE, np.array([-1]), "the id -1"),
     ],
 )
@@ -50,7 +55,7 @@ def test_other_values_are_refused_in_one_sentence(values, given, message):
 
 @pytest.mark.parametrize(("values", "special"), [(GRID, SPECIAL), (SEQUENCE, None)])
 def test_sequences_need_special_ids_and_grids_have_none(values, special):
-    with pytest.raises(ValueError, match="need special ids"):
+    with pytest.raises(ValueError, match="sequences need special ids, and others have none"):
         CodeTokenizer(values, special)
 
 
