@@ -88,6 +88,16 @@ class ModelConfig:
     """Precision of activations; bfloat16 where the hardware has it. Parameters, norms, softmax
     and loss stay float32."""
 
+    @property
+    def is_gated(self) -> bool:
+        return ACTIVATIONS[self.activation][1]
+
+    @property
+    def mlp_hidden(self) -> int:
+        """Hidden width of the MLP."""
+        hidden = int(self.dim * self.mlp_ratio)
+        return int(2 * hidden / 3) if self.is_gated else hidden
+
     def check(self) -> None:
         """Raises ValueError, in one sentence, if the shape is impossible."""
         if self.dim % self.num_heads or self.dim % 4:
@@ -201,13 +211,9 @@ class Mlp(nnx.Module):
     """The position-wise network of a block."""
 
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
-        hidden = int(config.dim * config.mlp_ratio)
+        hidden, bias = config.mlp_hidden, config.mlp_bias
         self.activation = config.activation
-        _, is_gated = ACTIVATIONS[config.activation]
-        if is_gated:
-            hidden = int(2 * hidden / 3)
-        bias = config.mlp_bias
-        self.gate = dense(config, config.dim, hidden, rngs, bias) if is_gated else None
+        self.gate = dense(config, config.dim, hidden, rngs, bias) if config.is_gated else None
         self.up = dense(config, config.dim, hidden, rngs, bias)
         self.down = dense(config, hidden, config.dim, rngs, bias)
 
