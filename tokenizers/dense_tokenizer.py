@@ -162,6 +162,20 @@ class DenseTokenizer(nnx.Module):
             variable.set_value(jnp.asarray(arrays[name]))
         return tokenizer
 
+    def at_grid(self, grid: tuple[int, int]) -> "DenseTokenizer":
+        """Returns the same tokenizer for pictures of another size: `grid` patches.
+
+        The weights are shared; where positions are stored, they are interpolated.
+        """
+        statistics = {name: np.asarray(value) for name, value in self._statistics.items()}
+        other = nnx.eval_shape(
+            lambda: type(self)(self.config, self.values, statistics, grid, nnx.Rngs(0))
+        )
+        ours = variables(self)
+        for name, variable in variables(other).items():
+            variable.set_value(ours[name].get_value())
+        return other
+
     @property
     def _statistics(self) -> dict[str, Array]:
         return {name: value[...] for name, value in self.statistics.items()}

@@ -50,9 +50,7 @@ class Memcodes(nnx.Module):
 
     def quantize(self, latents: Float[Array, "*batch dim"], key: Array, train: bool) -> Quantized:
         """Returns codes [..., dim] and ids [..., num_heads]."""
-        parts = latents.astype(jnp.float32).reshape(*latents.shape[:-1], self.num_heads, -1)
-        keys = jnp.einsum("hvk,hkl->hvl", self.codes[...], self.to_key[...])
-        logits = jnp.einsum("...hk,hvk->...hv", parts * parts.shape[-1] ** -0.5, keys)
+        logits = self.logits(latents)
         if train:
             logits = logits + jax.random.gumbel(key, logits.shape)
         ids = jnp.argmax(logits, axis=-1).astype(jnp.int32)
@@ -64,6 +62,12 @@ class Memcodes(nnx.Module):
         metrics = diversity(counts.reshape(-1))
         metrics["perplexity"] = metrics["perplexity"] / self.num_heads
         return Quantized(self.mean_code(choice), ids, jnp.zeros(()), metrics)
+
+    def logits(self, latents: Float[Array, "*batch dim"]) -> Float[Array, "*batch heads v"]:
+        """Returns how loudly every code answers to each part of latents."""
+        parts = latents.astype(jnp.float32).reshape(*latents.shape[:-1], self.num_heads, -1)
+        keys = jnp.einsum("hvk,hkl->hvl", self.codes[...], self.to_key[...])
+        return jnp.einsum("...hk,hvk->...hv", parts * parts.shape[-1] ** -0.5, keys)
 
     def lookup(self, ids: Int[Array, "*batch heads"]) -> Float[Array, "*batch dim"]:
         """Returns the codes of ids: of every part's id, side by side."""

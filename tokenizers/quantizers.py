@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 Distance = Literal["cosine", "euclidean"]
 Replacement = Literal["latents", "split"]
@@ -114,7 +114,7 @@ class VectorQuantizer(nnx.Module):
         rows = latents.astype(jnp.float32).reshape(-1, self.dim)
         if self.normalize_latents:
             rows = _unit(rows)
-        ids = self._nearest(jax.lax.stop_gradient(rows))
+        ids = jnp.argmax(self.closeness(jax.lax.stop_gradient(rows)), axis=-1).astype(jnp.int32)
         codes = self.lookup(ids)
         error = jnp.sum(jnp.square(rows - codes), axis=-1)
         counts = jnp.zeros(self.num_codes).at[ids].add(1)
@@ -137,12 +137,13 @@ class VectorQuantizer(nnx.Module):
         self.codes[...] = _unit(codes) if self.distance == "cosine" else codes
         self.sums[...] = self.codes[...] * self.counts[...][:, None]
 
-    def _nearest(self, rows: Float[Array, "count dim"]) -> Int[Array, "count"]:
+    def closeness(self, rows: Float[Array, "count dim"]) -> Float[Array, "count num_codes"]:
+        """Returns what orders codes by how near they are to each row, nearest highest."""
         codes = self.codes[...]
         closeness = rows @ codes.T
         if self.distance == "euclidean":
             closeness = closeness - jnp.sum(jnp.square(codes), axis=-1) / 2
-        return jnp.argmax(closeness, axis=-1).astype(jnp.int32)
+        return closeness
 
     def _follow(
         self,
@@ -219,11 +220,10 @@ class CountingQuantizer(VectorQuantizer):
         )
         self.normalize_latents, self.replacement = normalize_latents, replacement
 
-    def _nearest(self, rows: Float[Array, "count dim"]) -> Int[Array, "count"]:
+    def closeness(self, rows: Float[Array, "count dim"]) -> Float[Array, "count num_codes"]:
         if self.distance == "euclidean":
-            return super()._nearest(rows)
-        # The length of a latent changes no order; that of a code would.
-        return jnp.argmax(_unit(rows) @ _unit(self.codes[...]).T, axis=-1).astype(jnp.int32)
+            return super().closeness(rows)
+        return _unit(rows) @ _unit(self.codes[...]).T
 
     def _follow(
         self,
@@ -249,19 +249,25 @@ class CountingQuantizer(VectorQuantizer):
             codes = sums / divisors[:, None]
         if self.rare > 0:
             is_rare = averages < self.rare
-            codes = jnp.where(is_rare[:, None], self._replacements(rows, is_rare, key), codes)
+            codes = jnp.where(
+                is_rare[:, None], self._replacements(rows, codes, averages, key), codes
+            )
             sums = jnp.where(is_rare[:, None], codes * divisors[:, None], sums)
         self.counts[...], self.codes[...] = averages, codes
         self.sums[...] = codes if self.distance == "cosine" else sums
 
     def _replacements(
-        self, rows: Float[Array, "count dim"], is_rare: Bool[Array, "codes"], key: Array
-    ) -> Float[Array, "codes dim"]:
+        self,
+        rows: Float[Array, "count dim"],
+        codes: Float[Array, "num_codes dim"],
+        averages: Float[Array, "num_codes"],
+        key: Array,
+    ) -> Float[Array, "num_codes dim"]:
         """Returns something better for every code that is rare, anything for the others."""
         if self.replacement == "latents":
             return rows[jax.random.randint(key, (self.num_codes,), 0, len(rows))]
-        by_use = jnp.argsort(-self.counts[...])
-        copied = self.codes[...][by_use[jnp.cumsum(is_rare) - 1]]
+        rank = jnp.cumsum(averages < self.rare) - 1
+        copied = codes[jnp.argsort(-averages)[rank]]
         moved = copied + SPLIT * jax.random.normal(key, copied.shape)
         return _unit(moved) if self.distance == "cosine" else moved
 

@@ -47,8 +47,6 @@ class NetworkConfig:
     """Added to variances."""
 
     def __post_init__(self) -> None:
-        if self.kind not in ("vit", "mlp"):
-            raise ValueError(f"A network is of kind {self.kind!r}; known are vit and mlp.")
         if min(self.width, self.depth + 1, int(self.width * self.expansion)) < 1:
             raise ValueError(
                 f"A network got width={self.width}, depth={self.depth} and expansion="

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int, Shaped
 
 from tokenizers.base import RawBatch
 from tokenizers.code_encoder import CodeEncoder, CodeEncoderConfig
-from tokenizers.dense_tokenizer import DenseTokenizer, require_tiling, variables
+from tokenizers.dense_tokenizer import DenseTokenizer, require_tiling
 from tokenizers.quantizers import VectorQuantizer
 from tokenizers.values import Classes
 from tokenizers.values_dense import DenseValues, evenly_spaced
@@ -164,20 +164,6 @@ class ViTTokenizer(DenseTokenizer):
     def code_features(self) -> Float[np.ndarray, "vocab features"]:
         """Returns the codes: what looks alike has like codes."""
         return np.asarray(self.encoder.quantizer.codebook())
-
-    def at_grid(self, grid: tuple[int, int]) -> "ViTTokenizer":
-        """Returns the same tokenizer for pictures of another size: `grid` patches.
-
-        The weights are shared; positions are interpolated from where they are stored.
-        """
-        statistics = {name: np.asarray(value) for name, value in self._statistics.items()}
-        other = nnx.eval_shape(
-            lambda: type(self)(self.config, self.values, statistics, grid, nnx.Rngs(0))
-        )
-        ours = variables(self)
-        for name, variable in variables(other).items():
-            variable.set_value(ours[name].get_value())
-        return other
 
 
 def read_channels(config: CodeEncoderConfig, values: DenseValues) -> int:

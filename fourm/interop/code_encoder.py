@@ -130,7 +130,7 @@ def read_network(kind: str, final_mlp: bool, presets: Mapping[str, Config]) -> N
     if mlp:
         depth, width, expansion = (int(group or 4) for group in mlp.groups())
         return NetworkConfig(
-            kind="mlp", depth=depth, width=width, expansion=expansion, norm_epsilon=1e-5
+            kind="mlp", depth=depth, width=width, expansion=float(expansion), norm_epsilon=1e-5
         )
     known = NETWORKS | dict(presets)
     name = kind if kind in known else re.sub("_(enc|dec)$", "", kind)
@@ -151,9 +151,9 @@ def read_network(kind: str, final_mlp: bool, presets: Mapping[str, Config]) -> N
         width=sizes["dim_tokens"],
         depth=sizes["depth"],
         num_heads=sizes["num_heads"],
-        expansion=sizes["mlp_ratio"],
+        expansion=float(sizes["mlp_ratio"]),
         qkv_bias=sizes["qkv_bias"],
-        norm_epsilon=sizes["norm_eps"],
+        norm_epsilon=float(sizes["norm_eps"]),
         final_mlp=final_mlp,
     )
 
@@ -234,7 +234,7 @@ def export_encoder(
 
 
 def export_encoder_config(
-    config: CodeEncoderConfig, num_classes: int | None
+    config: CodeEncoderConfig, channels: int, num_classes: int | None
 ) -> tuple[Config, Config]:
     """Returns a configuration that reads as `config`, and sizes for preset.json.
 
@@ -250,8 +250,8 @@ def export_encoder_config(
     name, presets = network_name(config.network, "enc")
     settings: Config = {
         "enc_type": name,
-        "n_channels": config.class_channels or config.num_channels,
-        "n_labels": num_classes if config.class_channels else None,
+        "n_channels": channels,
+        "n_labels": num_classes,
         "latent_dim": quantizer.code_dim,
         "codebook_size": quantizer.codebook_size,
         "sync_codebook": False,
@@ -393,9 +393,9 @@ def _quantizer(settings: Config) -> QuantizerConfig:
         averages="counts",
         distance="cosine" if settings["norm_codes"] else "euclidean",
         normalize_latents=settings["norm_latents"],
-        decay=settings["ema_decay"],
-        commitment=settings["commitment_weight"],
-        rare=settings["threshold_ema_dead_code"],
+        decay=float(settings["ema_decay"]),
+        commitment=float(settings["commitment_weight"]),
+        rare=float(settings["threshold_ema_dead_code"]),
         replacement=REPLACEMENTS[policy],
         **sizes,
     )

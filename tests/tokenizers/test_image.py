@@ -121,7 +121,8 @@ def test_it_keeps_the_contract_of_tokenizers(trained):
 def test_answers_do_not_depend_on_how_samples_are_batched(trained, monkeypatch):
     raw = pictures("distances")
     ids = trained.encode(raw)
-    monkeypatch.setattr("tokenizers.dense_tokenizer.CHUNK_TOKENS", 18)  # Three pictures of 2 x 3 tokens.
+    # Three pictures of 2 x 3 tokens.
+    monkeypatch.setattr("tokenizers.dense_tokenizer.CHUNK_TOKENS", 18)
     np.testing.assert_array_equal(trained.encode(list(raw)), ids)
     np.testing.assert_allclose(trained.decode(ids)[:5], trained.decode(ids[:5]), rtol=1e-5)
 

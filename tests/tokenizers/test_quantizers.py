@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from tokenizers.quantizers import FiniteScalarQuantizer, VectorQuantizer, diversity
+from tokenizers.quantizers import (
+    CountingQuantizer,
+    FiniteScalarQuantizer,
+    VectorQuantizer,
+    diversity,
+)
 
 LEVELS = [(2,), (5, 4), (7, 4, 3, 2), (8, 8, 8)]
 
@@ -210,3 +215,89 @@ def test_perplexity_counts_equally_frequent_codes():
 def test_impossible_codebooks_are_refused(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+def unit_rows(rows: np.ndarray) -> np.ndarray:
+    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+
+
+def counting(**settings) -> CountingQuantizer:
+    """A codebook whose state is anything but its start."""
+    quantizer = CountingQuantizer(6, 4, rngs=nnx.Rngs(0), **settings)
+    rng = np.random.default_rng(1)
+    quantizer.codes[...] = jnp.asarray(rng.normal(size=(6, 4)), jnp.float32)
+    quantizer.sums[...] = jnp.asarray(rng.normal(size=(6, 4)), jnp.float32)
+    quantizer.counts[...] = jnp.asarray(rng.uniform(1, 2, 6), jnp.float32)
+    return quantizer
+
+
+LATENTS = np.random.default_rng(2).normal(size=(10, 4)).astype(np.float32) * 3
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_counted_directions_move_towards_the_mean_direction_of_their_latents(normalize):
+    latents = np.concatenate([LATENTS[:3], 2 * LATENTS[:2]])
+    quantizer = counting(distance="cosine", normalize_latents=normalize, decay=0.9)
+    codes, counts = np.asarray(quantizer.codes[...]), np.asarray(quantizer.counts[...])
+    quantized = quantizer.quantize(jnp.asarray(latents), jax.random.key(0), train=True)
+    ids = (unit_rows(latents) @ unit_rows(codes).T).argmax(axis=1)
+    np.testing.assert_array_equal(quantized.ids, ids)
+    # Codes are returned at the length they have, and pulled at by latents at theirs.
+    np.testing.assert_allclose(quantized.codes, codes[ids], rtol=1e-4, atol=1e-5)
+    pulled = unit_rows(latents) if normalize else latents
+    assert float(quantized.loss) == pytest.approx(np.square(pulled - codes[ids]).mean(), rel=1e-5)
+    hits = np.bincount(ids, minlength=6)
+    assert 0 in hits and hits.max() > 1
+    expected = codes.copy()
+    for code in range(6):
+        mean = unit_rows(latents)[ids == code].sum(axis=0) if hits[code] else codes[code]
+        expected[code] = 0.9 * codes[code] + 0.1 * unit_rows(mean)
+    np.testing.assert_allclose(quantizer.codes[...], expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(quantizer.counts[...], 0.9 * counts + 0.1 * hits, rtol=1e-5)
+
+
+def test_counted_places_are_averaged_sums_over_averaged_counts():
+    quantizer = counting(distance="euclidean", decay=0.9)
+    codes, counts = np.asarray(quantizer.codes[...]), np.asarray(quantizer.counts[...])
+    sums = np.asarray(quantizer.sums[...])
+    ids = np.square(LATENTS[:, None] - codes).sum(axis=-1).argmin(axis=1)
+    quantized = quantizer.quantize(jnp.asarray(LATENTS), jax.random.key(0), train=True)
+    np.testing.assert_array_equal(quantized.ids, ids)
+    hits = np.eye(6)[ids]
+    sums, counts = 0.9 * sums + 0.1 * hits.T @ LATENTS, 0.9 * counts + 0.1 * hits.sum(axis=0)
+    smoothed = (counts + 1e-5) / (counts.sum() + 6e-5) * counts.sum()
+    np.testing.assert_allclose(quantizer.codes[...], sums / smoothed[:, None], rtol=1e-5)
+    np.testing.assert_allclose(quantizer.sums[...], sums, rtol=1e-5)
+    np.testing.assert_allclose(quantizer.counts[...], counts, rtol=1e-5)
+
+
+@pytest.mark.parametrize("distance", ["cosine", "euclidean"])
+@pytest.mark.parametrize("replacement", ["latents", "split"])
+def test_codes_counted_as_rare_are_replaced_by_what_was_asked_for(distance, replacement):
+    quantizer = counting(distance=distance, rare=0.5, replacement=replacement, decay=0.9)
+    quantizer.counts[...] = jnp.asarray([9.0, 0.01, 5.0, 0.01, 5.0, 5.0])
+    # Far from everything, so that no latent keeps them in use.
+    quantizer.codes[...] = quantizer.codes[...].at[jnp.array([1, 3])].set(-50.0)
+    rows = np.abs(LATENTS) + 1
+    quantizer.quantize(jnp.asarray(rows), jax.random.key(0), train=True)
+    rare = np.asarray(quantizer.codes[...])[[1, 3]]
+    others = np.asarray(quantizer.codes[...])[[0, 2, 4, 5]]
+    if replacement == "latents":
+        known = unit_rows(rows) if distance == "cosine" else rows
+        gaps = np.linalg.norm(rare[:, None] - known, axis=-1).min(axis=1)
+        assert gaps.max() < 1e-5
+    else:
+        gaps = np.linalg.norm(unit_rows(rare)[:, None] - unit_rows(others), axis=-1).min(axis=1)
+        assert 0 < gaps.max() < 0.5
+    if distance == "euclidean":  # The averages agree, or the next step would undo it.
+        counts = np.asarray(quantizer.counts[...])
+        smoothed = (counts + 1e-5) / (counts.sum() + 6e-5) * counts.sum()
+        sums = np.asarray(quantizer.sums[...])
+        np.testing.assert_allclose(sums, quantizer.codes[...] * smoothed[:, None], rtol=1e-4)
+
+
+def test_without_training_a_counted_codebook_stays():
+    quantizer = counting(distance="cosine")
+    before = np.asarray(quantizer.codes[...])
+    quantizer.quantize(jnp.asarray(LATENTS), jax.random.key(0), train=False)
+    np.testing.assert_array_equal(quantizer.codes[...], before)
