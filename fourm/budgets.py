@@ -1,8 +1,14 @@
 """How many tokens each modality gives, when a total is handed out at random."""
 
+import math
+import sys
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
+
+SMALLEST_LOG_GAMMA = math.log(sys.float_info.min)
+LARGEST_SHARE = 1 - 2.0**-24
 
 
 def draw_log_shares(
@@ -68,3 +74,24 @@ def fill_in_proportion(
     rest = jnp.where(budgets < capacity, exact - budgets, -jnp.inf)
     rank = jnp.argsort(jnp.argsort(-rest))
     return jnp.where((rank < total - budgets.sum()) & (budgets < capacity), budgets + 1, budgets)
+
+
+def split_by_chance(
+    key: Key[Array, ""], alphas: Float[Array, "modalities"], total: Int[Array, ""]
+) -> Int[Array, "modalities"]:
+    """Splits `total` as ml-4m does: shares rounded down, then what is left by further draws.
+
+    Each token left over goes to the modality with the largest share in a Dirichlet draw of its
+    own. Its shares are below 1: a modality that wins everything gets `total` - 1, and the last
+    token, drawn anew, often lands on another one. Capacities are not looked at.
+    """
+    modalities = alphas.shape[0]
+    # Rounding down leaves less than one token per modality.
+    concentrations = jnp.broadcast_to(jnp.maximum(alphas, 1e-9), (modalities + 1, modalities))
+    # There, gammas are float64, and none is smaller than the smallest number.
+    gammas = jnp.maximum(jax.random.loggamma(key, concentrations), SMALLEST_LOG_GAMMA)
+    shares = jnp.minimum(jax.nn.softmax(gammas), LARGEST_SHARE)
+    budgets = jnp.floor(shares[0] * total).astype(jnp.int32)
+    winners = jax.nn.one_hot(jnp.argmax(shares[1:], axis=1), modalities, dtype=jnp.int32)
+    is_given = jnp.arange(modalities) < total - budgets.sum()
+    return budgets + jnp.where(is_given[:, None], winners, 0).sum(0)

@@ -3,115 +3,64 @@
 Per sample: draw a mixture component, draw how many tokens each present modality gives
 (Dirichlet), choose them (at random in grids, by span corruption in sequences), and pack both
 sides into arrays of fixed length. The method is 4M's (Mizrahi et al. 2023, section 3.1;
-span corruption: Raffel et al. 2020, section 3.1.4); unlike there, a budget is always feasible and
-is spent in full, and absent modalities are simply never drawn.
+span corruption: Raffel et al. 2020, section 3.1.4).
+
+Ours differs by design from what ml-4m does, which `MaskingConfig.rules` can choose as well:
+
+* Components. Ours draws among those that have something to show and something to ask of the
+  sample; ml-4m among all.
+* Budgets. Ours go to modalities that the sample has, up to what it has of them, and are spent in
+  full: what clipping frees goes to the others in proportion, what span corruption saves goes to
+  the grids shown. In ml-4m absent modalities take part, budgets are clipped to the longest length
+  there may be, and what is over is lost, as is what modalities that can't be predicted get.
+* Rounding. Ours by largest remainder. In ml-4m shares are rounded down and each token left over is
+  drawn anew; shares are below 1, so that a modality that wins everything loses its last token,
+  often to another one.
+* Something to predict. Ours shows less of a sample where else nothing would be left to ask.
+* Spans. Ours keeps the most tokens that the wanted share and the budget allow, from one set of
+  draws. ml-4m keeps each token by chance and tries again with 0.9 of the chance while the result
+  is over budget; it can keep or drop chunks of tokens whole. Both show nothing, not even a
+  sentinel, at a budget of 0.
+* Kept share. Ours draws one for all sequences of a sample, ml-4m one for each.
+* Targets of sequences. A window of `n` predictions starts at a sentinel that is given. Ours counts
+  the predictions, ml-4m the given one, too, so that it predicts one less. Ours starts at any
+  sentinel after which the budget can be spent; ml-4m at any but the last, or, if too little
+  follows there, at the first from which everything that follows fits.
+* Everything else. ml-4m can ask for all that is not shown, which ours never does.
 """
 
-import math
-from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from fourm import ml4m_masking
 from fourm.budgets import draw_log_shares, split_budget
-from fourm.span_corruption import SpanCorruption, choose_window, corrupt_spans, pack
-from fourm.token_space import MASK_ID, Inputs, MaskedBatch, Targets, TokenRange, TokenSpace
+from fourm.mixture import (
+    ComponentArrays,
+    MaskingComponent,
+    MaskingConfig,
+    choose_between,
+    choose_by_weight,
+    choose_keep,
+    tabulate,
+)
+from fourm.span_corruption import choose_window, corrupt_spans, is_split_by_spans, sentinels_of
+from fourm.streams import (
+    as_usable,
+    can_be_asked,
+    pack_inputs,
+    pack_targets,
+    split_grid,
+    split_sequence,
+    take_shown,
+    with_places,
+)
+from fourm.token_space import MaskedBatch, TokenSpace
 from tokenizers.base import TokenBatch
 
-Keep = Literal["random", "all", "binary"]
-KEEPS: tuple[Keep, ...] = get_args(Keep)
-
-
-@dataclass(frozen=True)
-class MaskingComponent:
-    """One way of splitting a sample into what is shown and what is asked."""
-
-    inputs: dict[str, float] = field(default_factory=dict)
-    """Dirichlet concentration per input modality. Small: one modality takes all; large: equal
-    shares. Modalities left out are never shown."""
-    targets: dict[str, float] = field(default_factory=dict)
-    """The same for the tokens to be predicted."""
-    num_inputs: tuple[int, int] = (64, 64)
-    """Fewest and most tokens shown, both included; fewer where the sample has no more, or where
-    nothing would be left to predict."""
-    num_targets: tuple[int, int] = (96, 96)
-    """Fewest and most tokens to be predicted."""
-    keep: Keep = "random"
-    """Share of a shown sequence that is kept: uniform in [0, 1], all that fits, or 0 or all."""
-    weight: float = 1.0
-    """How often this component is drawn, relative to the others."""
-
-
-@dataclass(frozen=True)
-class MaskingConfig:
-    """A mixture of ways to split a sample."""
-
-    components: tuple[MaskingComponent, ...] = (MaskingComponent(),)
-    """The mixture."""
-
-    @property
-    def max_inputs(self) -> int:
-        return max(component.num_inputs[1] for component in self.components)
-
-    @property
-    def max_targets(self) -> int:
-        return max(component.num_targets[1] for component in self.components)
-
-    def check(self, space: TokenSpace) -> None:
-        """Raises ValueError, in one sentence, if the mixture can't be drawn in `space`."""
-        if not self.components:
-            raise ValueError(
-                "The masking mixture is empty; --masking.components needs at least one."
-            )
-        for number, component in enumerate(self.components):
-            knob = f"--masking.components.{number}"
-            for side in ("inputs", "targets"):
-                alphas = getattr(component, side)
-                if not alphas:
-                    raise ValueError(f"{knob}.{side} names no modality; name at least one.")
-                for name, alpha in alphas.items():
-                    special = space[name].special
-                    if special is not None and special.num_sentinels < 2:
-                        raise ValueError(
-                            f"{name} has {special.num_sentinels} sentinel; span corruption needs "
-                            f"at least 2: raise --modalities.{name}.tokenizer.num-sentinels."
-                        )
-                    if not 0 < alpha < math.inf:
-                        raise ValueError(
-                            f"{knob}.{side}.{name} is {alpha}; a Dirichlet concentration must be "
-                            "positive and finite (leave the modality out to exclude it)."
-                        )
-                low, high = getattr(component, f"num_{side}")
-                if not 1 <= low <= high:
-                    raise ValueError(f"{knob}.num-{side} is {low} {high}; needs 1 <= low <= high.")
-            if not 0 <= component.weight < math.inf:
-                raise ValueError(
-                    f"{knob}.weight is {component.weight}; it must be finite and not negative."
-                )
-            if component.keep not in KEEPS:
-                raise ValueError(
-                    f"{knob}.keep is {component.keep!r}; choose from {', '.join(KEEPS)}."
-                )
-        if not any(component.weight > 0 for component in self.components):
-            raise ValueError("Every masking component has weight 0; give one a positive weight.")
-
-
-class Stream(NamedTuple):
-    """The tokens of one modality on one side, before packing.
-
-    Attributes:
-        ids: Shared ids, [length].
-        previous: What the decoder reads in their place (targets only; unused in inputs).
-        position: Shared positions.
-        is_chosen: True for tokens that take part.
-    """
-
-    ids: Int[Array, "length"]
-    previous: Int[Array, "length"]
-    position: Int[Array, "length"]
-    is_chosen: Bool[Array, "length"]
+__all__ = ["MaskingComponent", "MaskingConfig", "mask_batch", "mask_sample"]
 
 
 class Draws(NamedTuple):
@@ -140,35 +89,36 @@ def mask_sample(
     key: Key[Array, ""],
     ids: dict[str, Int[Array, "_"]],
     num_real: dict[str, Int[Array, ""]],
+    features: dict[str, Float[Array, "_ _"]],
     space: TokenSpace,
     config: MaskingConfig,
 ) -> MaskedBatch:
     """Splits one sample's tokens into inputs and targets; see `mask_batch`."""
+    ids = with_places(ids, space)
     draws_key, shares_key = jax.random.split(key)
     draws = draw_all(draws_key, space)
     lengths = jnp.stack([num_real[name] for name in space.names]).astype(jnp.int32)
-    is_sequence = jnp.array([entry.kind == "sequence" for entry in space.ranges])
+    is_sequence = jnp.array([is_split_by_spans(entry) for entry in space.ranges])
     component = choose_component(draws.component, lengths > 0, space, config)
     num_inputs = choose_between(draws.num_inputs, component.num_inputs)
     num_inputs = leave_something(draws.part, num_inputs, component, lengths)
     num_targets = choose_between(draws.num_targets, component.num_targets)
-    keep = choose_keep(draws.keep, component.keep)
+    keep = choose_keep(jnp.broadcast_to(draws.keep, component.keep.shape), component.keep)
     alphas = jnp.stack([component.inputs, component.inputs, component.targets])
     input_shares, freed_shares, target_shares = draw_log_shares(shares_key, alphas)
 
     budgets = split_budget(input_shares, lengths, num_inputs)
     corrupted = {}
     for entry in space.ranges:
-        if entry.special is not None:
+        if is_split_by_spans(entry):
             first = entry.first_position
             corrupted[entry.name] = corrupt_spans(
                 draws.tokens[first : first + entry.num_tokens],
                 ids[entry.name],
                 num_real[entry.name],
                 budgets[entry.index],
-                keep,
-                entry.special.first_sentinel,
-                entry.special.num_sentinels,
+                keep[entry.index],
+                *sentinels_of(entry),
             )
     # What span corruption saves of its budget is given to the grids that are shown anyway.
     used = jnp.stack(
@@ -190,42 +140,32 @@ def mask_sample(
     ).astype(jnp.int32)
     asked = split_budget(target_shares, available, num_targets)
 
-    inputs, targets = [], []
+    inputs, targets, read = [], [], {}
     for entry in space.ranges:
         shown_budget, asked_budget = used[entry.index], asked[entry.index]
-        if entry.name in corrupted:
-            shown, wanted = split_sequence(
-                draws.windows[entry.index],
-                corrupted[entry.name],
-                entry,
-                shown_budget,
-                asked_budget,
-            )
+        spans = corrupted.get(entry.name)
+        if spans is not None:
+            start = choose_window(draws.windows[entry.index], spans, asked_budget)
+            streams = split_sequence(spans, entry, shown_budget, start, asked_budget)
         else:
             first = entry.first_position
-            shown, wanted = split_grid(
+            streams = split_grid(
                 draws.tokens[first : first + entry.num_tokens],
                 ids[entry.name],
                 entry,
                 shown_budget,
                 asked_budget,
             )
+        shown, wanted = as_usable(*streams, entry)
         inputs.append(shown)
         targets.append(wanted)
+        if entry.name in features:
+            read[entry.name] = take_shown(features[entry.name], num_real[entry.name], spans)
+    packed = pack_inputs(inputs, space, config.max_inputs)
     return MaskedBatch(
-        pack_inputs(inputs, space, config.max_inputs),
+        packed._replace(features=read or None),
         pack_targets(targets, space, config.max_targets),
     )
-
-
-class DrawnComponent(NamedTuple):
-    """A mixture component as arrays, restricted to what the sample has."""
-
-    inputs: Float[Array, "modalities"]
-    targets: Float[Array, "modalities"]
-    num_inputs: Int[Array, "2"]
-    num_targets: Int[Array, "2"]
-    keep: Int[Array, ""]
 
 
 def choose_component(
@@ -233,48 +173,32 @@ def choose_component(
     is_present: Bool[Array, "modalities"],
     space: TokenSpace,
     config: MaskingConfig,
-) -> DrawnComponent:
+) -> ComponentArrays:
     """Picks a component, by weight, among those that have something to show and something to ask.
 
     If a sample lacks what every component needs, it is shown and asked what it has.
     """
-
-    def table(side: str) -> Float[Array, "components modalities"]:
-        return jnp.array(
-            [[getattr(c, side).get(name, 0.0) for name in space.names] for c in config.components]
-        )
-
-    inputs, targets = table("inputs"), table("targets")
+    table = tabulate(space, config)
+    readable = jnp.array([entry.is_input for entry in space.ranges])
+    predictable = jnp.array([can_be_asked(entry) for entry in space.ranges])
+    table = table._replace(targets=jnp.where(predictable[None], table.targets, 0.0))
     weights = jnp.array([component.weight for component in config.components])
-    is_shown, is_asked = (inputs > 0) & is_present[None], (targets > 0) & is_present[None]
-    is_feasible = is_shown.any(1) & is_asked.any(1)
+    is_shown, is_asked = table.inputs > 0, table.targets > 0
+    is_feasible = (is_shown & is_present[None]).any(1) & (is_asked & is_present[None]).any(1)
     weights = jnp.where(is_feasible, weights, 0.0)
     is_possible = weights.sum() > 0
-    limits = jnp.cumsum(weights)
-    chosen = jnp.sum(draw * limits[-1] >= limits)
-    # Rounding may reach the end; the last component with a weight is right then, and any is
-    # where none is possible.
-    chosen = jnp.minimum(chosen, jnp.argmax(limits))
-    fallback = jnp.ones(len(space.ranges))
-    return DrawnComponent(
-        inputs=jnp.where(is_possible, inputs[chosen], fallback),
-        targets=jnp.where(is_possible, targets[chosen], fallback),
-        num_inputs=jnp.array([c.num_inputs for c in config.components])[chosen],
-        num_targets=jnp.array([c.num_targets for c in config.components])[chosen],
-        keep=jnp.array([KEEPS.index(c.keep) for c in config.components])[chosen],
+    chosen = choose_by_weight(draw, weights)
+    component = jax.tree.map(lambda rows: rows[chosen], table)
+    return component._replace(
+        inputs=jnp.where(is_possible, component.inputs, readable.astype(jnp.float32)),
+        targets=jnp.where(is_possible, component.targets, predictable.astype(jnp.float32)),
     )
-
-
-def choose_between(draw: Float[Array, ""], limits: Int[Array, "2"]) -> Int[Array, ""]:
-    """Picks an integer between two limits, both included, each equally likely."""
-    low, high = limits
-    return low + jnp.floor(draw * (high - low + 1)).astype(jnp.int32)
 
 
 def leave_something(
     draw: Float[Array, ""],
     num_inputs: Int[Array, ""],
-    component: DrawnComponent,
+    component: ComponentArrays,
     lengths: Int[Array, "modalities"],
 ) -> Int[Array, ""]:
     """Returns `num_inputs`, or less where showing so many would leave nothing to predict.
@@ -286,89 +210,6 @@ def leave_something(
     others = jnp.where((component.targets > 0) & (component.inputs <= 0), lengths, 0).sum()
     part = jnp.floor(draw * pool).astype(jnp.int32)
     return jnp.where((others == 0) & (pool <= num_inputs), part, num_inputs)
-
-
-def choose_keep(draw: Float[Array, ""], keep: Int[Array, ""]) -> Float[Array, ""]:
-    """Picks the share of a sequence that is kept, by the component's rule."""
-    return jnp.stack([draw, jnp.ones(()), (draw < 0.5).astype(jnp.float32)])[keep]
-
-
-def split_grid(
-    draws: Float[Array, "tokens"],
-    ids: Int[Array, "tokens"],
-    entry: TokenRange,
-    num_shown: Int[Array, ""],
-    num_asked: Int[Array, ""],
-) -> tuple[Stream, Stream]:
-    """Shows and asks disjoint random tokens of a grid."""
-    place = jnp.arange(entry.num_tokens)
-    rank = jnp.argsort(draws)
-    shared = Stream(
-        ids=ids + entry.first_id,
-        previous=jnp.full_like(ids, MASK_ID),
-        position=place + entry.first_position,
-        is_chosen=rank < num_shown,
-    )
-    asked = (rank >= num_shown) & (rank < num_shown + num_asked)
-    return shared, shared._replace(is_chosen=asked)
-
-
-def split_sequence(
-    draw: Float[Array, ""],
-    spans: SpanCorruption,
-    entry: TokenRange,
-    num_shown: Int[Array, ""],
-    num_asked: Int[Array, ""],
-) -> tuple[Stream, Stream]:
-    """Shows the span-corrupted sequence and asks for a window of its target stream.
-
-    Positions count the tokens of each stream. A window starts at position 0 wherever it was
-    cut from, as in the reference.
-    """
-    place = jnp.arange(entry.num_tokens)
-    shown = Stream(
-        ids=spans.inputs + entry.first_id,
-        previous=jnp.full_like(spans.inputs, MASK_ID),
-        position=place + entry.first_position,
-        is_chosen=place < num_shown,
-    )
-    start = choose_window(draw, spans, num_asked)
-    place = jnp.arange(entry.num_positions - 1)
-    stream = jnp.roll(spans.targets, -start) + entry.first_id
-    asked = Stream(
-        ids=stream[1:],
-        previous=stream[:-1],
-        position=place + entry.first_position,
-        is_chosen=place < num_asked,
-    )
-    return shown, asked
-
-
-def pack_streams(streams: list[Stream], space: TokenSpace, length: int) -> dict[str, Array]:
-    """Packs the chosen tokens of all modalities into `length` slots; zeros follow."""
-    modality = [
-        jnp.full(stream.ids.shape, entry.index, jnp.int32)
-        for entry, stream in zip(space.ranges, streams, strict=True)
-    ]
-    joined = jax.tree.map(lambda *parts: jnp.concatenate(parts), *streams)
-    chosen = joined.is_chosen
-    source = pack(jnp.arange(len(chosen)), chosen, length)
-    is_real = jnp.arange(length) < chosen.sum()
-    fields = joined._asdict() | {"modality": jnp.concatenate(modality)}
-    packed = {name: jnp.where(is_real, value[source], 0) for name, value in fields.items()}
-    return packed | {"is_real": is_real}
-
-
-def pack_inputs(streams: list[Stream], space: TokenSpace, length: int) -> Inputs:
-    """Packs what is shown of all modalities."""
-    packed = pack_streams(streams, space, length)
-    return Inputs(**{name: packed[name] for name in Inputs._fields if name in packed})
-
-
-def pack_targets(streams: list[Stream], space: TokenSpace, length: int) -> Targets:
-    """Packs what is asked of all modalities."""
-    packed = pack_streams(streams, space, length)
-    return Targets(**{name: packed[name] for name in Targets._fields})
 
 
 def mask_batch(
@@ -390,6 +231,7 @@ def mask_batch(
         Packed arrays of `config.max_inputs` and `config.max_targets` tokens per sample.
     """
     sample_keys = jax.vmap(jax.random.fold_in, (None, 0))(key, batch.index)
-    return jax.vmap(lambda k, ids, real: mask_sample(k, ids, real, space, config))(
-        sample_keys, batch.ids, batch.num_real
+    mask = {"ours": mask_sample, "ml4m": ml4m_masking.mask_sample}[config.rules]
+    return jax.vmap(lambda *sample: mask(*sample, space, config))(
+        sample_keys, batch.ids, batch.num_real, batch.features or {}
     )

@@ -60,11 +60,14 @@ class TokenBatch(NamedTuple):
             [0, vocab_size), or `PADDING` after the end of a sequence or where absent.
         num_real: Per modality, int32 [batch]; how many leading ids are real; 0 = absent.
         index: int32 [batch], the sample's index in its data set. It keys the masking.
+        features: Per modality that has vectors in place of ids, float [batch, tokens, width];
+            None if there is no such modality.
     """
 
     ids: dict[str, Int[Array, "batch _"]]
     num_real: dict[str, Int[Array, "batch"]]
     index: Int[Array, "batch"]
+    features: dict[str, Float[Array, "batch _ _"]] | None = None
 
 
 @runtime_checkable

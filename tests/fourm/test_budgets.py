@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fourm.budgets import draw_log_shares, fill_in_proportion, split_budget
+from fourm.budgets import draw_log_shares, fill_in_proportion, split_budget, split_by_chance
 
 DRAW = jax.jit(
     jax.vmap(lambda key, alphas, *limits: split_budget(draw_log_shares(key, alphas), *limits))
@@ -123,3 +123,40 @@ def test_input_budgets_are_distributed_as_in_the_published_implementation(settin
     mean = frequency @ np.array(means) / frequency.sum()
     theirs = np.array([recorded["input_budget"][name]["mean"] for name in names])
     assert np.abs(mean - theirs).max() < 1.6  # four standard errors of the widest
+
+
+SPLIT = jax.jit(jax.vmap(split_by_chance, in_axes=(0, None, None)))
+
+
+def split_many(alphas, total, count=4000, seed=0):
+    keys = jax.random.split(jax.random.key(seed), count)
+    return np.asarray(SPLIT(keys, jnp.array(alphas, jnp.float32), jnp.array(total)))
+
+
+@pytest.mark.parametrize("alphas", [(0.01,) * 8, (1.0, 10.0, 0.0), (1000.0, 0.0, 0.0), (1e-4,) * 3])
+@pytest.mark.parametrize("total", [1, 7, 128, 512])
+def test_splitting_by_chance_hands_out_everything(alphas, total):
+    budgets = split_many(alphas, total, 500)
+    assert (budgets >= 0).all()
+    assert (budgets.sum(1) == total).all()
+
+
+def test_splitting_by_chance_gives_nothing_to_those_without_a_share():
+    budgets = split_many((1000.0, 0.0, 0.5, 0.0), 128)
+    assert not budgets[:, [1, 3]].any()
+    assert budgets[:, 2].any()
+
+
+def test_splitting_by_chance_draws_the_last_token_of_who_wins_everything_anew():
+    # One of eight wins all but one token; it gets the last one, too, in one case of eight.
+    budgets = split_many((0.001,) * 8, 128)
+    wins = np.sort(budgets, axis=1)[:, ::-1]
+    is_one_hot = wins[:, :2].sum(1) == 128
+    assert is_one_hot.mean() > 0.9
+    assert abs((wins[is_one_hot, 0] == 128).mean() - 1 / 8) < 0.03
+
+
+def test_splitting_by_chance_without_any_share_is_even():
+    # All gammas are the smallest number, as in the original.
+    budgets = split_many((0.0,) * 4, 64, 20)
+    assert (budgets == 16).all()

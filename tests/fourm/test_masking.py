@@ -40,6 +40,7 @@ MIXTURE = of(
         num_targets=(16, 16),
     ),
 )
+AS_ML4M = dataclasses.replace(MIXTURE, rules="ml4m")
 COMPILED = {}
 
 
@@ -67,9 +68,13 @@ def draw_samples(config, present, rounds=4, batch=32):
             yield sample, by_modality(masked.inputs, row), by_modality(masked.targets, row)
 
 
+def fields_of(side):
+    return [(name, value) for name, value in side._asdict().items() if name != "features"]
+
+
 def by_modality(side, row):
     """The real tokens of one sample per modality: fields -> arrays, ids and positions local."""
-    real = {field: np.asarray(value[row]) for field, value in side._asdict().items()}
+    real = {name: np.asarray(value[row]) for name, value in fields_of(side)}
     parts = {}
     for entry in SPACE.ranges:
         own = real["is_real"] & (real["modality"] == entry.index)
@@ -106,8 +111,9 @@ def read_spans(entry, stream):
 
 
 @pytest.mark.parametrize("present", [1.0, 0.5])
-def test_grid_tokens_are_true_disjoint_and_asked_by_the_mask(present):
-    for sample, inputs, targets in draw_samples(MIXTURE, present):
+@pytest.mark.parametrize("config", [MIXTURE, AS_ML4M], ids=["ours", "ml4m"])
+def test_grid_tokens_are_true_disjoint_and_asked_by_the_mask(config, present):
+    for sample, inputs, targets in draw_samples(config, present):
         for entry in GRIDS:
             shown, asked = inputs[entry.name], targets[entry.name]
             truth = sample[entry.name]
@@ -119,8 +125,9 @@ def test_grid_tokens_are_true_disjoint_and_asked_by_the_mask(present):
 
 
 @pytest.mark.parametrize("present", [1.0, 0.5])
-def test_sequence_tokens_are_those_of_the_text_at_their_places_in_the_streams(present):
-    for sample, inputs, targets in draw_samples(MIXTURE, present):
+@pytest.mark.parametrize("config", [MIXTURE, AS_ML4M], ids=["ours", "ml4m"])
+def test_sequence_tokens_are_those_of_the_text_at_their_places_in_the_streams(config, present):
+    for sample, inputs, targets in draw_samples(config, present):
         for entry in SEQUENCES:
             shown, asked, text = inputs[entry.name], targets[entry.name], sample[entry.name]
             np.testing.assert_array_equal(shown["position"], np.arange(len(shown["ids"])))
@@ -172,17 +179,19 @@ def test_what_span_corruption_saves_is_given_to_the_grids():
         assert total == 16 or grids == sum(entry.num_tokens for entry in GRIDS)
 
 
-def test_padding_follows_the_real_tokens_and_is_zero():
-    masked = mask(MIXTURE, make_tokens(32, 3, present=0.6))
+@pytest.mark.parametrize("config", [MIXTURE, AS_ML4M], ids=["ours", "ml4m"])
+def test_padding_follows_the_real_tokens_and_is_zero(config):
+    masked = mask(config, make_tokens(32, 3, present=0.6))
     for side in masked:
         real = np.asarray(side.is_real)
         assert (real[:, :-1] >= real[:, 1:]).all()
-        for field, value in side._asdict().items():
+        for field, value in fields_of(side):
             assert not np.asarray(value)[~real].any(), field
 
 
-def test_absent_modalities_are_never_drawn():
-    for sample, inputs, targets in draw_samples(MIXTURE, 0.4):
+@pytest.mark.parametrize("config", [MIXTURE, AS_ML4M], ids=["ours", "ml4m"])
+def test_absent_modalities_are_never_drawn(config):
+    for sample, inputs, targets in draw_samples(config, 0.4):
         for name in NAMES:
             if not len(sample[name]):
                 assert len(inputs[name]["ids"]) == len(targets[name]["ids"]) == 0
@@ -214,14 +223,15 @@ def test_a_sample_without_anything_is_all_padding():
     assert all(not np.asarray(array).any() for array in jax.tree.leaves(masked))
 
 
-def test_a_sample_is_masked_alike_in_any_batch_and_place():
+@pytest.mark.parametrize("config", [MIXTURE, AS_ML4M], ids=["ours", "ml4m"])
+def test_a_sample_is_masked_alike_in_any_batch_and_place(config):
     tokens = make_tokens(32, 1, present=0.8)
     order = np.random.default_rng(0).permutation(32)
     moved = jax.tree.map(lambda array: array[order], tokens)
     # The other half of the batch is other samples altogether.
     other = make_tokens(32, 2)
     moved = jax.tree.map(lambda a, b: jnp.concatenate([a[:16], b[16:]]), moved, other)
-    here, there = mask(MIXTURE, tokens), mask(MIXTURE, moved)
+    here, there = mask(config, tokens), mask(config, moved)
     for a, b in zip(jax.tree.leaves(here), jax.tree.leaves(there), strict=True):
         np.testing.assert_array_equal(a[order[:16]], b[:16])
 
@@ -330,6 +340,147 @@ def test_a_long_text_is_cut_to_a_window_that_begins_at_a_sentinel_drawn_anew():
     assert len(set(first[asked > 0].tolist())) > 1
 
 
+def test_a_sequence_may_have_a_keep_rule_of_its_own():
+    alphas = {"text": 1.0, "boxes": 1.0}
+    component = MaskingComponent(
+        alphas, {"map": 1.0}, (16, 16), (6, 6), keep="all", keep_of={"boxes": "binary"}
+    )
+    tokens = make_tokens(200)
+    masked = mask(of(component), tokens)
+    shares = {}
+    for name in alphas:
+        own = masked.inputs.is_real & (masked.inputs.modality == SPACE[name].index)
+        is_token = sentinel_number(SPACE[name], masked.inputs.ids - SPACE[name].first_id) < 0
+        shares[name] = (own & is_token).sum(1) / np.asarray(tokens.num_real[name])
+    # What doesn't fit into its budget is not kept by either rule.
+    assert (shares["text"] > 0).mean() > 0.9
+    assert 0.3 < (shares["boxes"] > 0).mean() < 0.7
+
+
+# What is read without ids
+
+
+def with_features() -> TokenSpace:
+    shapes = {
+        "pixels": Shape(0, (2, 2)),
+        "map": Shape(7, (2, 3)),
+        "text": Shape(30, (6,), SequenceTokens(end=0, first_sentinel=1, num_sentinels=4)),
+        "vectors": Shape(0, (5,)),
+    }
+    ranges = TokenSpace.build(shapes).ranges
+    widths = {"pixels": 3, "vectors": 2}
+    return TokenSpace(
+        tuple(
+            dataclasses.replace(entry, feature_width=widths.get(entry.name, 0)) for entry in ranges
+        )
+    )
+
+
+@pytest.mark.parametrize("rules", ["ours", "ml4m"])
+def test_features_are_shown_by_position_and_never_asked(rules):
+    space, rows = with_features(), 64
+    alphas = {name: 1.0 for name in space.names}
+    config = MaskingConfig(
+        (MaskingComponent(alphas, alphas, num_inputs=(6, 14), num_targets=(9, 9)),), rules=rules
+    )
+    config.check(space)
+    only_ids = TokenSpace(tuple(space[name] for name in ("map", "text")))
+    tokens = make_tokens(rows, 0, only_ids)
+    length = np.random.default_rng(1).integers(0, 6, rows)
+    pixels = np.random.default_rng(0).random((rows, 4, 3)).astype(np.float32)
+    # Vectors that say which they are, and NaN after the last one.
+    vectors = np.tile(np.arange(1, 6, dtype=np.float32)[:, None], (rows, 1, 2))
+    vectors[np.arange(5) >= length[:, None]] = np.nan
+    tokens = tokens._replace(
+        num_real=tokens.num_real
+        | {"pixels": jnp.full(rows, 4), "vectors": jnp.asarray(length, jnp.int32)},
+        features={"pixels": jnp.asarray(pixels), "vectors": jnp.asarray(vectors)},
+    )
+    masked = jax.device_get(
+        jax.jit(lambda key, tokens: mask_batch(key, tokens, space, config))(
+            jax.random.key(0), tokens
+        )
+    )
+    is_asked = masked.targets.is_real
+    named = {space["map"].index, space["text"].index}
+    assert set(masked.targets.modality[is_asked].tolist()) == named
+    np.testing.assert_array_equal(masked.inputs.features["pixels"], pixels)
+    places, dropped = [], 0
+    for row in range(rows):
+        own = masked.inputs.is_real[row] & (masked.inputs.modality[row] == space["vectors"].index)
+        assert not masked.inputs.ids[row][own].any()
+        np.testing.assert_array_equal(
+            masked.inputs.position[row][own] - space["vectors"].first_position, np.arange(own.sum())
+        )
+        shown = masked.inputs.features["vectors"][row]
+        assert np.isfinite(shown).all()
+        assert not shown[own.sum() :].any()
+        numbers = shown[: own.sum(), 0]
+        kept = numbers[numbers > 0]
+        assert (np.diff(kept) > 0).all()
+        assert (kept <= length[row]).all()
+        assert not ((numbers[1:] == 0) & (numbers[:-1] == 0)).any()  # one vector for each run
+        if len(numbers):
+            places.append(len(kept))
+            dropped += (numbers == 0).sum()
+            runs = np.diff(np.concatenate([[0], kept, [length[row] + 1]])) > 1
+            assert (numbers == 0).sum() == runs.sum()
+    assert len(set(places)) > 3
+    assert dropped > 10
+
+
+# By the rules of ml-4m
+
+
+def test_asking_for_the_rest_leaves_nothing_out():
+    alphas = {name: 0.5 for name in NAMES}
+    component = MaskingComponent(alphas, alphas, (16, 16), (45, 45), ask_rest=True)
+    config = MaskingConfig((component,), rules="ml4m")
+    for sample, inputs, targets in draw_samples(config, 0.8):
+        for entry in GRIDS:
+            places = [*inputs[entry.name]["position"], *targets[entry.name]["position"]]
+            assert sorted(places) == list(range(len(sample[entry.name])))
+        for entry in SEQUENCES:
+            shown, asked = inputs[entry.name]["ids"], targets[entry.name]["ids"]
+            kept = shown[sentinel_number(entry, shown) < 0]
+            wanted = asked[sentinel_number(entry, asked) < 0]
+            assert sorted([*kept, *wanted]) == sorted(sample[entry.name])
+
+
+def test_chunks_are_kept_or_dropped_whole_and_the_end_by_itself():
+    component = MaskingComponent({"text": 1.0}, {"map": 1.0}, (10, 10), (6, 6))
+    config = MaskingConfig((component,), rules="ml4m", chunk_sizes={"text": 3})
+    config.check(SPACE)
+    ends, kept_chunks = set(), set()
+    for sample, inputs, _ in draw_samples(config, 1.0):
+        text = sample["text"]
+        is_kept = np.isin(text, inputs["text"]["ids"])
+        chunks = [is_kept[at : min(at + 3, len(text) - 1)] for at in range(0, len(text) - 1, 3)]
+        assert all(chunk.all() or not chunk.any() for chunk in chunks)
+        if len(text) > 3:
+            kept_chunks.add(sum(chunk.all() for chunk in chunks))
+            ends.add((bool(chunks[-1].any()), bool(is_kept[-1])))
+    assert kept_chunks >= {0, 1, 2}
+    assert len(ends) == 4
+
+
+def test_budgets_of_absent_modalities_are_lost():
+    tokens = without(make_tokens(200), "map", "text", "boxes", "number")
+    component = symmetric(1000.0, num_inputs=(10, 10), num_targets=(10, 10))
+    ours, theirs = of(component), MaskingConfig((component,), rules="ml4m")
+    assert mask(ours, tokens).inputs.is_real.sum(1).mean() > 5
+    assert mask(theirs, tokens).inputs.is_real.sum(1).mean() < 3
+
+
+def test_a_target_budget_counts_the_token_that_is_given():
+    component = MaskingComponent({"picture": 1.0}, {"text": 1.0}, (4, 4), (5, 5))
+    tokens = make_tokens(100)
+    has_enough = np.asarray(tokens.num_real["text"]) >= 4
+    for rules, expected in (("ours", 5), ("ml4m", 4)):
+        asked = mask(MaskingConfig((component,), rules=rules), tokens).targets.is_real.sum(1)
+        assert (asked[has_enough] == expected).all()
+
+
 # Settings
 
 
@@ -344,6 +495,9 @@ def test_a_long_text_is_cut_to_a_window_that_begins_at_a_sentinel_drawn_anew():
         (dict(num_inputs=(0, 4)), "components.0.num-inputs is 0 4; needs 1 <= low <= high"),
         (dict(num_targets=(9, 4)), "components.0.num-targets is 9 4; needs 1 <= low <= high"),
         (dict(weight=-1.0), "components.0.weight is -1.0; it must be finite and not negative"),
+        (dict(keep_of={"map": "all"}), "components.0.keep-of names map, which is not a sequence"),
+        (dict(keep_of={"txt": "all"}), "no modality 'txt' .* Did you mean 'text'"),
+        (dict(ask_rest=True), "components.0.ask-rest needs --masking.rules ml4m"),
         (dict(weight=0.0), "Every masking component has weight 0; give one a positive weight"),
     ],
 )
@@ -351,6 +505,53 @@ def test_a_mixture_that_can_not_be_drawn_gets_one_sentence(changes, message):
     component = dataclasses.replace(symmetric(1.0), **changes)
     with pytest.raises(ValueError, match=message):
         of(component).check(SPACE)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(chunk_sizes={"text": 2}), "--masking.chunk-sizes needs --masking.rules ml4m"),
+        (dict(rules="ml4m", chunk_sizes={"text": 0}), "chunk-sizes.text is 0; it must be at le"),
+        (dict(rules="ml4m", chunk_sizes={"map": 2}), "map a sequence"),
+        (dict(rules="ml4m", chunk_sizes={"txt": 2}), "no modality 'txt'"),
+    ],
+)
+def test_rules_that_do_not_fit_get_one_sentence(changes, message):
+    config = dataclasses.replace(of(symmetric(1.0)), **changes)
+    with pytest.raises(ValueError, match=message):
+        config.check(SPACE)
+
+
+def test_unknown_rules_get_one_sentence():
+    # Set so that the checks of types, which only the tests have, don't come first.
+    config, component = of(symmetric(1.0)), symmetric(1.0)
+    object.__setattr__(component, "keep_of", {"text": "some"})
+    with pytest.raises(ValueError, match=r"0.keep-of.text is 'some'; choose from random, all, bin"):
+        of(component).check(SPACE)
+    object.__setattr__(component, "keep", "none")
+    with pytest.raises(ValueError, match=r"0.keep is 'none'; choose from random, all, binary"):
+        of(component).check(SPACE)
+    object.__setattr__(config, "rules", "theirs")
+    with pytest.raises(ValueError, match=r"--masking.rules is 'theirs'; choose from ours, ml4m"):
+        config.check(SPACE)
+
+
+def test_what_a_model_can_not_read_or_predict_is_neither_shown_nor_asked():
+    flags = {"picture": dict(is_input=False), "map": dict(is_target=False)}
+    space = TokenSpace(tuple(dataclasses.replace(e, **flags.get(e.name, {})) for e in SPACE.ranges))
+    with pytest.raises(ValueError, match=r"inputs names picture, which this model can't read"):
+        of(symmetric(1.0)).check(space)
+    inputs = {"map": 1.0, "number": 1.0}
+    component = MaskingComponent(inputs, {"map": 1.0, "picture": 1.0}, (4, 4), (8, 8))
+    for rules in ("ours", "ml4m"):
+        config = MaskingConfig((component,), rules=rules)
+        config.check(space)
+        tokens = make_tokens(50)
+        masked = jax.jit(lambda key, batch: mask_batch(key, batch, space, config))(  # noqa: B023
+            jax.random.key(0), tokens
+        )
+        modality = masked.targets.modality[masked.targets.is_real]
+        assert set(modality.tolist()) == {space["picture"].index}
 
 
 def test_an_empty_mixture_is_refused():

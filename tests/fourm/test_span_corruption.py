@@ -3,8 +3,15 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from fourm.span_corruption import choose_window, corrupt_spans
+from fourm.span_corruption import (
+    choose_window,
+    corrupt_by_chance,
+    corrupt_spans,
+    count_starts,
+    cut_window,
+)
 
 
 def corrupt_naively(draws, ids, budget, keep, first_sentinel, num_sentinels):
@@ -108,3 +115,106 @@ def test_windows_begin_at_every_sentinel_after_which_the_stream_is_long_enough()
         [0],
     ]
     assert np.bincount(starts[2])[[0, 2, 4, 6]].tolist() == [10, 10, 10, 10]
+
+
+# By the rules of ml-4m
+
+
+def corrupt_again_and_again(tries, ids, budget, keep, first_sentinel, chunk=None):
+    """Drops units by chance until the rest fits; returns inputs, targets and the tries taken."""
+    chunk = list(range(len(ids))) if chunk is None else chunk
+    for number, draws in enumerate(tries):
+        limit = 0.0 if budget == 0 else keep * 0.9**number
+        inputs, targets, sentinel, is_open = [], [], first_sentinel, False
+        for token, unit in zip(ids, chunk, strict=True):
+            if draws[unit] <= limit:
+                inputs.append(token)
+                is_open = False
+                continue
+            if not is_open:
+                inputs.append(sentinel)
+                targets.append(sentinel)
+                sentinel, is_open = sentinel + 1, True
+            targets.append(token)
+        targets.append(sentinel)
+        if budget == 0:
+            return [], targets, number
+        if len(inputs) <= budget:
+            return inputs, targets, number
+    raise AssertionError("not enough tries")
+
+
+def test_spans_by_chance_are_those_of_trying_again_and_again():
+    rng = np.random.default_rng(4)
+    count, tokens, tries = 300, 12, 80
+    ids = rng.integers(20, 60, (count, tokens)).astype(np.int32)
+    lengths = rng.integers(0, tokens + 1, count).astype(np.int32)
+    budgets = rng.integers(0, tokens + 1, count).astype(np.int32)
+    keeps = rng.choice([0.0, 0.3, 0.7, 1.0], count).astype(np.float32)
+    draws = rng.random((count, tries, tokens), np.float32)
+    chunk = np.sort(rng.integers(0, tokens, (count, tokens)), axis=1)
+    corrupt = jax.jit(
+        jax.vmap(
+            lambda draws, ids, real, budget, keep, chunk: corrupt_by_chance(
+                lambda number: draws[number], ids, real, budget, keep, 3, 15, chunk
+            )
+        )
+    )
+    found = jax.device_get(corrupt(draws, ids, lengths, budgets, keeps, chunk))
+    numbers = set()
+    for row in range(count):
+        own = slice(0, lengths[row])
+        expected = corrupt_again_and_again(
+            draws[row], ids[row][own].tolist(), budgets[row], keeps[row], 3, chunk[row][own]
+        )
+        inputs = found.inputs[row, : found.num_inputs[row]].tolist()
+        targets = found.targets[row, : found.num_targets[row]].tolist()
+        assert (inputs, targets) == expected[:2]
+        numbers.add(expected[2])
+    assert len(numbers) > 10
+
+
+def test_spans_by_chance_respect_the_number_of_sentinels():
+    draws = jnp.tile(jnp.array([0.8, 0.05] * 6), (100, 1))
+    spans = corrupt_by_chance(
+        lambda number: draws[number] * 0.95**number,
+        jnp.arange(20, 32),
+        jnp.array(12),
+        jnp.array(12),
+        jnp.array(0.5),
+        3,
+        4,
+    )
+    assert int(spans.is_sentinel.sum()) <= 4
+
+
+@pytest.mark.parametrize(
+    ("sentinel", "budget", "expected"),
+    [
+        (0, 20, [3, 20, 4, 22, 5, 24, 6, 26, 7]),  # it fits
+        (0, 9, [3, 20, 4, 22, 5, 24, 6, 26, 7]),
+        (0, 4, [3, 20, 4, 22]),
+        (1, 4, [4, 22, 5, 24]),
+        (3, 3, [6, 26, 7]),
+        (3, 4, [6, 26, 7]),  # too little follows; the earliest from which the rest fits
+        (3, 8, [4, 22, 5, 24, 6, 26, 7]),
+        (2, 1, [5]),
+        (0, 0, []),
+    ],
+)
+def test_a_window_is_cut_where_it_was_drawn_or_where_the_rest_fits(sentinel, budget, expected):
+    draws = jnp.array([0.9, 0.1, 0.8, 0.2, 0.7, 0.3, 0.6, 0.4])  # drops every second token
+    spans = corrupt_spans(
+        draws, jnp.arange(20, 28), jnp.array(8), jnp.array(8), jnp.array(0.5), 3, 6
+    )
+    assert int(count_starts(spans)) == 4
+    start, length = cut_window(jnp.array(sentinel), spans, jnp.array(budget))
+    assert spans.targets[int(start) : int(start + length)].tolist() == expected
+
+
+def test_the_only_sentinel_may_be_drawn():
+    spans = corrupt_spans(
+        jnp.zeros(3), jnp.arange(20, 23), jnp.array(3), jnp.array(3), jnp.array(1.0), 3, 6
+    )
+    assert spans.targets[: int(spans.num_targets)].tolist() == [3]
+    assert int(count_starts(spans)) == 1

@@ -1,0 +1,141 @@
+"""The tokens of each modality that take part, and all of them packed side by side."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from fourm.span_corruption import SpanCorruption, pack
+from fourm.token_space import MASK_ID, Inputs, Targets, TokenRange, TokenSpace
+
+
+class Stream(NamedTuple):
+    """The tokens of one modality on one side, before packing.
+
+    Attributes:
+        ids: Shared ids, [length].
+        previous: What the decoder reads in their place (targets only; unused in inputs).
+        position: Shared positions.
+        is_chosen: True for tokens that take part.
+    """
+
+    ids: Int[Array, "length"]
+    previous: Int[Array, "length"]
+    position: Int[Array, "length"]
+    is_chosen: Bool[Array, "length"]
+
+
+def with_places(ids: dict[str, Int[Array, "_"]], space: TokenSpace) -> dict[str, Int[Array, "_"]]:
+    """Returns the ids, and for features, which have none, the places of their vectors."""
+    features = [entry for entry in space.ranges if entry.kind == "features"]
+    return ids | {entry.name: jnp.arange(entry.num_tokens) for entry in features}
+
+
+def can_be_asked(entry: TokenRange) -> bool:
+    """Tells modalities that can be predicted from those that are only ever read."""
+    return entry.is_target and entry.kind != "features"
+
+
+def split_grid(
+    draws: Float[Array, "tokens"],
+    ids: Int[Array, "tokens"],
+    entry: TokenRange,
+    num_shown: Int[Array, ""],
+    num_asked: Int[Array, ""],
+) -> tuple[Stream, Stream]:
+    """Shows and asks disjoint random tokens of a grid."""
+    place = jnp.arange(entry.num_tokens)
+    rank = jnp.argsort(draws)
+    shared = Stream(
+        ids=ids + entry.first_id,
+        previous=jnp.full_like(ids, MASK_ID),
+        position=place + entry.first_position,
+        is_chosen=rank < num_shown,
+    )
+    asked = (rank >= num_shown) & (rank < num_shown + num_asked)
+    return shared, shared._replace(is_chosen=asked)
+
+
+def split_sequence(
+    spans: SpanCorruption,
+    entry: TokenRange,
+    num_shown: Int[Array, ""],
+    start: Int[Array, ""],
+    num_asked: Int[Array, ""],
+) -> tuple[Stream, Stream]:
+    """Shows the span-corrupted sequence and asks for a window of its target stream.
+
+    The token at `start` is given, and the `num_asked` that follow it are asked. Positions count
+    the tokens of each stream. A window starts at position 0 wherever it was cut from, as in the
+    reference.
+    """
+    place = jnp.arange(entry.num_tokens)
+    shown = Stream(
+        ids=spans.inputs + entry.first_id,
+        previous=jnp.full_like(spans.inputs, MASK_ID),
+        position=place + entry.first_position,
+        is_chosen=place < num_shown,
+    )
+    place = jnp.arange(entry.num_tokens + 1)
+    stream = jnp.roll(spans.targets, -start) + entry.first_id
+    asked = Stream(
+        ids=stream[1:],
+        previous=stream[:-1],
+        position=place + entry.first_position,
+        is_chosen=place < num_asked,
+    )
+    return shown, asked
+
+
+def as_usable(shown: Stream, asked: Stream, entry: TokenRange) -> tuple[Stream, Stream]:
+    """Returns the streams without the ids that features lack, and without what can't be asked."""
+    if entry.kind == "features":
+        shown = shown._replace(ids=jnp.zeros_like(shown.ids))
+    if not can_be_asked(entry):
+        asked = asked._replace(is_chosen=jnp.zeros_like(asked.is_chosen))
+    return shown, asked
+
+
+def take_shown(
+    features: Float[Array, "tokens width"],
+    num_real: Int[Array, ""],
+    spans: SpanCorruption | None,
+) -> Float[Array, "tokens width"]:
+    """Returns features by the position that they have when shown.
+
+    Those of a sequence move up, with a zero vector for each run dropped. What is not there is
+    zero, whatever it was, lest a NaN reach the model.
+    """
+    if spans is None:
+        return jnp.where(num_real > 0, features, 0.0)
+    taken = jnp.pad(features, ((0, 1), (0, 0)))[jnp.minimum(spans.inputs, len(features))]
+    is_shown = jnp.arange(len(features)) < spans.num_inputs
+    return jnp.where(is_shown[:, None], taken, 0.0)
+
+
+def pack_streams(streams: list[Stream], space: TokenSpace, length: int) -> dict[str, Array]:
+    """Packs the chosen tokens of all modalities into `length` slots; zeros follow."""
+    modality = [
+        jnp.full(stream.ids.shape, entry.index, jnp.int32)
+        for entry, stream in zip(space.ranges, streams, strict=True)
+    ]
+    joined = jax.tree.map(lambda *parts: jnp.concatenate(parts), *streams)
+    chosen = joined.is_chosen
+    source = pack(jnp.arange(len(chosen)), chosen, length)
+    is_real = jnp.arange(length) < chosen.sum()
+    fields = joined._asdict() | {"modality": jnp.concatenate(modality)}
+    packed = {name: jnp.where(is_real, value[source], 0) for name, value in fields.items()}
+    return packed | {"is_real": is_real}
+
+
+def pack_inputs(streams: list[Stream], space: TokenSpace, length: int) -> Inputs:
+    """Packs what is shown of all modalities."""
+    packed = pack_streams(streams, space, length)
+    return Inputs(**{name: packed[name] for name in Inputs._fields if name in packed})
+
+
+def pack_targets(streams: list[Stream], space: TokenSpace, length: int) -> Targets:
+    """Packs what is asked of all modalities."""
+    packed = pack_streams(streams, space, length)
+    return Targets(**{name: packed[name] for name in Targets._fields})
