@@ -12,14 +12,14 @@ from tokenizers.code_encoder import CodeEncoder, CodeEncoderConfig, QuantizerCon
 from tokenizers.quantizers import CountingQuantizer, FiniteScalarQuantizer, VectorQuantizer
 from tokenizers.vit import NetworkConfig
 
-VIT = NetworkConfig(width=8, depth=1, num_heads=2)
+LAYERS = NetworkConfig(kind="mlp", width=8, depth=0)
 VQ = QuantizerConfig(codebook_size=16, code_dim=12)
 MEMCODES = dataclasses.replace(VQ, kind="memcodes", num_heads=4)
 KEY = jax.random.key(0)
 
 
 def encoder(quantizer=VQ, grid=(2, 3), num_classes=0, **settings) -> CodeEncoder:
-    config = CodeEncoderConfig(patch_size=2, network=VIT, quantizer=quantizer, **settings)
+    config = CodeEncoderConfig(patch_size=2, network=LAYERS, quantizer=quantizer, **settings)
     return CodeEncoder(config, 3, grid, nnx.Rngs(0), num_classes=num_classes)
 
 
@@ -40,12 +40,18 @@ def pictures(grid=(2, 3)) -> jax.Array:
 def test_ids_lie_on_a_grid_and_stand_for_the_same_codes(quantizer, grid, token_shape):
     half = encoder(quantizer, grid)
     assert half.token_shape == token_shape and half.vocab_size == 16
-    latents = half.latents(pictures(grid))
-    quantized = half.quantize(latents, KEY, train=False)
+
+    @nnx.jit
+    def run(half, x):
+        latents = half.latents(x)
+        quantized = half.quantize(latents, KEY, train=False)
+        certain = jax.nn.one_hot(quantized.ids, 16)
+        return latents, quantized, half.lookup(quantized.ids), half.mean_codes(certain)
+
+    latents, quantized, found, mean = run(half, pictures(grid))
     assert latents.shape[:3] == (2, *grid) and quantized.ids.shape == (2, *token_shape)
-    np.testing.assert_allclose(half.lookup(quantized.ids), quantized.codes, atol=1e-5)
-    certain = jax.nn.one_hot(quantized.ids, 16)
-    np.testing.assert_allclose(half.mean_codes(certain), quantized.codes, atol=1e-5)
+    np.testing.assert_allclose(found, quantized.codes, atol=1e-5)
+    np.testing.assert_allclose(mean, quantized.codes, atol=1e-5)
 
 
 def test_ids_of_several_parts_lie_part_below_part():
@@ -73,7 +79,7 @@ def test_a_frozen_half_has_no_gradients_and_keeps_its_codes():
     for is_frozen in (False, True):
         half = encoder(is_frozen=is_frozen)
         before = np.asarray(half.quantizer.codes[...])
-        gradients = nnx.grad(loss)(half, pictures())
+        gradients = nnx.jit(nnx.grad(loss))(half, pictures())
         largest = max(np.abs(np.asarray(leaf)).max() for leaf in jax.tree.leaves(gradients))
         assert (largest == 0) == is_frozen
         assert np.array_equal(half.quantizer.codes[...], before) == is_frozen
