@@ -131,6 +131,11 @@ def complete_config(given: Config) -> Config:
     return config
 
 
+def domains(config: Config) -> tuple[str, ...]:
+    """Returns the names of all modalities in alphabetical order, as published lists are."""
+    return tuple(sorted({*config["domains_in"], *config["domains_out"]}))
+
+
 def to_model_config(config: Config) -> ModelConfig:
     """Returns our configuration of the model.
 
@@ -143,8 +148,7 @@ def to_model_config(config: Config) -> ModelConfig:
             f"The configuration's act_layer is {pair[0]!r}; known are "
             f"{', '.join(sorted({name for name, _ in ACTIVATION_NAMES}))}."
         )
-    names = (*config["domains_in"], *config["domains_out"])
-    sets = [name for name in dict.fromkeys(names) if find_published(name).kind == "code_set"]
+    sets = [name for name in domains(config) if find_published(name).kind == "code_set"]
     ours = ModelConfig(
         dim=config["dim"],
         num_heads=config["num_heads"],
@@ -177,7 +181,7 @@ def to_model_config(config: Config) -> ModelConfig:
 
 
 def build_space(config: Config, sizes: Mapping[str, int]) -> TokenSpace:
-    """Lays out the model's modalities: those it reads in their order, then those it only predicts.
+    """Lays out the model's modalities.
 
     Args:
         config: Complete.
@@ -186,12 +190,11 @@ def build_space(config: Config, sizes: Mapping[str, int]) -> TokenSpace:
     Raises:
         ValueError: If a modality is unknown, or there is none.
     """
-    names = tuple(dict.fromkeys((*config["domains_in"], *config["domains_out"])))
     if not config["domains_in"] or not config["domains_out"]:
         raise ValueError("The configuration's domains_in or domains_out is empty; name some.")
     ranges = []
     first_id, first_position = MASK_ID + 1, 0
-    for index, name in enumerate(names):
+    for index, name in enumerate(domains(config)):
         known = find_published(name)
         size = sizes.get(name, known.size)
         width = {"pixels": 3 * known.patch**2, "embeddings": size}.get(known.kind, 0)
