@@ -18,6 +18,7 @@ from tokenizers.storage import load_folder
 from tokenizers.text import Text, TextTokenizer, TextTokenizerConfig
 from tokenizers.values import Classes, Colors, Directions, Distances, Reals
 from tokenizers.vit_tokenizer import ViTTokenizer, ViTTokenizerConfig
+from tokenizers.wordpiece import WordPieceTokenizer
 
 AnyValues = Colors | Distances | Directions | Classes | Reals | Text | BoxList | Scalar
 AnyTokenizerConfig = (
@@ -50,6 +51,7 @@ TOKENIZERS: dict[str, type[Any]] = {
     "codes": CodeTokenizer,
     "pixels": PixelTokenizer,
     "vectors": VectorTokenizer,
+    "wordpiece": WordPieceTokenizer,
 }
 """Tokenizer classes by the name that `save` writes down."""
 
