@@ -160,9 +160,9 @@ class DiffusionTokenizer(DenseTokenizer):
                 f"codes_kept is {config.codes_kept}, but a picture has {grid[0] * grid[1]} codes; "
                 "lower it."
             )
-        num_inputs = read_channels(config.encoder, values)
-        self.num_channels = min(config.encoder.num_channels or num_inputs, values.num_outputs)
-        self.encoder = CodeEncoder(config.encoder, num_inputs, grid, rngs)
+        self.num_inputs = read_channels(config.encoder, values)
+        self.num_channels = min(self.num_inputs, values.num_outputs)
+        self.encoder = CodeEncoder(config.encoder, self.num_inputs, grid, rngs)
         code_dim = self.encoder.quantizer.dim
         self.decoder = UNet(config.decoder, self.num_channels, code_dim, rngs)
         self.token_shape, self.vocab_size = self.encoder.token_shape, self.encoder.vocab_size

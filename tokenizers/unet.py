@@ -105,7 +105,7 @@ class UNet(nnx.Module):
             code_dim: Numbers of a code.
             rngs: Source of the initial weights.
         """
-        self.config = config
+        self.config, self.channels, self.code_dim = config, channels, code_dim
         width, features = config.width, 4 * config.width
         widths = [factor * width for factor in config.multipliers]
         pixels = channels * config.patch_size**2

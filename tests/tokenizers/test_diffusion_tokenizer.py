@@ -193,6 +193,14 @@ def test_a_tokenizer_may_leave_validity_out_and_then_all_is_known():
     assert (tokenizer.decode(tokenizer.encode(raw)) > 0).all()
 
 
+def test_the_same_weights_serve_pictures_of_another_size(trained):
+    larger = trained.at_grid((4, 4))
+    raw = np.concatenate([pictures("distances", 1)] * 2, axis=1)
+    ids = larger.encode(raw)
+    assert ids.shape == (1, 4, 4) and larger.decode(ids).shape == raw.shape
+    assert larger.decoder.out.kernel[...] is trained.decoder.out.kernel[...]
+
+
 def test_a_saved_tokenizer_comes_back_whole(trained, tmp_path):
     trained.save(tmp_path / "saved")
     loaded = load_tokenizer(tmp_path / "saved")
