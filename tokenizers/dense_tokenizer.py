@@ -104,7 +104,7 @@ class DenseTokenizer(nnx.Module):
     def _in_chunks(self, function: Callable, batch: RawBatch) -> np.ndarray:
         """Applies a compiled function to parts of one fixed size, so that it compiles once."""
         graph, state = nnx.split(self)
-        size = max(1, CHUNK_TOKENS // int(np.prod(self.token_shape)))
+        size = self._chunk_size(len(batch))
         parts = []
         for start in range(0, max(len(batch), 1), size):
             part = np.asarray(batch[start : start + size])
@@ -112,6 +112,10 @@ class DenseTokenizer(nnx.Module):
             answer = np.asarray(function(graph, state, np.concatenate([part, filler])))
             parts.append(answer[: len(part)])
         return np.concatenate(parts)
+
+    def _chunk_size(self, count: int) -> int:
+        """Returns how many of `count` samples go through at once."""
+        return max(1, CHUNK_TOKENS // int(np.prod(self.token_shape)))
 
     def save(self, folder: Path) -> None:
         description = {

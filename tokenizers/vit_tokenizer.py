@@ -161,6 +161,10 @@ class ViTTokenizer(DenseTokenizer):
     ) -> Float[Array, "batch y x outputs"]:
         return self.reconstruct(self.encoder.mean_codes(probabilities))
 
+    def _chunk_size(self, count: int) -> int:
+        # A full chunk for a few samples would cost more than to compile for fewer.
+        return min(super()._chunk_size(count), 1 << max(count - 1, 0).bit_length())
+
     def code_features(self) -> Float[np.ndarray, "vocab features"]:
         """Returns the codes: what looks alike has like codes."""
         return np.asarray(self.encoder.quantizer.codebook())

@@ -120,6 +120,16 @@ def test_it_keeps_the_contract_of_tokenizers(trained):
     assert trained.encode(colors()[:0]).shape == (0, 2, 3)
 
 
+def test_chunks_are_no_larger_than_what_there_is_to_do(trained, monkeypatch):
+    raw = colors()
+    ids = trained.encode(raw)
+    np.testing.assert_array_equal(trained.encode(raw[:3]), ids[:3])
+    assert [trained._chunk_size(count) for count in (0, 1, 3, 8)] == [1, 1, 4, 8]
+    monkeypatch.setattr("tokenizers.dense_tokenizer.CHUNK_TOKENS", 18)
+    assert trained._chunk_size(100) == 3
+    np.testing.assert_array_equal(trained.encode(raw), ids)
+
+
 def test_several_ids_of_one_vector_are_a_grid():
     tokenizer = config(MLP, MEMCODES, patch_size=1).fit(Reals(6), vectors(), jax.random.key(0))
     ids = tokenizer.encode(vectors())
