@@ -7,6 +7,7 @@ depth = run.generate({"rgb": pictures}, ["depth"]).values["depth"]
 import difflib
 import functools
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -118,7 +119,7 @@ class Any2Any:
         self._check_names([name])
         tokenizer = self.tokenizers[name]
         tokens = np.asarray(tokens)
-        shape = (len(tokens), *self.space[name].token_shape)
+        shape = (len(tokens), *tokenizer.token_shape)
         if tokens.dtype.kind in "iu":
             return tokenizer.decode(tokens.reshape(shape).astype(np.int32))
         if not isinstance(tokenizer, ExpectedDecoder):
@@ -345,7 +346,8 @@ def load(folder: str | Path) -> Any2Any:
     tokenizers = {name: load_tokenizer(folder / TOKENIZERS / name) for name in model.space.names}
     for entry in model.space.ranges:
         found = tokenizers[entry.name]
-        if (found.vocab_size, tuple(found.token_shape)) != (entry.vocab_size, entry.token_shape):
+        # A set of ids has no shape, but its tokenizer may give it one.
+        if (found.vocab_size, math.prod(found.token_shape)) != (entry.vocab_size, entry.num_tokens):
             raise ValueError(
                 f"The tokenizer {folder / TOKENIZERS / entry.name} is not the one that the model "
                 "was trained with; train again, or restore it."

@@ -33,6 +33,7 @@ DISTRIBUTIONS = {
     "scipy": "jax",
     "threadpoolctl": "scikit-learn",
     "absl": "tensorflow-datasets",
+    "huggingface_hub": "tokenizers",
 }
 MAX_LINES = 530
 

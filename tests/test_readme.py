@@ -21,7 +21,15 @@ COMMANDS = [
     for line in block.splitlines()
     if line.startswith(("python ", "pip "))
 ]
-FOLDERS = ("fourm", "tokenizers", "data_pipeline", "configs", "benchmarks", "docs")
+FOLDERS = (
+    "fourm",
+    "fourm/interop",
+    "tokenizers",
+    "data_pipeline",
+    "configs",
+    "benchmarks",
+    "docs",
+)
 
 
 def tree() -> dict[str, str]:
