@@ -146,16 +146,20 @@ def draw_budgets(
     key: Key[Array, ""], component: ComponentArrays, space: TokenSpace
 ) -> tuple[Int[Array, "modalities"], Int[Array, "modalities"]]:
     """Draws the budgets of both sides, whatever the sample has; what doesn't fit is lost."""
-    sides_key, inputs_key, targets_key = jax.random.split(key, 3)
+    sides_key, shares_key = jax.random.split(key)
     capacity = jnp.array([entry.num_tokens for entry in space.ranges])
     is_spans = jnp.array([is_split_by_spans(entry) for entry in space.ranges])
     draws = jax.random.uniform(sides_key, (2,))
     num_inputs = choose_between(draws[0], component.num_inputs)
     num_targets = choose_between(draws[1], component.num_targets)
-    shown = jnp.minimum(split_by_chance(inputs_key, component.inputs, num_inputs), capacity)
+    budgets = jax.vmap(split_by_chance)(
+        jax.random.split(shares_key),
+        jnp.stack([component.inputs, component.targets]),
+        jnp.stack([num_inputs, num_targets]),
+    )
+    shown = jnp.minimum(budgets[0], capacity)
     # What a sequence shows and what it is asked for are streams apart.
-    left = jnp.where(is_spans, capacity, capacity - shown)
-    asked = jnp.minimum(split_by_chance(targets_key, component.targets, num_targets), left)
+    asked = jnp.minimum(budgets[1], jnp.where(is_spans, capacity, capacity - shown))
     return shown, jnp.where(component.ask_rest > 0, 0, asked)
 
 

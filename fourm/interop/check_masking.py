@@ -17,6 +17,7 @@ from fourm.interop.masking_statistics import (
     errors_of_histograms,
     errors_of_means,
     errors_of_quantiles,
+    errors_of_shares,
     histogram,
     simulate,
 )
@@ -236,7 +237,7 @@ def check_grids(rows: Sequence[Mapping[str, Any]]) -> Iterator[Comparison]:
     yield compare_rows("spans/image_mask/decoder_attention_mask", attention, recorded)
 
 
-def pad(rows: Sequence[Sequence[int]], length: int, filler: int) -> Int[np.ndarray, "rows length"]:
+def pad(rows: Sequence[Any], length: int, filler: int) -> Int[np.ndarray, "rows length"]:
     """Returns rows of different lengths as one array."""
     padded = np.full((len(rows), length), filler, np.int32)
     for number, row in enumerate(rows):
@@ -263,16 +264,8 @@ def check_setting(
     found = simulate(setting, samples)
     recorded = np.array(setting["component_freq"], float)
     size = setting["n"]
-    pooled = (recorded + found.drawn) / (size + samples)
-    yield Comparison(
-        f"{name}/component_freq",
-        errors_of_means(
-            recorded / size - found.drawn / samples,
-            pooled * (1 - pooled) * (1 / size + 1 / samples),
-            0.0,
-        ),
-        STANDARD_ERRORS,
-    )
+    error = errors_of_shares(recorded / size, found.drawn / samples, size, samples)
+    yield Comparison(f"{name}/component_freq", error, STANDARD_ERRORS)
     for what, values in quantities(setting, found).items():
         is_total = what.endswith("_total")
         rows = [setting[what]] if is_total else list(setting[what].values())
@@ -352,12 +345,8 @@ def check_quantity(
         float(1e-4 * statistics["std"].max()),
     )
 
-    share = statistics["p_zero"]
     own_share = (values == 0).mean(0)
-    pooled_share = (share * size + own_share * samples) / (size + samples)
-    errors["p_zero"] = errors_of_means(
-        share - own_share, pooled_share * (1 - pooled_share) * both, 5e-6
-    )
+    errors["p_zero"] = errors_of_shares(statistics["p_zero"], own_share, size, samples)
     errors["quantiles"] = errors_of_quantiles(
         np.array(setting["quantile_levels"]),
         statistics["quantiles"],

@@ -26,6 +26,9 @@ have instances of ten points."""
 BATCH = 2000
 """Samples masked at once."""
 
+RARE = 400
+"""Events below which a share is compared exactly."""
+
 MERGED = 10
 """Counts, of both samples together, below which neighbouring bins are taken together."""
 
@@ -183,6 +186,34 @@ def errors_of_means(
     return float(np.max(np.where(excess > 0, excess / np.where(error > 0, error, 1e-12), 0.0)))
 
 
+def errors_of_shares(
+    recorded: Float[np.ndarray, "*_"],
+    ours: Float[np.ndarray, "*_"],
+    recorded_size: int,
+    size: int,
+) -> float:
+    """Returns the largest difference of two shares of samples, in standard errors.
+
+    Of rare events the probability is computed exactly, and said as that of a normal variable.
+    """
+    a, b = recorded * recorded_size, ours * size
+    pooled = (a + b) / (recorded_size + size)
+    variance = pooled * (1 - pooled) * (1 / recorded_size + 1 / size)
+    normal = np.abs(recorded - ours) / np.sqrt(np.maximum(variance, 1e-12))
+    # What is rare is the event or its absence.
+    is_common = pooled > 0.5
+    a, b = np.where(is_common, recorded_size - a, a), np.where(is_common, size - b, b)
+    a, b = np.round(a), np.round(b)
+    together, part = a + b, size / (recorded_size + size)
+    tail = np.where(
+        b > together * part,
+        stats.binom.sf(b - 1, together, part),
+        stats.binom.cdf(b, together, part),
+    )
+    exact = np.maximum(stats.norm.isf(np.minimum(tail, 0.5)), 0.0)
+    return float(np.max(np.where(together < RARE, exact, normal)))
+
+
 def errors_of_quantiles(
     levels: Float[np.ndarray, "levels"],
     recorded: Float[np.ndarray, "rows levels"],
@@ -197,16 +228,13 @@ def errors_of_quantiles(
         ours: How often each value occurs in the other sample.
         recorded_size: Samples that the quantiles are of.
     """
-    size = ours.sum(1)[:, None]
+    size = int(ours[0].sum())
     below = np.pad(np.cumsum(ours, axis=1), ((0, 0), (1, 0))) / size
     last = ours.shape[1]
     up_to = np.take_along_axis(below, np.clip(np.floor(recorded) + 1, 0, last).astype(int), 1)
     under = np.take_along_axis(below, np.clip(np.ceil(recorded), 0, last).astype(int), 1)
     share = np.clip(levels[None], under, up_to)
-    missed = np.abs(share - levels[None])
-    pooled = (share * size + levels[None] * recorded_size) / (size + recorded_size)
-    variance = pooled * (1 - pooled) * (1 / size + 1 / recorded_size)
-    return errors_of_means(missed, variance, 1 / recorded_size)
+    return errors_of_shares(np.broadcast_to(levels, share.shape), share, recorded_size, size)
 
 
 def errors_of_histograms(
