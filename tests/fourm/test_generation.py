@@ -341,7 +341,18 @@ def test_only_expected_decoding_keeps_probabilities(model):
     assert run(model, {}, ["number"], num_steps=1).probabilities == {}
 
 
-@pytest.mark.parametrize("options", [{}, {"scan_layers": False, "num_registers": 2}])
+AS_PUBLISHED = {
+    "num_registers": 2,
+    "registers_in_context": True,
+    "share_token_embeddings": False,
+    "share_modality_embeddings": False,
+    "separate_positions": ("text",),
+}
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"scan_layers": False, "num_registers": 2}, AS_PUBLISHED], ids=str
+)
 def test_the_cached_decoder_gives_the_logits_of_the_full_one(hidden_text, options):
     """Teacher-forced: the stream that masking makes of a hidden text, all at once and by steps."""
     model = build_model(**options)
