@@ -44,11 +44,11 @@ AS_ML4M = dataclasses.replace(MIXTURE, rules="ml4m")
 COMPILED = {}
 
 
-def mask(config, batch, seed=0):
+def mask(config, batch, seed=0, space=SPACE):
     """Masks a batch, compiled once per configuration and shape."""
     if id(config) not in COMPILED:
         jitted = jax.jit(
-            lambda key, batch: mask_batch(key, batch, SPACE, config),
+            lambda key, batch: mask_batch(key, batch, space, config),
             compiler_options={"xla_backend_optimization_level": 0},  # quicker to compile
         )
         COMPILED[id(config)] = config, jitted  # holding the config keeps its id its own
@@ -396,11 +396,7 @@ def test_features_are_shown_by_position_and_never_asked(rules):
         | {"pixels": jnp.full(rows, 4), "vectors": jnp.asarray(length, jnp.int32)},
         features={"pixels": jnp.asarray(pixels), "vectors": jnp.asarray(vectors)},
     )
-    masked = jax.device_get(
-        jax.jit(lambda key, tokens: mask_batch(key, tokens, space, config))(
-            jax.random.key(0), tokens
-        )
-    )
+    masked = mask(config, tokens, space=space)
     is_asked = masked.targets.is_real
     named = {space["map"].index, space["text"].index}
     assert set(masked.targets.modality[is_asked].tolist()) == named
@@ -546,10 +542,7 @@ def test_what_a_model_can_not_read_or_predict_is_neither_shown_nor_asked():
     for rules in ("ours", "ml4m"):
         config = MaskingConfig((component,), rules=rules)
         config.check(space)
-        tokens = make_tokens(50)
-        masked = jax.jit(lambda key, batch: mask_batch(key, batch, space, config))(  # noqa: B023
-            jax.random.key(0), tokens
-        )
+        masked = mask(config, make_tokens(50), space=space)
         modality = masked.targets.modality[masked.targets.is_real]
         assert set(modality.tolist()) == {space["picture"].index}
 
