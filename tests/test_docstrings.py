@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 MODULES = [
     ".".join(path.relative_to(ROOT).with_suffix("").parts)
     for folder in ("fourm", "tokenizers", "data_pipeline", "configs")
-    for path in sorted((ROOT / folder).glob("*.py"))
+    for path in sorted((ROOT / folder).rglob("*.py"))
     if ">>>" in path.read_text(encoding="utf-8")
 ]
 

@@ -20,11 +20,12 @@ from fourm.interop.comparison import (
     compare,
     compare_exactly,
 )
-from fourm.interop.fm import export_tensors, find_weights, import_fm
+from fourm.interop.fm import export_tensors, import_fm
 from fourm.interop.fm_batch import RawBatch, group_arrays, read_batch
 from fourm.interop.fm_config import complete_config, from_ours
 from fourm.interop.fm_layout import list_tensors, to_tensors
 from fourm.interop.fm_modalities import PADDING_TOKEN, find_published, modality_label
+from fourm.interop.tensors import find_weights
 from fourm.loss import LossConfig, masked_loss
 from fourm.model import FourM
 from fourm.token_space import MaskedBatch, TokenSpace

@@ -19,6 +19,7 @@ from fourm.interop.fm_config import (
     write_metadata,
 )
 from fourm.interop.fm_layout import Tensor, as_matrix, fixed_positions, list_tensors, to_tensors
+from fourm.interop.tensors import find_weights, variables
 from fourm.model import FourM, sincos_positions
 
 Arrays = dict[str, np.ndarray]
@@ -26,12 +27,6 @@ Arrays = dict[str, np.ndarray]
 
 POSITION_TOLERANCE = 1e-3
 """How far fixed positions in a file may be from ours. Single precision differs by 3e-5."""
-
-
-def variables_of(module: nnx.Module) -> dict[str, nnx.Variable]:
-    """Returns a module's variables by path."""
-    flat = nnx.to_flat_state(nnx.state(module))
-    return {"/".join(map(str, path)): variable for path, variable in flat}
 
 
 def build_abstract(config: Config, sizes: Mapping[str, int] | None = None) -> FourM:
@@ -54,24 +49,9 @@ def count_trunk(model: FourM) -> int:
     trunk = ("encoder/", "encoder_norm/", "context/", "decoder/", "decoder_norm/")
     return sum(
         variable.get_value().size
-        for path, variable in variables_of(model).items()
+        for path, variable in variables(model).items()
         if path.startswith(trunk)
     )
-
-
-def find_weights(path: Path) -> Path:
-    """Returns the file of weights that is meant by a file or a folder.
-
-    Raises:
-        ValueError: If there is none, or it is something else.
-    """
-    file = path / "model.safetensors" if path.is_dir() else path
-    if not file.is_file() or file.suffix != ".safetensors":
-        raise ValueError(
-            f"{path} is no .safetensors file, nor a folder with a model.safetensors; other formats "
-            "are not read, as pickles can run code."
-        )
-    return file
 
 
 def import_fm(path: Path) -> FourM:
@@ -98,10 +78,10 @@ def import_fm(path: Path) -> FourM:
     model = build_abstract(read_config(file, metadata), _find_sizes(shapes))
     tensors = list_tensors(model.space, model.config)
     _require_same(shapes, {name: tensor.shape for name, tensor in tensors.items()})
-    variables = variables_of(model)
+    ours = variables(model)
     arrays = {
         name: np.zeros(variable.get_value().shape, np.float32)
-        for name, variable in variables.items()
+        for name, variable in ours.items()
     }
     filled: set[str] = set()
     for name, tensor in tensors.items():
@@ -110,7 +90,7 @@ def import_fm(path: Path) -> FourM:
             array = archive.get_tensor(name).astype(np.float32, copy=False)
         _fill(arrays, name, tensor, array, filled)
     _complete_positions(arrays, model)
-    for name, variable in variables.items():
+    for name, variable in ours.items():
         variable.set_value(jnp.asarray(arrays.pop(name)))
     return model
 
@@ -193,9 +173,7 @@ def _complete_positions(arrays: Arrays, model: FourM) -> None:
 
 def export_tensors(model: FourM) -> dict[str, np.ndarray]:
     """Returns a model's weights as they lie in a file."""
-    arrays = {
-        name: np.asarray(variable.get_value()) for name, variable in variables_of(model).items()
-    }
+    arrays = {name: np.asarray(variable.get_value()) for name, variable in variables(model).items()}
     return dict(to_tensors(arrays, list_tensors(model.space, model.config)))
 
 

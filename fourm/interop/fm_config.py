@@ -1,7 +1,5 @@
 """The configuration of a published model, to ours and back."""
 
-import ast
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import fields, replace
@@ -9,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fourm.interop.fm_modalities import find_published
+from fourm.interop.tensors import read_settings
 from fourm.layers import ModelConfig
 from fourm.token_space import MASK_ID, TokenRange, TokenSpace
 
@@ -52,25 +51,6 @@ ACTIVATION_NAMES = {
 }
 """Our names by theirs and whether the MLP is gated."""
 
-WORDS = {"None": None, "null": None, "True": True, "true": True, "False": False, "false": False}
-
-
-def parse_value(text: str) -> Any:
-    """Returns what a string of a file's metadata stands for: a word, a number, a list.
-
-    Example:
-        >>> [parse_value(text) for text in ("True", "4.0", "['caption', 'det']", "[a, b]", "SiLU")]
-        [True, 4.0, ['caption', 'det'], ['a', 'b'], 'SiLU']
-    """
-    if text in WORDS:
-        return WORDS[text]
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        if text.startswith("[") and text.endswith("]"):  # A list of bare words, as YAML has them.
-            return [parse_value(word.strip()) for word in text[1:-1].split(",") if word.strip()]
-        return text
-
 
 def read_config(file: Path, metadata: Mapping[str, str]) -> Config:
     """Returns the complete configuration of a model.
@@ -82,15 +62,7 @@ def read_config(file: Path, metadata: Mapping[str, str]) -> Config:
     Raises:
         ValueError: If a key is missing, unknown, or has a value of the wrong kind.
     """
-    beside = file.with_name("config.json")
-    if beside.is_file():
-        try:
-            given = json.loads(beside.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{beside} can't be read ({error}); download it again.") from error
-    else:
-        given = {key: parse_value(text) for key, text in metadata.items() if key != "format"}
-    return complete_config(given)
+    return complete_config(read_settings(file, metadata))
 
 
 def complete_config(given: Config) -> Config:

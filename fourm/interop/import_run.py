@@ -1,7 +1,6 @@
 """A run directory out of published files, and the other way."""
 
 import importlib
-import json
 import math
 import os
 import re
@@ -13,8 +12,9 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from fourm.interop.divae import export_divae, import_divae
-from fourm.interop.fm import export_fm, find_weights, import_fm
+from fourm.interop.fm import export_fm, import_fm
 from fourm.interop.fm_modalities import PUBLISHED
+from fourm.interop.tensors import find_weights, read_settings
 from fourm.interop.vqvae import export_vqvae, import_vqvae
 from fourm.results import write_json
 from fourm.run import CONFIG, MODEL, TOKENIZERS, load
@@ -143,14 +143,10 @@ def kind_of(path: Path) -> str:
     if path.suffix == ".json":
         return "text"
     file = find_weights(path)
-    beside = file.with_name("config.json")
     try:
-        if beside.is_file():
-            names = json.loads(beside.read_text(encoding="utf-8"))
-        else:
-            with safe_open(file, framework="numpy") as archive:
-                names = archive.metadata() or {}
-    except (ValueError, SafetensorError) as error:
+        with safe_open(file, framework="numpy") as archive:
+            names = read_settings(file, archive.metadata() or {})
+    except SafetensorError as error:
         raise ValueError(f"{path} can't be read ({error}); download it again.") from error
     if "domains_in" in names:
         return "model"

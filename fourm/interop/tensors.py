@@ -144,6 +144,63 @@ def require_none(leftover: Mapping[str, np.ndarray]) -> None:
         )
 
 
+def parse_value(text: str) -> Any:
+    """Returns what a string of a file's metadata stands for: a word, a number, a list.
+
+    Example:
+        >>> [parse_value(text) for text in ("True", "4.0", "['caption', 'det']", "[a, b]", "SiLU")]
+        [True, 4.0, ['caption', 'det'], ['a', 'b'], 'SiLU']
+    """
+    if text in WORDS:
+        return WORDS[text]
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        if text.startswith("[") and text.endswith("]"):  # A list of bare words, as YAML has them.
+            return [parse_value(word.strip()) for word in text[1:-1].split(",") if word.strip()]
+        return text
+
+
+def find_weights(path: Path) -> Path:
+    """Returns the file of weights that is meant by a file or a folder.
+
+    Raises:
+        ValueError: If there is none, or it is something else.
+    """
+    file = path / "model.safetensors" if path.is_dir() else path
+    if not file.is_file() or file.suffix != ".safetensors":
+        raise ValueError(
+            f"{path} is no .safetensors file, nor a folder with a model.safetensors; other formats "
+            "are not read, as pickles can run code."
+        )
+    return file
+
+
+def read_settings(file: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    """Returns the configuration of a model as it was written.
+
+    Args:
+        file: Its weights. A config.json beside them counts before their metadata.
+        metadata: Of the file, all strings.
+
+    Raises:
+        ValueError: If there is none, or it can't be read.
+    """
+    beside = file.with_name("config.json")
+    if beside.is_file():
+        try:
+            config = json.loads(beside.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{beside} can't be read ({error}); download it again.") from error
+    else:
+        config = {name: parse_value(text) for name, text in metadata.items() if name != "format"}
+    if not isinstance(config, dict) or not config:
+        raise ValueError(
+            f"{file} says nothing about its model; put the config.json it came with beside it."
+        )
+    return config
+
+
 def read_file(path: Path) -> tuple[Tensors, dict[str, Any]]:
     """Returns the tensors and the configuration of a model.
 
@@ -154,41 +211,14 @@ def read_file(path: Path) -> tuple[Tensors, dict[str, Any]]:
     Raises:
         ValueError: If there is no such file, or it is something else.
     """
-    file = path / "model.safetensors" if path.is_dir() else path
-    if not file.is_file() or file.suffix != ".safetensors":
-        raise ValueError(
-            f"{path} is no .safetensors file, nor a folder with a model.safetensors; other formats "
-            "are not read, as pickles can run code."
-        )
+    file = find_weights(path)
     try:
         with safe_open(file, framework="numpy") as archive:
             metadata = archive.metadata() or {}
             tensors = {name: archive.get_tensor(name) for name in archive.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(f"{file} can't be read ({error}); download it again.") from error
-    beside = file.with_name("config.json")
-    if beside.is_file():
-        try:
-            config = json.loads(beside.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{beside} can't be read ({error}); download it again.") from error
-    else:
-        config = {name: _parse(value) for name, value in metadata.items() if name != "format"}
-    if not isinstance(config, dict) or not config:
-        raise ValueError(
-            f"{file} says nothing about its model; put the config.json it came with beside it."
-        )
-    return tensors, config
-
-
-def _parse(text: str) -> Any:
-    """Returns what a string of the metadata stands for: a number, a list, a word."""
-    if text in WORDS:
-        return WORDS[text]
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
+    return tensors, read_settings(file, metadata)
 
 
 def _list(names: Mapping[str, Any] | list[str]) -> str:

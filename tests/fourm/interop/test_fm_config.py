@@ -1,7 +1,6 @@
 """Configurations of published models: read with care, and the same both ways."""
 
 import dataclasses
-import doctest
 import json
 
 import pytest
@@ -12,7 +11,6 @@ from fourm.interop.fm_config import (
     build_space,
     complete_config,
     from_ours,
-    parse_value,
     read_config,
     to_model_config,
     write_metadata,
@@ -95,14 +93,6 @@ def test_what_is_not_given_has_the_published_default():
     assert (ours.dim, ours.encoder_layers, ours.num_heads) == (768, 12, 12)
     assert ours.qkv_bias and ours.out_bias and ours.mlp_bias and not ours.qk_norm
     assert (ours.activation, ours.separate_targets, ours.causal_targets) == ("silu", True, False)
-
-
-def test_nothing_is_executed_that_a_file_says():
-    assert parse_value("__import__('os').getcwd()") == "__import__('os').getcwd()"
-
-
-def test_the_examples_run():
-    assert doctest.testmod(fm_config) == (0, 1)
 
 
 @pytest.mark.parametrize(
