@@ -4,9 +4,8 @@ A tokenizer file of Hugging Face's `tokenizers` names its stages; here each is a
 text. They follow that package to the character (its Rust sources at version 0.23.3, folders
 `normalizers` and `pre_tokenizers`), with Python's Unicode tables (version 14 in Python 3.11)
 where it has three of different ages: 8 for categories of punctuation, marks and invisible
-characters, 9 for normal forms, 16 for the rest. So they can differ in characters that Unicode
-gained or changed since version 8 (2015), except that symbols (emoji, say), letters and digits
-known to Python are the same in all.
+characters, 9 for normal forms, 16 for the rest. So only characters that Unicode gained or changed
+since version 8 (2015) can differ; emoji don't, as none of the tables treats them in any way.
 """
 
 import re

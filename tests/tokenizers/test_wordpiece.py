@@ -35,13 +35,14 @@ STABLE = [
 SPACES = [" ", " ", "  ", "\t", "\n", "\r\n", "\xa0", "\u2003", "\u3000", "\u2028", "\x0b", "\x85"]
 # Split at spaces only: the line breaks and control characters below are part of words.
 SPOKEN = """a the The cat cats Cat CAT scatter dog hot person potted plant stop sign tv tvs bus
- don't n't it's do not we've they're I'm café cafe\u0301 CAFÉ naïve Ångström Straße STRASSE ß ẞ İstanbul
- ISTANBUL ıssız Iı ΣΊΣΥΦΟΣ σας ΑΣ Москва Йод ЙОД हिन्दी ภาษาไทย العربية עִבְרִית 日本語 東京 ひらがな
- カタカナ 한국어 한국 중국 漢字 𠀀 ﬁne ①② ½ Ⅷ ²x x₂ €5 $3.50 1,000 3.14 12 v0=12 v1=3 v2=999 v3=1000
- V0=7 v0=12v1=3 v0=1x xv0=1 [S_1] [S_199] [S_200] [s_2] x[S_3] [EOS] [PAD] [UNK] [X] 😀
- 👩\u200d🚀 👍🏽 🇩🇪 ☃️ ™ ... -- — “quoted” ‘x’ «y» ¿qué? ¡ay! (a) {b} <b> &amp; a_b a-b a.b @me #tag ^ ~ ` | \u200b
- \ufeff \ufffd \u00ad x\u0301\u0323 e\u0323\u0301 \u0301 \u0345 \x00 \x07 \x1c \x7f ## ##s @@ 's
- . ! ? ,"""  # noqa: RUF001
+ don't n't it's do not we've they're I'm café cafe\u0301 CAFÉ naïve Ångström Straße
+ STRASSE ß ẞ İstanbul ISTANBUL ıssız Iı ΣΊΣΥΦΟΣ σας ΑΣ Москва Йод ЙОД हिन्दी ภาษาไทย
+ العربية עִבְרִית 日本語 東京 ひらがな カタカナ 한국어 한국 중국 漢字 𠀀 ﬁne ①② ½ Ⅷ ²x
+ x₂ €5 $3.50 1,000 3.14 12 v0=12 v1=3 v2=999 v3=1000 V0=7 v0=12v1=3 v0=1x xv0=1 [S_1]
+ [S_199] [S_200] [s_2] x[S_3] [EOS] [PAD] [UNK] [X] 😀 👩\u200d🚀 👍🏽 🇩🇪 ☃️ ™ ... --
+ — “quoted” ‘x’ «y» ¿qué? ¡ay! (a) {b} <b> &amp; a_b a-b a.b @me #tag ^ ~ ` | \u200b
+ \ufeff \ufffd \u00ad x\u0301\u0323 e\u0323\u0301 \u0301 \u0345 \x00 \x07 \x1c \x7f ##
+ ##s @@ 's . ! ? , \u0378"""  # noqa: RUF001
 WORDS = SPOKEN.split(" ")
 
 
