@@ -31,14 +31,14 @@ def read_value(given: str, name: str, model: Any2Any) -> Any:
     Raises:
         ValueError: If there is no such file, it can't be read, or its value is not allowed.
     """
-    values = model.tokenizers[name].values
+    tokenizer = model.tokenizers[name]
+    values = tokenizer.values
     is_file = Path(given).suffix.lower() in SUFFIXES
     value = values.check(_read_file(Path(given), values) if is_file else given, name)
-    if not isinstance(value, np.ndarray) or value.ndim < 2:
+    size: tuple[int, int] | None = getattr(tokenizer, "picture_size", None)
+    if size is None:
         return value
-    # What the tokenizer decodes tells what it encodes.
-    num_tokens = model.space[name].num_tokens
-    height, width = model.detokenize(name, np.zeros((1, num_tokens), np.int32))[0].shape[:2]
+    height, width = size
     if value.shape[:2] == (height, width):
         return value
     if height != width:

@@ -69,13 +69,19 @@ class DenseTokenizer(nnx.Module):
     ) -> Float[Array, "batch y x outputs"]:
         raise NotImplementedError
 
+    @property
+    def picture_size(self) -> tuple[int, int]:
+        """Height and width of the values, in pixels."""
+        return self.grid[0] * self.config.patch_size, self.grid[1] * self.config.patch_size
+
     def encode(self, values: RawBatch) -> Int[np.ndarray, "batch ty tx"]:
         if not len(values):
             return np.zeros((0, *self.token_shape), np.int32)
-        size = tuple(length * self.config.patch_size for length in self.grid)
         shape = np.shape(values[0])
-        if shape[:2] != size:
-            raise ValueError(f"A value has shape {shape}; this tokenizer takes {size} pixels.")
+        if shape[:2] != self.picture_size:
+            raise ValueError(
+                f"A value has shape {shape}; this tokenizer takes {self.picture_size} pixels."
+            )
         return self._in_chunks(_encode, values)
 
     def decode(self, ids: Int[np.ndarray, "batch ty tx"]) -> np.ndarray:

@@ -6,6 +6,7 @@ pass, decoding many.
 """
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal, NamedTuple
@@ -153,8 +154,7 @@ class DiffusionTokenizer(DenseTokenizer):
         encoder = replace(config.encoder, native_grid=config.encoder.native_grid or grid)
         config = replace(config, encoder=encoder)
         super().__init__(config, values, statistics, grid)
-        self.size = (grid[0] * config.patch_size, grid[1] * config.patch_size)
-        config.decoder.check_size(*self.size)
+        config.decoder.check_size(*self.picture_size)
         if config.codes_kept[1] > grid[0] * grid[1]:
             raise ValueError(
                 f"codes_kept is {config.codes_kept}, but a picture has {grid[0] * grid[1]} codes; "
@@ -284,7 +284,7 @@ class DiffusionTokenizer(DenseTokenizer):
         sampling: SamplingConfig,
     ) -> Float[Array, "batch y x outputs"]:
         """Returns answers; those with equal numbers are drawn from equal noise."""
-        shape = (*self.size, self.num_channels)
+        shape = (*self.picture_size, self.num_channels)
 
         def noise(step: Array | int) -> Float[Array, "batch y x channels"]:
             keys = jax.vmap(functools.partial(jax.random.fold_in, jax.random.fold_in(key, step)))
@@ -304,7 +304,7 @@ class DiffusionTokenizer(DenseTokenizer):
         """
         graph, state = nnx.split(self)
         count = len(columns[0])
-        most = max(1, CHUNK_PIXELS // (self.size[0] * self.size[1]))
+        most = max(1, CHUNK_PIXELS // math.prod(self.picture_size))
         size = min(most, 1 << max(count - 1, 0).bit_length())
         parts = []
         for start in range(0, max(count, 1), size):

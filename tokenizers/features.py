@@ -125,6 +125,11 @@ class PixelTokenizer(FeatureTokenizer):
         self.token_shape = (size // patch_size, size // patch_size)
         self.feature_width = patch_size**2 * len(mean)
 
+    @property
+    def picture_size(self) -> tuple[int, int]:
+        """Height and width of a picture, in pixels."""
+        return self.size, self.size
+
     def encode(self, values: RawBatch) -> Float32[np.ndarray, "batch gy gx width"]:
         """Returns the normalised pixels of every square.
 

@@ -80,8 +80,7 @@ def import_fm(path: Path) -> FourM:
     _require_same(shapes, {name: tensor.shape for name, tensor in tensors.items()})
     ours = variables(model)
     arrays = {
-        name: np.zeros(variable.get_value().shape, np.float32)
-        for name, variable in ours.items()
+        name: np.zeros(variable.get_value().shape, np.float32) for name, variable in ours.items()
     }
     filled: set[str] = set()
     for name, tensor in tensors.items():

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
 import fourm
+from fourm.generate import main as generate
 from fourm.generation import GenerationConfig
 from fourm.interop.import_run import find_owners, resolve
 from fourm.interop.ml4m import main
@@ -90,6 +92,14 @@ def test_an_imported_run_generates_any_from_any(run):
     assert model.embed({"rgb@224": pixels}).shape == (1, model.model.config.dim)
     with pytest.raises(ValueError, match="only ever input"):
         model.generate({"tok_depth@224": depth}, ["rgb@224"])
+
+
+def test_an_imported_run_generates_on_the_command_line(run, tmp_path):
+    picture = tmp_path / "photo.png"
+    Image.fromarray(np.zeros((30, 50, 3), np.uint8)).save(picture)
+    given = [str(run), "--rgb@224", str(picture), "--targets", "tok_depth@224"]
+    assert generate([*given, "--num-steps", "1", "--out", str(tmp_path / "out")]) == 0
+    assert np.load(tmp_path / "out" / "tok_depth@224_000.npy").shape == (14, 14)
 
 
 def test_exporting_an_imported_run_gives_the_file_back(run, tmp_path):
