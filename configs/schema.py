@@ -20,7 +20,6 @@ from fourm.model import ModelConfig
 from fourm.probing import ProbeConfig
 from fourm.results import Pair
 from fourm.training import TrainingConfig
-from tokenizers.image import ImageTokenizerConfig
 from tokenizers.modality import Modality
 
 
@@ -111,11 +110,11 @@ class RunConfig:
             self._require("--probes.input", [self.probes.input])
         self.crops.check()
         for name, modality in self.modalities.items():
-            settings = modality.tokenizer
-            if isinstance(settings, ImageTokenizerConfig) and self.crops.size % settings.patch_size:
+            patch_size = getattr(modality.tokenizer, "patch_size", 1)
+            if self.crops.size % patch_size:
                 raise ValueError(
-                    f"--modalities.{name}.tokenizer.patch-size is {settings.patch_size}, which "
-                    f"does not divide --crops.size, {self.crops.size}."
+                    f"--modalities.{name}.tokenizer.patch-size is {patch_size}, which does not "
+                    f"divide --crops.size, {self.crops.size}."
                 )
 
     def _require(self, knob: str, names: Iterable[str]) -> None:
