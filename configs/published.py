@@ -2,10 +2,12 @@
 
 Sizes and modalities are those of ml-4m's `fm_{base,large,xlarge}_*_swiglu_nobias` and of its
 configurations `4m-{b,l,xl}_mod{7,21}_500b` and `4m-l_mod7_500b--sr_448_100b`.
-`fourm.interop.fm.build_abstract` makes our model of them.
+`fourm.interop.fm.build_abstract` makes our model of them, and `mixture` masks as they were trained.
 """
 
 from typing import Any, Literal
+
+from fourm.masking import MaskingComponent, MaskingConfig
 
 Modalities = Literal["7", "21", "sr"]
 
@@ -73,3 +75,73 @@ def fourm_l(modalities: Modalities = "7") -> dict[str, Any]:
 def fourm_xl(modalities: Modalities = "7") -> dict[str, Any]:
     """4M-7 XL, 4M-21 XL: 2.8B parameters."""
     return _published(modalities, dim=2048, depth=24, num_heads=32)
+
+
+def mixture(modalities: Modalities = "7") -> MaskingConfig:
+    """How the published models were shown and asked what they learnt, by ml-4m's rules."""
+    inputs, targets = DOMAINS[modalities]
+    match modalities:
+        case "7":
+            components = [
+                _component({"rgb@224": 1000.0}, _each(targets, 0.5), 128),
+                _component(_each(inputs, 0.5), _each(targets, 0.5), 128),
+            ]
+        case "21":
+            # The budget that T5 embeddings win as a target is lost: they are never predicted.
+            asked = (*targets, "t5_caption")
+            symmetric = [
+                _component(_each(inputs, alpha), _each(asked, alpha), 256)
+                for alpha in (0.01, 0.1, 1.0, 10.0)
+            ]
+            from_rgb = _component({"rgb@224": 1000.0}, _each(asked, 0.5), 256)
+            from_text = [
+                _component(
+                    _each(inputs, 0.05, without=other) | {text: 5.0},
+                    _each(asked, 0.5, without=text),
+                    256,
+                    weight=0.5,
+                    kept=text,
+                )
+                for text, other in (("caption", "t5_caption"), ("t5_caption", "caption"))
+            ]
+            components = [*symmetric, from_rgb, *from_text]
+        case "sr":
+            components = [
+                _component(
+                    _each(inputs, 0.05) | {"tok_rgb@224": 5.0, "tok_rgb@448": 5.0},
+                    _each(targets, 0.05) | {"tok_rgb@448": 5.0},
+                    1024,
+                ),
+                _component(
+                    _each(inputs, 0.05) | {"caption": 5.0},
+                    _each(targets, 1.0),
+                    1024,
+                    kept="caption",
+                ),
+                _component(_each(inputs, 0.2), _each(targets, 1.0), 1024),
+                _component(_each(inputs, 1.0), _each(targets, 1.0), 1024),
+            ]
+    return MaskingConfig(tuple(components), rules="ml4m")
+
+
+def _each(names: tuple[str, ...], alpha: float, without: str = "") -> dict[str, float]:
+    return {name: alpha for name in names if name != without}
+
+
+def _component(
+    inputs: dict[str, float],
+    targets: dict[str, float],
+    budget: int,
+    weight: float = 1.0,
+    kept: str = "",
+) -> MaskingComponent:
+    keep_of = {"color_palette": "binary"} if "color_palette" in {**inputs, **targets} else {}
+    return MaskingComponent(
+        inputs=inputs,
+        targets=targets,
+        # Super-resolution shows as few as 64 tokens.
+        num_inputs=(64 if budget == 1024 else budget, budget),
+        num_targets=(budget, budget),
+        weight=weight,
+        keep_of=keep_of | ({kept: "all"} if kept else {}),
+    )

@@ -1,11 +1,16 @@
 """The published models, built without their numbers: sizes and names of tensors."""
 
+import json
+from pathlib import Path
+
 import pytest
 
-from configs.published import DOMAINS, fourm_b, fourm_l, fourm_xl
+from configs.published import DOMAINS, fourm_b, fourm_l, fourm_xl, mixture
 from fourm.interop.fm import build_abstract, count_trunk, list_tensors
 from fourm.interop.fm_modalities import find_published
+from fourm.interop.masking_statistics import build_mixture
 
+STATISTICS = Path(__file__).parents[1] / "fixtures" / "goldens" / "masking" / "stats.json"
 MODELS = {"b": (fourm_b, 198e6), "l": (fourm_l, 705e6), "xl": (fourm_xl, 2.8e9)}
 
 
@@ -59,3 +64,24 @@ def test_there_are_as_many_modalities_as_published():
     assert all(name.endswith("@448") for name in targets)
     model = build_abstract(fourm_l("sr"))
     assert {model.space[name].num_tokens for name in targets} == {784}
+
+
+@pytest.mark.parametrize(
+    ("modalities", "setting"), [("7", "mod7_a0.5_128_128"), ("21", "mod21_mix7_256_256")]
+)
+def test_the_mixtures_are_those_that_were_recorded(modalities, setting):
+    recorded = build_mixture(json.loads(STATISTICS.read_text())[setting])
+    ours = mixture(modalities)
+    assert ours.rules == recorded.rules == "ml4m"
+    assert len(ours.components) == len(recorded.components)
+    for own, other in zip(ours.components, recorded.components, strict=True):
+        assert (own.inputs, own.targets, own.weight) == (other.inputs, other.targets, other.weight)
+        assert (own.num_inputs, own.num_targets) == (other.num_inputs, other.num_targets)
+        # What is not said is kept at random.
+        told = {name: keep for name, keep in other.keep_of.items() if keep != own.keep}
+        assert own.keep_of == told
+
+
+@pytest.mark.parametrize("modalities", DOMAINS)
+def test_every_mixture_can_be_drawn(modalities):
+    mixture(modalities).check(build_abstract(fourm_b(modalities)).space)
