@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, get_type_hints
@@ -58,16 +59,19 @@ class DenseTokenizer(nnx.Module):
             {name: Statistic(jnp.asarray(value)) for name, value in statistics.items()}
         )
 
+    @abstractmethod
     def tokenize(self, raw: Shaped[Array, "batch y x ..."]) -> Int[Array, "batch ty tx"]:
-        raise NotImplementedError
+        """Returns the ids of raw values."""
 
+    @abstractmethod
     def detokenize(self, ids: Int[Array, "batch ty tx"]) -> Float[Array, "batch y x outputs"]:
-        raise NotImplementedError
+        """Returns what ids stand for, in the channels that `values.denormalize` takes."""
 
+    @abstractmethod
     def detokenize_expected(
         self, probabilities: Float[Array, "batch ty tx vocab"]
     ) -> Float[Array, "batch y x outputs"]:
-        raise NotImplementedError
+        """Returns what the mean code under `probabilities` stands for, in the same channels."""
 
     @property
     def picture_size(self) -> tuple[int, int]:
