@@ -41,8 +41,8 @@ from fourm.run_log import RunLog, read_metrics
 from fourm.sample_set import HELDOUT, TRAINING, SampleSet, load_heldout, save_heldout
 from fourm.saved_model import save_model
 from fourm.token_space import TokenSpace
-from fourm.train_state import OptimizerConfig
-from fourm.training import NonFiniteLossError, TrainingConfig, train
+from fourm.training.loop import NonFiniteLossError, TrainingConfig, train
+from fourm.training.train_state import OptimizerConfig
 from tokenizers.base import CodeFeatures, Tokenizer
 from tokenizers.modality import Modality, load_tokenizer
 

@@ -19,7 +19,7 @@ from PIL import Image
 
 from data_pipeline.scenes import SEMSEG_CLASSES, ScenesData
 from fourm.memory import restart_with_huge_pages
-from fourm.train_state import (
+from fourm.training.train_state import (
     OptimizerConfig,
     build_optimizer,
     create_state,

@@ -24,7 +24,12 @@ from fourm.masking import mask_batch
 from fourm.memory import restart_with_huge_pages
 from fourm.model import FourM, ModelConfig
 from fourm.token_space import Inputs, TokenSpace
-from fourm.train_state import OptimizerConfig, build_optimizer, create_state, make_train_step
+from fourm.training.train_state import (
+    OptimizerConfig,
+    build_optimizer,
+    create_state,
+    make_train_step,
+)
 from tokenizers.base import TokenBatch
 
 

@@ -11,8 +11,8 @@ from fourm.generation import GenerationConfig
 from fourm.masking import MaskingConfig
 from fourm.model import ModelConfig
 from fourm.probing import ProbeConfig
-from fourm.train_state import OptimizerConfig
-from fourm.training import TrainingConfig
+from fourm.training.loop import TrainingConfig
+from fourm.training.train_state import OptimizerConfig
 from tokenizers.boxes import BoxList, BoxTokenizerConfig
 from tokenizers.image import ImageTokenizerConfig
 from tokenizers.modality import Modality

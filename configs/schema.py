@@ -19,7 +19,7 @@ from fourm.masking import MaskingConfig
 from fourm.model import ModelConfig
 from fourm.probing import ProbeConfig
 from fourm.results import Pair
-from fourm.training import TrainingConfig
+from fourm.training.loop import TrainingConfig
 from tokenizers.modality import Modality
 
 

@@ -29,7 +29,7 @@ from fourm.interop.tensors import find_weights
 from fourm.loss import LossConfig, masked_loss
 from fourm.model import FourM
 from fourm.token_space import MaskedBatch, TokenSpace
-from fourm.train_state import is_matrix, last_name
+from fourm.training.train_state import is_matrix, last_name
 
 GRADIENT_TOLERANCE = 1e-3
 POSITION_TOLERANCE = 1e-6

@@ -22,8 +22,8 @@ from fourm.loss import LossConfig
 from fourm.masking import MaskingComponent, MaskingConfig
 from fourm.model import ModelConfig
 from fourm.probing import ProbeConfig
-from fourm.train_state import OptimizerConfig
-from fourm.training import TrainingConfig
+from fourm.training.loop import TrainingConfig
+from fourm.training.train_state import OptimizerConfig
 from tokenizers.boxes import BoxList, BoxTokenizerConfig
 from tokenizers.code_encoder import CodeEncoderConfig, QuantizerConfig
 from tokenizers.diffusion import DiffusionConfig

@@ -7,7 +7,7 @@ import optax
 import pytest
 from flax import nnx
 
-from fourm.train_state import (
+from fourm.training.train_state import (
     OptimizerConfig,
     build_optimizer,
     build_schedule,

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from fourm.checkpoints import Checkpoints
 from fourm.loss import LossConfig, masked_loss
 from fourm.masking import MaskingComponent, MaskingConfig, mask_batch
 from fourm.run_log import RunLog, read_metrics
 from fourm.token_space import TokenSpace
-from fourm.train_state import OptimizerConfig
-from fourm.training import NonFiniteLossError, TrainingConfig, train
+from fourm.training.checkpoints import Checkpoints
+from fourm.training.loop import NonFiniteLossError, TrainingConfig, train
+from fourm.training.train_state import OptimizerConfig
 from tests.fourm.tiny import Shape, build_model, make_tokens
 from tokenizers.base import SequenceTokens, TokenBatch
 

@@ -13,9 +13,9 @@ from flax import nnx
 from jaxtyping import PyTree
 from tqdm import tqdm
 
-from fourm.checkpoints import Checkpoints
 from fourm.run_log import RunLog
-from fourm.train_state import (
+from fourm.training.checkpoints import Checkpoints
+from fourm.training.train_state import (
     LossFn,
     Metrics,
     OptimizerConfig,

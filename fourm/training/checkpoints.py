@@ -7,7 +7,7 @@ import jax
 from jaxtyping import PyTree
 from orbax.checkpoint import v1 as ocp
 
-from fourm.train_state import TrainState
+from fourm.training.train_state import TrainState
 
 logging.getLogger("absl").setLevel(logging.ERROR)  # orbax narrates every save
 

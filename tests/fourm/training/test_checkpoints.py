@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fourm.checkpoints import Checkpoints
-from fourm.train_state import TrainState
+from fourm.training.checkpoints import Checkpoints
+from fourm.training.train_state import TrainState
 
 
 def make_state(step=0, size=1000, value=0.0, **changes) -> TrainState:
