@@ -24,6 +24,7 @@ COMMANDS = [
 FOLDERS = (
     "fourm",
     "fourm/interop",
+    "fourm/training",
     "tokenizers",
     "data_pipeline",
     "configs",
