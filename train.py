@@ -3,6 +3,7 @@
 python train.py                                  the built-in scenes
 python train.py nyuv2 --data.path ~/nyuv2        a preset and overrides; --help lists every knob
 python train.py my_config.py                     a configuration of your own
+python train.py runs/4m21 --data.path ~/mine     a model that is there, trained further
 
 Every stage keeps what it made in the run directory; run again, and what is done is not repeated.
 """
@@ -36,15 +37,16 @@ from fourm.model import FourM, initialize_from_codes
 from fourm.pictures import draw_curves, draw_samples
 from fourm.probing import probe, untrained_like
 from fourm.report import Report, write_report
-from fourm.run import CONFIG, load
+from fourm.run import CONFIG, MODEL, TOKENIZERS, load
 from fourm.run_log import RunLog, read_metrics
 from fourm.sample_set import HELDOUT, TRAINING, SampleSet, load_heldout, save_heldout
-from fourm.saved_model import save_model
+from fourm.saved_model import load_model, save_model
 from fourm.token_space import TokenSpace
 from fourm.training.loop import NonFiniteLossError, TrainingConfig, train
 from fourm.training.train_state import OptimizerConfig
+from fourm.warm_start import take_weights
 from tokenizers.base import CodeFeatures, Tokenizer
-from tokenizers.modality import Modality, load_tokenizer
+from tokenizers.modality import Modality, SavedTokenizerConfig, load_tokenizer
 
 # What may differ from the run that a directory was made by: it changes nothing made earlier.
 FREE_KNOBS = ("evaluation", "generation", "probes", "run_dir")
@@ -157,7 +159,7 @@ def open_sources(config: RunConfig) -> dict[str, TransformedSource]:
         split: TransformedSource(
             config.data.open(split),
             values,
-            crops.size,
+            config.sizes,
             views=crops.views if split == "train" else 1,
             crop_scale=crops.scale,
             flip=crops.flip,
@@ -222,7 +224,8 @@ def make_tokenizer(
     settings = modality.tokenizer
     key = jax.random.fold_in(jax.random.key(config.seed), number)
     tokenizer = settings.fit(modality.values, raw, key)
-    if hasattr(tokenizer, "loss"):
+    is_new = not isinstance(settings, SavedTokenizerConfig)
+    if is_new and hasattr(tokenizer, "loss"):
         order = BatchOrder(len(raw), settings.batch_size, config.seed)
         train(
             tokenizer,
@@ -274,33 +277,77 @@ def train_model(
     """Trains the transformer on masked tokens and saves it."""
     if (folder / "model").exists():
         return
+    model = create_model(config, tokenizers, folder)
+    space = model.space
+    order = BatchOrder(len(tokens), config.training.batch_size, config.seed)
+
+    def loss_fn(model, batch, key):
+        return masked_loss(model, mask_batch(key, batch, space, config.masking), config.loss)
+
+    if config.training.steps:
+        entropy = tokens.marginal_entropy()
+        train(
+            model,
+            loss_fn,
+            lambda step: BatchIterator(order, tokens.batch, step),
+            config.training,
+            stage="model",
+            seed=config.seed,
+            folder=folder / "checkpoints" / "model",
+            log=log,
+            references={f"entropy/{name}": value for name, value in entropy.items()},
+        )
+    save_model(folder / "model", model)
+
+
+def create_model(config: RunConfig, tokenizers: dict[str, Tokenizer], folder: Path) -> FourM:
+    """Makes the transformer, from random weights or from those of another run.
+
+    Raises:
+        ValueError: If the mixture, the loss or the run to start from do not fit.
+    """
     space = TokenSpace.build(tokenizers)
+    taken: list[str] = []
+    if config.start_from:
+        source = load_model(Path(config.start_from).expanduser() / MODEL)
+        taken = find_shared(Path(config.start_from).expanduser(), folder, tokenizers)
+        space = space.with_roles_of(source.space, taken)
     config.masking.check(space)
     config.loss.check(space)
     model = FourM(space, config.model, nnx.Rngs(config.seed))
     codes = {
         name: tokenizer.code_features()
         for name, tokenizer in tokenizers.items()
-        if isinstance(tokenizer, CodeFeatures)
+        if isinstance(tokenizer, CodeFeatures) and name not in taken
     }
     initialize_from_codes(model, codes, jax.random.key(config.seed))
-    order = BatchOrder(len(tokens), config.training.batch_size, config.seed)
+    if config.start_from:
+        take_weights(model, source, taken)
+        new = [name for name in tokenizers if name not in taken]
+        print(f"from {config.start_from}: {', '.join(taken)}; anew: {', '.join(new) or 'nothing'}")
+    return model
 
-    def loss_fn(model, batch, key):
-        return masked_loss(model, mask_batch(key, batch, space, config.masking), config.loss)
 
-    train(
-        model,
-        loss_fn,
-        lambda step: BatchIterator(order, tokens.batch, step),
-        config.training,
-        stage="model",
-        seed=config.seed,
-        folder=folder / "checkpoints" / "model",
-        log=log,
-        references={f"entropy/{name}": value for name, value in tokens.marginal_entropy().items()},
-    )
-    save_model(folder / "model", model)
+def find_shared(source: Path, folder: Path, tokenizers: dict[str, Tokenizer]) -> list[str]:
+    """Returns the modalities whose tokenizers are the same, bit for bit, in another run.
+
+    Raises:
+        ValueError: If there is none: then there is nothing to start from.
+    """
+    of_source = {path.name: path for path in (source / TOKENIZERS).iterdir() if path.is_dir()}
+    shared = [
+        name
+        for name in tokenizers
+        if name in of_source
+        and fingerprint_files(of_source[name]) == fingerprint_files(folder / TOKENIZERS / name)
+    ]
+    if not shared:
+        raise ValueError(
+            f"The run {source} has no modality with the same tokenizer as one of "
+            f"{', '.join(tokenizers)}; give these its tokenizers (SavedTokenizerConfig), or no "
+            "--start-from."
+        )
+    return shared
 
 
 def evaluate(config: RunConfig, folder: Path, stage: Stages, command: str) -> None:

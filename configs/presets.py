@@ -11,6 +11,7 @@ from pathlib import Path
 
 import tyro
 
+from configs.from_run import is_run, load_run
 from configs.nyuv2 import nyuv2
 from configs.scenes import scenes, scenes_gpu
 from configs.schema import RunConfig
@@ -24,7 +25,7 @@ DEFAULT = "scenes"
 
 
 def parse_command_line(arguments: Sequence[str]) -> RunConfig:
-    """Returns the configuration that `[PRESET | FILE.py] [--knob value ...]` asks for.
+    """Returns the configuration that `[PRESET | FILE.py | RUN] [--knob value ...]` asks for.
 
     `run_dir` is filled in: runs/PRESET unless set.
 
@@ -45,7 +46,8 @@ def parse_command_line(arguments: Sequence[str]) -> RunConfig:
             args=arguments,
             prog=f"python train.py {name}",
             description=f"{description}\n\nPresets: {', '.join(PRESETS)}; or a FILE.py of your own "
-            "that sets `config = RunConfig(...)`. Every knob below overrides the preset's value.",
+            "that sets `config = RunConfig(...)`; or a run directory, whose model is trained "
+            "further. Every knob below overrides the preset's value.",
             config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
         )
     config.check()
@@ -53,15 +55,20 @@ def parse_command_line(arguments: Sequence[str]) -> RunConfig:
 
 
 def load_preset(name: str) -> tuple[RunConfig, str]:
-    """Returns a preset, or the `config` of a Python file, and what it says of itself."""
+    """Returns a preset, the `config` of a Python file, or what trains a run further.
+
+    With it comes what it says of itself.
+    """
     if name.endswith(".py"):
         return load_file(Path(name))
+    if is_run(Path(name)):
+        return load_run(Path(name))
     if name not in PRESETS:
         near = difflib.get_close_matches(name, PRESETS, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
         raise ValueError(
             f"There is no preset {name!r}; {hint}Presets are {', '.join(PRESETS)}, or give a "
-            "FILE.py that sets `config = RunConfig(...)`."
+            "FILE.py that sets `config = RunConfig(...)`, or a run directory to train further."
         )
     return PRESETS[name](), PRESETS[name].__doc__ or ""
 

@@ -1,12 +1,13 @@
 """Crops and flips that treat all modalities of a sample alike, so that they stay aligned."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from data_pipeline.source import Sample, Source
 from tokenizers.base import Crop, Values
+from tokenizers.features import Vectors
 
 
 class TransformedSource:
@@ -22,7 +23,7 @@ class TransformedSource:
         self,
         source: Source,
         values: dict[str, Values],
-        size: int,
+        size: int | Mapping[str, int],
         views: int = 1,
         crop_scale: tuple[float, float] = (0.4, 1.0),
         flip: bool = True,
@@ -33,7 +34,7 @@ class TransformedSource:
         Args:
             source: Of raw samples.
             values: The modalities to keep; others are dropped. `metadata` always stays.
-            size: Height and width of the result in pixels.
+            size: Height and width of the result in pixels; by modality if they differ.
             views: How many times each sample appears.
             crop_scale: Smallest and largest area of a random square, as a share of the largest
                 centred square.
@@ -44,14 +45,15 @@ class TransformedSource:
             ValueError: If views, size or crop_scale make no sense.
         """
         low, high = crop_scale
-        if views < 1 or size < 1 or not 0 < low <= high <= 1:
+        sizes = size if isinstance(size, Mapping) else dict.fromkeys(values, size)
+        if views < 1 or min(sizes.values(), default=1) < 1 or not 0 < low <= high <= 1:
             raise ValueError(
                 f"The crops got views={views}, size={size}, crop_scale={crop_scale}; views and "
                 "size are at least 1, and crop_scale two shares with 0 < smallest <= largest <= 1."
             )
         self.source = source
         self._values = values
-        self._size = size
+        self._sizes = sizes
         self._views = views
         self._crop_scale = crop_scale
         self._flip = flip
@@ -93,7 +95,7 @@ class TransformedSource:
         shapes = {
             name: value.shape[:2]
             for name, value in checked.items()
-            if isinstance(value, np.ndarray) and value.ndim >= 2
+            if _is_picture(value, self._values[name])
         }
         # Crops are shares of height and width: they fit any resolution but one aspect ratio.
         # A tolerance of a pixel lets through what was rounded when it was resized.
@@ -112,9 +114,11 @@ class TransformedSource:
         return checked
 
     def _view(self, sample: Sample, index: int) -> Sample:
-        crop = self._crop(_shape_of(sample), index)
+        crop = self._crop(self._shape_of(sample), index)
         return {
-            name: value if name == "metadata" else self._values[name].crop(value, crop, self._size)
+            name: value
+            if name == "metadata"
+            else self._values[name].crop(value, crop, self._sizes[name])
             for name, value in sample.items()
         }
 
@@ -140,10 +144,15 @@ class TransformedSource:
             flip=bool(self._flip and mirror < 0.5),
         )
 
+    def _shape_of(self, sample: Sample) -> tuple[int, int]:
+        """Returns height and width of the first dense modality; a square if there is none."""
+        for name, value in sample.items():
+            if name != "metadata" and _is_picture(value, self._values[name]):
+                return value.shape[0], value.shape[1]
+        return 1, 1
 
-def _shape_of(sample: dict[str, Any]) -> tuple[int, int]:
-    """Returns height and width of the first dense modality; a square if there is none."""
-    for name, value in sample.items():
-        if name != "metadata" and isinstance(value, np.ndarray) and value.ndim >= 2:
-            return value.shape[0], value.shape[1]
-    return 1, 1
+
+def _is_picture(value: Any, values: Values) -> bool:
+    """Tells what has a height and a width; vectors have two axes, too, but no place."""
+    has_axes = isinstance(value, np.ndarray) and value.ndim >= 2
+    return has_axes and not isinstance(values, Vectors)

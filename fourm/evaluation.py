@@ -137,9 +137,11 @@ class Evaluator:
         """
         self.model, self.heldout, self.training = model, heldout, training
         self.config, self.settings = config, settings
-        names = list(model.tokenizers)
+        first, *others = list(model.tokenizers)
         self._pairs = [Pair.parse(pair) for pair in config.pairs]
-        self._pairs = self._pairs or [Pair((names[0],), name) for name in names[1:]]
+        self._pairs = self._pairs or [
+            Pair((first,), name) for name in others if self._is_predictable(name)
+        ]
         for pair in self._pairs:
             self._samples((*pair.inputs, pair.target), config.num_samples)
         self._region_labels = self._find_region_labels()
@@ -161,6 +163,7 @@ class Evaluator:
         pairs = [
             Pair((source,), target)
             for source, target in itertools.permutations(self.model.tokenizers, 2)
+            if self._is_predictable(target)
         ]
         rows = []
         for pair in tqdm(pairs, desc="matrix", unit="direction", dynamic_ncols=True):
@@ -196,7 +199,7 @@ class Evaluator:
         table = {}
         for name, tokenizer in self.model.tokenizers.items():
             rows = self._samples((name,), self.config.num_samples)
-            if not len(rows):
+            if not len(rows) or not self._is_predictable(name):
                 continue
             values = self._values(name)
             main = next(iter(values.metrics))
@@ -218,6 +221,10 @@ class Evaluator:
                 table[name][f"value{region.suffix}"] = region.ceiling[main]
                 table[name][f"floor{region.suffix}"] = region.floor[main]
         return table
+
+    def _is_predictable(self, name: str) -> bool:
+        """False for features, which are only ever read: there are no ids to compare."""
+        return self.model.tokenizers[name].vocab_size > 0
 
     def _values(self, name: str) -> Values:
         if name not in self.model.tokenizers:

@@ -121,9 +121,13 @@ def pad_registers(is_real: Bool[Array, "batch n"], count: int) -> Bool[Array, "b
     return jnp.pad(is_real, ((0, 0), (count, 0)), constant_values=True)
 
 
+PROJECTION = "projection_"
+"""Begins the names of what projects features."""
+
+
 def projection_name(entry: TokenRange) -> str:
     """Returns the attribute of the model that projects a modality's features."""
-    return f"projection_{entry.index}"
+    return f"{PROJECTION}{entry.index}"
 
 
 def find_rows(space: TokenSpace, names: Sequence[str]) -> dict[str, tuple[int, int]]:

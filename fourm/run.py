@@ -326,7 +326,7 @@ def load(folder: str | Path) -> Any2Any:
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         settings = {
-            name: _read_settings(name, given)
+            name: read_settings(name, given)
             for name, given in (config.get("generation") or {}).items()
         }
     except FileNotFoundError as error:
@@ -355,7 +355,12 @@ def load(folder: str | Path) -> Any2Any:
     return Any2Any(model, tokenizers, config, settings)
 
 
-def _read_settings(name: str, given: Mapping[str, Any]) -> GenerationConfig:
+def read_settings(name: str, given: Mapping[str, Any]) -> GenerationConfig:
+    """Returns how a modality is generated, as a run directory says it.
+
+    Raises:
+        ValueError: If there is no such setting.
+    """
     known = {entry.name for entry in fields(GenerationConfig)}
     # A written configuration names its class.
     given = {key: value for key, value in given.items() if key != "class"}

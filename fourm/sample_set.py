@@ -50,7 +50,7 @@ class SampleSet:
 
         Args:
             samples: Values by modality name and, under "metadata", facts by name. What a sample
-                lacks has no key. All arrays of a modality have one shape.
+                lacks has no key. Arrays of a modality have one shape, or differ in length alone.
             modalities: What to keep.
         """
         facts = [sample.get("metadata", {}) for sample in samples]
@@ -149,12 +149,14 @@ def _column(samples: Sequence[Mapping[str, Any]], name: str) -> Column:
     values: Any = [samples[i][name] for i in index]
     if values and not isinstance(values[0], str | Boxes):
         shapes = {np.shape(value) for value in values}
-        if len(shapes) > 1:
+        # Only lengths may differ: of sequences of ids, and of vectors.
+        is_ragged = {len(shape) for shape in shapes} in ({1}, {2})
+        if len(shapes) > 1 and not (is_ragged and len({shape[1:] for shape in shapes}) == 1):
             raise ValueError(
                 f"Samples of {name} have different shapes, such as {sorted(shapes)[:2]}; "
                 "crop them to one size first."
             )
-        values = np.asarray(values)
+        values = np.asarray(values) if len(shapes) == 1 else list(map(np.asarray, values))
     return Column(index, values)
 
 
@@ -174,6 +176,9 @@ def _pack(column: Column, name: str) -> tuple[str, bytes]:
         corners, classes = (np.concatenate(parts) for parts in zip(*values, strict=True))
         counts = np.array([len(boxes.classes) for boxes in values], np.int32)
         return "boxes", _npz(index=index, corners=corners, classes=classes, counts=counts)
+    if values and isinstance(values[0], np.ndarray):
+        lengths = np.array([len(value) for value in values], np.int32)
+        return "arrays", _npz(index=index, values=np.concatenate(values), lengths=lengths)
     if all(isinstance(value, str) for value in values):
         record = {"index": index.tolist(), "values": list(values)}
         return "text", json.dumps(record).encode()
@@ -191,6 +196,10 @@ def _unpack(kind: str, content: bytes) -> Column:
         case "array":
             with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
                 return Column(arrays["index"], arrays["values"])
+        case "arrays":
+            with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+                ends = np.cumsum(arrays["lengths"])[:-1]
+                return Column(arrays["index"], np.split(arrays["values"], ends))
         case "boxes":
             with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
                 ends = np.cumsum(arrays["counts"])[:-1]

@@ -1,5 +1,6 @@
 """A model on disk: weights and shape, from which it is rebuilt without any configuration."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from flax import nnx
 from fourm.model import FourM, ModelConfig
 from fourm.token_space import TokenRange, TokenSpace
 from tokenizers.base import SequenceTokens
-from tokenizers.storage import load_folder, save_folder, to_tuples
+from tokenizers.storage import load_folder, read_description, save_folder, to_tuples
 
 
 def save_model(folder: Path, model: FourM) -> None:
@@ -30,13 +31,7 @@ def load_model(folder: Path) -> FourM:
         ValueError: One sentence, if it is absent, damaged, or of another version.
     """
     description, arrays, _ = load_folder(folder)
-    try:
-        config = _read_config(description["model"])
-        space = TokenSpace(tuple(_read_range(entry) for entry in description["token_space"]))
-    except (KeyError, TypeError) as error:
-        raise ValueError(
-            f"{folder} does not describe a model of this version ({error}); train it again."
-        ) from error
+    config, space = _read_shape(folder, description)
     model = nnx.eval_shape(lambda: FourM(space, config, nnx.Rngs(0)))
     weights = dict(_weights(model))
     for name in sorted({*weights, *arrays}):
@@ -49,6 +44,25 @@ def load_model(folder: Path) -> FourM:
             )
         weights[name].set_value(jnp.asarray(arrays[name]))
     return model
+
+
+def load_shape(folder: Path) -> tuple[ModelConfig, TokenSpace]:
+    """Returns what a model that `save_model` wrote looks like, without its weights.
+
+    Raises:
+        ValueError: As `load_model` does.
+    """
+    return _read_shape(folder, read_description(folder))
+
+
+def _read_shape(folder: Path, description: Mapping[str, Any]) -> tuple[ModelConfig, TokenSpace]:
+    try:
+        config = _read_config(description["model"])
+        return config, TokenSpace(tuple(map(_read_range, description["token_space"])))
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"{folder} does not describe a model of this version ({error}); train it again."
+        ) from error
 
 
 def _weights(model: FourM) -> list[tuple[str, nnx.Variable]]:

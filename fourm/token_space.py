@@ -7,8 +7,8 @@ table, one position table and one modality table however many modalities there a
 
 import difflib
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 from jaxtyping import Array, Bool, Float, Int
@@ -103,6 +103,22 @@ class TokenSpace:
             first_id += entry.vocab_size
             first_position += entry.num_positions
         return cls(tuple(ranges))
+
+    def with_roles_of(self, other: "TokenSpace", names: Iterable[str]) -> "TokenSpace":
+        """Returns this space, with named modalities input and target only as in another one."""
+        named = set(names)
+        return TokenSpace(
+            tuple(
+                replace(
+                    entry,
+                    is_input=other[entry.name].is_input,
+                    is_target=other[entry.name].is_target,
+                )
+                if entry.name in named
+                else entry
+                for entry in self.ranges
+            )
+        )
 
     @property
     def names(self) -> tuple[str, ...]:

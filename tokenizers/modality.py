@@ -7,20 +7,47 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tokenizers.base import Tokenizer
+from jaxtyping import Array, Key
+
+from tokenizers.base import RawBatch, Tokenizer
 from tokenizers.boxes import BoxList, BoxTokenizer, BoxTokenizerConfig
-from tokenizers.codes import CodeTokenizer
+from tokenizers.codes import Codes, CodeTokenizer
 from tokenizers.diffusion_tokenizer import DiffusionTokenizer, DiffusionTokenizerConfig
-from tokenizers.features import PixelTokenizer, VectorTokenizer
+from tokenizers.features import PixelTokenizer, Vectors, VectorTokenizer
 from tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from tokenizers.scalars import Scalar, ScalarTokenizer, ScalarTokenizerConfig
 from tokenizers.storage import load_folder
 from tokenizers.text import Text, TextTokenizer, TextTokenizerConfig
 from tokenizers.values import Classes, Colors, Directions, Distances, Reals
 from tokenizers.vit_tokenizer import ViTTokenizer, ViTTokenizerConfig
-from tokenizers.wordpiece import WordPieceTokenizer
+from tokenizers.wordpiece import WordPieceTokenizer, WordPieceTokenizerConfig
 
-AnyValues = Colors | Distances | Directions | Classes | Reals | Text | BoxList | Scalar
+
+@dataclass(frozen=True)
+class SavedTokenizerConfig:
+    """A tokenizer that was made before, in another run or out of a published file."""
+
+    path: str
+    """Its folder, such as runs/scenes/tokenizers/rgb."""
+
+    def fit(self, values: Any, raw: RawBatch, key: Key[Array, ""]) -> Tokenizer:
+        """Returns the saved tokenizer as it is; the samples and the key play no part.
+
+        Raises:
+            ValueError: If there is none, or it was made for values of another meaning.
+        """
+        tokenizer = load_tokenizer(Path(self.path).expanduser())
+        if tokenizer.values != values:
+            raise ValueError(
+                f"The tokenizer in {self.path} is for {tokenizer.values}, the modality says "
+                f"{values}; give the modality the tokenizer's own values."
+            )
+        return tokenizer
+
+
+AnyValues = (
+    Colors | Distances | Directions | Classes | Reals | Text | BoxList | Scalar | Codes | Vectors
+)
 AnyTokenizerConfig = (
     ImageTokenizerConfig
     | ViTTokenizerConfig
@@ -28,6 +55,8 @@ AnyTokenizerConfig = (
     | TextTokenizerConfig
     | BoxTokenizerConfig
     | ScalarTokenizerConfig
+    | WordPieceTokenizerConfig
+    | SavedTokenizerConfig
 )
 
 
@@ -39,6 +68,8 @@ class Modality:
     """What the raw numbers mean: units, validity, symmetry, metric, picture."""
     tokenizer: AnyTokenizerConfig
     """How they become tokens."""
+    size: int = 0
+    """Height and width of its pictures in pixels; 0 for --crops.size, which most share."""
 
 
 TOKENIZERS: dict[str, type[Any]] = {

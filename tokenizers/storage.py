@@ -83,16 +83,7 @@ def load_folder(
         ValueError: One sentence, if the folder is absent, incomplete, damaged or of another kind.
     """
     folder = Path(folder)
-    if not (folder / DESCRIPTION).is_file():
-        raise ValueError(
-            f"Nothing saved in {folder}: it has no {DESCRIPTION}; give the folder that was saved, "
-            "or delete it and make it again."
-        )
-    try:
-        record = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-        description, checksums = dict(record["description"]), dict(record["sha256"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise _damaged(folder, f"{DESCRIPTION} cannot be read") from error
+    description, checksums = _read_record(folder)
     if tokenizer not in (None, description.get("tokenizer")):
         raise ValueError(
             f"{folder} holds a tokenizer of kind {description.get('tokenizer')!r}, "
@@ -111,6 +102,29 @@ def load_folder(
         arrays = {name: archive[name] for name in archive.files}
     files = {name: (folder / name).read_bytes() for name in checksums if name != ARRAYS}
     return description, arrays, files
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """Returns the description alone, without a look at what it describes.
+
+    Raises:
+        ValueError: One sentence, if there is none or it is damaged.
+    """
+    return _read_record(Path(folder))[0]
+
+
+def _read_record(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """Returns description and checksums."""
+    if not (folder / DESCRIPTION).is_file():
+        raise ValueError(
+            f"Nothing saved in {folder}: it has no {DESCRIPTION}; give the folder that was saved, "
+            "or delete it and make it again."
+        )
+    try:
+        record = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        return dict(record["description"]), dict(record["sha256"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise _damaged(folder, f"{DESCRIPTION} cannot be read") from error
 
 
 def _check_plain(name: str, folder: Path) -> None:

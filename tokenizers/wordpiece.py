@@ -6,11 +6,11 @@ sentinel. What the ids mean and how the file is read is in `wordpiece_file`.
 """
 
 import re
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int, Int32
+from jaxtyping import Array, Int, Int32, Key
 
 from tokenizers.base import RawBatch, SequenceTokens
 from tokenizers.sequences import pad_sequences, read_sequences
@@ -22,6 +22,29 @@ FILE = "wordpiece.json"
 END = "[EOS]"
 UNSPOKEN = ("[PAD]", "[SOS]", "[S_0]")
 """Tokens that stand for no text, beside the end and the sentinels; a model may still write them."""
+
+
+@dataclass(frozen=True)
+class WordPieceTokenizerConfig:
+    """Text by a WordPiece vocabulary that is there already; nothing is fitted."""
+
+    path: str
+    """Tokenizer file, such as text_tokenizer_4m_wordpiece_30k.json of the ml-4m repository."""
+    max_tokens: int = 256
+    """Longest sequence, its end included."""
+
+    def fit(self, values: Text, raw: RawBatch, key: Key[Array, ""]) -> "WordPieceTokenizer":
+        """Returns the file's tokenizer; the samples and the key play no part.
+
+        Raises:
+            ValueError: If there is no such file, or it is not supported.
+        """
+        file = Path(self.path).expanduser()
+        if not file.is_file():
+            raise ValueError(
+                f"There is no tokenizer file {self.path!r}; set tokenizer.path to one."
+            )
+        return WordPieceTokenizer(values, file.read_bytes(), self.max_tokens)
 
 
 class WordPieceTokenizer:

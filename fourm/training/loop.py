@@ -32,7 +32,7 @@ class TrainingConfig:
     """How long and how to train."""
 
     steps: int = 1500
-    """Optimizer steps."""
+    """Optimizer steps. 0 evaluates the weights that are given as they are."""
     batch_size: int = 32
     """Samples per step."""
     accumulation: int = 1
@@ -48,10 +48,13 @@ class TrainingConfig:
 
     def check(self, knob: str) -> None:
         """Raises ValueError, in one sentence, for impossible values of the fields at `knob`."""
-        for name in ("steps", "batch_size", "accumulation", "log_every", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                shown = name.replace("_", "-")
-                raise ValueError(f"{knob}.{shown} is {getattr(self, name)}; it must be at least 1.")
+        least = dict.fromkeys(("batch_size", "accumulation", "log_every", "checkpoint_every"), 1)
+        for name, smallest in {"steps": 0, **least}.items():
+            if getattr(self, name) < smallest:
+                raise ValueError(
+                    f"{knob}.{name.replace('_', '-')} is {getattr(self, name)}; it must be at "
+                    f"least {smallest}."
+                )
         if self.batch_size % self.accumulation:
             raise ValueError(
                 f"{knob}.batch-size is {self.batch_size}; it must be divisible by "

@@ -224,8 +224,8 @@ def test_a_value_of_the_wrong_type_is_refused_by_name(value, capsys):
 
 
 def test_a_value_out_of_range_is_one_sentence():
-    with pytest.raises(ValueError, match=r"--training\.steps is 0; it must be at least 1"):
-        parse_command_line(["--training.steps", "0"])
+    with pytest.raises(ValueError, match=r"--training\.steps is -1; it must be at least 0"):
+        parse_command_line(["--training.steps", "-1"])
 
 
 def test_a_file_of_ones_own_is_loaded_and_overridden():

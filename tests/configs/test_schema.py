@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from configs.presets import PRESETS
-from configs.schema import CropConfig, RunConfig, differing_knobs, to_plain
+from configs.schema import CropConfig, RunConfig, differing_knobs, from_plain, to_plain
 from data_pipeline.files import ArrayFile, BoxesFile, NumberFile, TextFile
 from data_pipeline.files_source import FilesData
 from data_pipeline.scenes import ScenesData
@@ -26,16 +26,19 @@ from fourm.training.loop import TrainingConfig
 from fourm.training.train_state import OptimizerConfig
 from tokenizers.boxes import BoxList, BoxTokenizerConfig
 from tokenizers.code_encoder import CodeEncoderConfig, QuantizerConfig
+from tokenizers.codes import Codes
 from tokenizers.diffusion import DiffusionConfig
 from tokenizers.diffusion_tokenizer import DiffusionTokenizerConfig, SamplingConfig
+from tokenizers.features import Vectors
 from tokenizers.image import ImageTokenizerConfig
-from tokenizers.modality import Modality
+from tokenizers.modality import Modality, SavedTokenizerConfig
 from tokenizers.scalars import Scalar, ScalarTokenizerConfig
 from tokenizers.text import Text, TextTokenizerConfig
 from tokenizers.unet import UNetConfig
 from tokenizers.values import Classes, Colors, Directions, Distances, Reals
 from tokenizers.vit import NetworkConfig
 from tokenizers.vit_tokenizer import DecoderConfig, ViTTokenizerConfig
+from tokenizers.wordpiece import WordPieceTokenizerConfig
 
 CONFIG_CLASSES = {
     *(RunConfig, CropConfig, Modality, EvaluationConfig, RegionConfig, GenerationConfig),
@@ -45,7 +48,7 @@ CONFIG_CLASSES = {
     *(Text, BoxList, Scalar, ImageTokenizerConfig, TextTokenizerConfig, BoxTokenizerConfig),
     *(ScalarTokenizerConfig, ViTTokenizerConfig, CodeEncoderConfig, QuantizerConfig),
     *(NetworkConfig, DecoderConfig, DiffusionTokenizerConfig, DiffusionConfig, SamplingConfig),
-    UNetConfig,
+    *(UNetConfig, Codes, Vectors, WordPieceTokenizerConfig, SavedTokenizerConfig),
 }
 
 
@@ -87,6 +90,32 @@ def test_the_classes_checked_above_are_all_that_a_run_is_made_of():
     found = reachable_classes(RunConfig, set())
     abstract = {cls for cls in found if cls.__subclasses__() and cls not in CONFIG_CLASSES}
     assert found - abstract <= CONFIG_CLASSES
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_configuration_comes_back_from_its_plain_form(name):
+    config = PRESETS[name]()
+    assert from_plain(json.loads(json.dumps(to_plain(config)))) == config
+
+
+@pytest.mark.parametrize(
+    ("plain", "message"),
+    [
+        ({"class": "Mine"}, "no configuration class 'Mine'"),
+        ({"class": "CropConfig", "sise": 3}, "CropConfig has no knob 'sise'"),
+    ],
+)
+def test_a_plain_configuration_of_another_version_is_refused(plain, message):
+    with pytest.raises(ValueError, match=message):
+        from_plain(plain)
+
+
+def test_infinities_come_back_from_a_plain_form():
+    crops = CropConfig(scale=(0.5, 1.0))
+    loss = LossConfig(weights={"rgb": 2.0})
+    optimizer = OptimizerConfig(learning_rate=float("inf"))
+    for config in (crops, loss, optimizer):
+        assert from_plain(to_plain(config)) == config
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -69,3 +69,17 @@ def test_pictures_of_different_sizes_are_refused():
     samples = [{"rgb": np.zeros((4, 4, 3), np.uint8)}, {"rgb": np.zeros((4, 5, 3), np.uint8)}]
     with pytest.raises(ValueError, match=r"rgb have different shapes.*crop them to one size"):
         SampleSet.collect(samples, ["rgb"])
+
+
+@pytest.mark.parametrize("width", [(), (3,)])
+def test_sequences_of_different_lengths_survive_the_disk(tmp_path, width):
+    rng = np.random.default_rng(0)
+    values = [rng.integers(0, 9, (length, *width)) for length in (4, 1, 6)]
+    samples = [{"ids": values[0]}, {}, {"ids": values[1]}, {"ids": values[2]}]
+    SampleSet.collect(samples, ["ids"]).save(tmp_path / "set")
+    loaded = SampleSet.load(tmp_path / "set")
+    assert loaded.rows(["ids"]).tolist() == [0, 2, 3]
+    for found, value in zip(
+        loaded.take("ids", np.array([0, 3])), (values[0], values[2]), strict=True
+    ):
+        np.testing.assert_array_equal(found, value)

@@ -1,0 +1,128 @@
+"""A configuration that trains a run further: fine-tuning, on the same data or on others."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from configs.mixtures import any_to_any
+from configs.published import DOMAINS, mixture
+from configs.schema import CropConfig, RunConfig, from_plain
+from data_pipeline.files import ArrayFile, BoxesFile, FileFormat, NumberFile, TextFile
+from data_pipeline.files_source import FilesData
+from fourm.evaluation import EvaluationConfig
+from fourm.masking import MaskingConfig
+from fourm.probing import ProbeConfig
+from fourm.run import CONFIG, MODEL, TOKENIZERS, read_settings
+from fourm.saved_model import load_shape
+from fourm.streams import can_be_asked
+from fourm.token_space import TokenSpace
+from fourm.training.loop import TrainingConfig
+from fourm.training.train_state import OptimizerConfig
+from tokenizers.base import Tokenizer
+from tokenizers.boxes import BoxList
+from tokenizers.codes import Codes
+from tokenizers.modality import Modality, SavedTokenizerConfig, load_tokenizer
+from tokenizers.scalars import Scalar
+from tokenizers.text import Text
+from tokenizers.values import Colors
+
+
+def is_run(folder: Path) -> bool:
+    """True for a folder that is, or will be, a run directory."""
+    return (folder / CONFIG).is_file()
+
+
+def load_run(folder: Path) -> tuple[RunConfig, str]:
+    """Returns what trains the model of a run further, and a line about it.
+
+    Tokenizers and the model's shape are the run's. All else is as in the run if `train.py` made
+    it. Of an imported model nothing else is known: its data is to be given as files, its masks
+    are those that it was published with, if it is a published one.
+
+    Raises:
+        ValueError: If the run has no model yet, or its configuration can't be read.
+    """
+    if not (folder / MODEL).is_dir():
+        raise ValueError(
+            f"The run {folder} has no model yet to start from; finish it first, or give a preset."
+        )
+    model, space = load_shape(folder / MODEL)
+    saved = {name: folder / TOKENIZERS / name for name in space.names}
+    tokenizers = {name: load_tokenizer(path) for name, path in saved.items()}
+    modalities = {
+        name: Modality(tokenizer.values, SavedTokenizerConfig(str(saved[name])), _size(tokenizer))
+        for name, tokenizer in tokenizers.items()
+    }
+    try:
+        plain = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        config = from_plain(plain) if "class" in plain else _published(plain, space, tokenizers)
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"{folder / CONFIG} can't be used ({error}); give a FILE.py with --start-from {folder}."
+        ) from error
+    config = replace(
+        config,
+        modalities=modalities,
+        model=model,
+        start_from=str(folder),
+        run_dir=f"{folder}-tuned",
+    )
+    return config, f"The model of {folder}, trained further."
+
+
+def _size(tokenizer: Tokenizer) -> int:
+    """Returns height and width of what a tokenizer reads; 0 where it does not say."""
+    return getattr(tokenizer, "picture_size", (0, 0))[0]
+
+
+def _published(
+    plain: dict[str, Any], space: TokenSpace, tokenizers: dict[str, Tokenizer]
+) -> RunConfig:
+    """Returns a configuration for a model that was imported."""
+    shown = [entry.name for entry in space.ranges if entry.is_input]
+    asked = [entry.name for entry in space.ranges if can_be_asked(entry)]
+    source = next((name for name in ("rgb@224", "tok_rgb@224") if name in shown), shown[0])
+    files = {name: _file_format(name, each) for name, each in tokenizers.items()}
+    return RunConfig(
+        modalities={},
+        data=FilesData(modalities=files),
+        # Ids that were made beforehand can't be cropped.
+        crops=CropConfig(size=224, views=1, flip=False),
+        masking=_masking(shown, asked),
+        tokenizer_samples=512,
+        training=TrainingConfig(
+            steps=1000, batch_size=16, optimizer=OptimizerConfig(learning_rate=1e-4)
+        ),
+        generation={
+            name: read_settings(name, given) for name, given in plain.get("generation", {}).items()
+        },
+        evaluation=EvaluationConfig(
+            pairs=tuple(f"{source}->{name}" for name in asked if name != source), num_samples=64
+        ),
+        probes=ProbeConfig(input=source),
+    )
+
+
+def _file_format(name: str, tokenizer: Tokenizer) -> FileFormat:
+    """Returns files of raw values in a folder named after what they are; of ids, in full."""
+    folder = name.removeprefix("tok_").split("@")[0]
+    match tokenizer.values:
+        case Codes():
+            return ArrayFile()
+        case Text():
+            return TextFile(folder)
+        case BoxList(class_names=names):
+            return BoxesFile(folder, class_names=names)
+        case Scalar():
+            return NumberFile(folder)
+        case values:
+            return ArrayFile(folder, as_rgb=isinstance(values, Colors))
+
+
+def _masking(shown: list[str], asked: list[str]) -> MaskingConfig:
+    for modalities, (inputs, targets) in DOMAINS.items():
+        if {*shown, *asked} == {*inputs, *targets}:
+            return mixture(modalities)
+    component = any_to_any(dict.fromkeys(asked, 1.0), num_inputs=(8, 128), num_targets=128)
+    return MaskingConfig((replace(component, inputs=dict.fromkeys(shown, 0.3)),))
