@@ -23,6 +23,7 @@ import numpy as np
 from flax import nnx
 from tqdm import tqdm
 
+from configs.launch import read_launch
 from configs.presets import parse_command_line
 from configs.schema import RunConfig, differing_knobs, to_plain
 from data_pipeline.batches import BatchIterator, BatchOrder
@@ -42,6 +43,7 @@ from fourm.run_log import RunLog, read_metrics
 from fourm.sample_set import HELDOUT, TRAINING, SampleSet, load_heldout, save_heldout
 from fourm.saved_model import load_model, save_model
 from fourm.token_space import TokenSpace
+from fourm.training.distributed import initialize
 from fourm.training.loop import NonFiniteLossError, TrainingConfig, train
 from fourm.training.train_state import OptimizerConfig
 from fourm.warm_start import take_weights
@@ -76,7 +78,10 @@ class Stages:
 def main(arguments: Sequence[str]) -> int:
     """Runs everything that a command line asks for; bad input is one sentence, exit code 2."""
     try:
-        config = parse_command_line(arguments)
+        launch = read_launch(arguments)
+        if launch.distributed:
+            initialize(launch.coordinator, launch.num_processes, launch.process_index)
+        config, _ = parse_command_line(arguments)
         folder = open_run(config)
         if is_reported(folder, config):
             print(

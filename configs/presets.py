@@ -6,12 +6,14 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
 from configs.from_run import is_run, load_run
+from configs.launch import Launch
 from configs.nyuv2 import nyuv2
 from configs.scenes import scenes, scenes_gpu
 from configs.schema import RunConfig
@@ -24,8 +26,18 @@ PRESETS: dict[str, Callable[[], RunConfig]] = {
 DEFAULT = "scenes"
 
 
-def parse_command_line(arguments: Sequence[str]) -> RunConfig:
-    """Returns the configuration that `[PRESET | FILE.py | RUN] [--knob value ...]` asks for.
+@dataclass(frozen=True)
+class CommandLine:
+    """What a command line says; no name stands before the knobs of either part."""
+
+    config: Annotated[RunConfig, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff]
+    launch: Annotated[Launch, tyro.conf.arg(name="")]
+
+
+def parse_command_line(arguments: Sequence[str]) -> tuple[RunConfig, Launch]:
+    """Returns what `[PRESET | FILE.py | RUN] [--knob value ...]` asks for, and how it is started.
+
+    For the second alone, before all else, there is `configs.launch.read_launch`.
 
     `run_dir` is filled in: runs/PRESET unless set.
 
@@ -40,18 +52,21 @@ def parse_command_line(arguments: Sequence[str]) -> RunConfig:
     with warnings.catch_warnings():
         # A file of the user's may define a data class of its own.
         warnings.filterwarnings("ignore", ".*does not match any type in Union")
-        config = tyro.cli(
-            RunConfig,
-            default=config,
+        line = tyro.cli(
+            CommandLine,
+            default=CommandLine(config, Launch()),
             args=arguments,
             prog=f"python train.py {name}",
             description=f"{description}\n\nPresets: {', '.join(PRESETS)}; or a FILE.py of your own "
             "that sets `config = RunConfig(...)`; or a run directory, whose model is trained "
             "further. Every knob below overrides the preset's value.",
-            config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
+            config=(tyro.conf.AvoidSubcommands,),
         )
+    config = line.config
     config.check()
-    return config if config.run_dir else replace(config, run_dir=f"runs/{Path(name).stem}")
+    if not config.run_dir:
+        config = replace(config, run_dir=f"runs/{Path(name).stem}")
+    return config, line.launch
 
 
 def load_preset(name: str) -> tuple[RunConfig, str]:

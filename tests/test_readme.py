@@ -77,7 +77,7 @@ def test_training_commands_are_understood(command, tmp_path):
     if words and words[-1] == "--help":
         load_preset(words[0])
     else:
-        assert parse_command_line(words).run_dir
+        assert parse_command_line(words)[0].run_dir
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("python -m fourm")])
@@ -117,7 +117,7 @@ def test_the_configuration_of_the_page_on_own_data_can_be_run(tmp_path):
     page = (ROOT / "docs" / "your_data.md").read_text(encoding="utf-8")
     file = tmp_path / "streets.py"
     file.write_text("\n".join(re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)))
-    config = parse_command_line([str(file), "--data.path", "PATH"])
+    config, _ = parse_command_line([str(file), "--data.path", "PATH"])
     assert config.run_dir == "runs/streets" and config.data.path == "PATH"
     assert set(config.data.modalities) == set(config.modalities)
     kinds = {kind.__name__ for kind in typing.get_args(typing.get_type_hints(Modality)["values"])}

@@ -126,7 +126,7 @@ def test_an_imported_model_asks_for_files_of_its_modalities(tmp_path):
     assert config.masking == mixture("7")
     assert config.evaluation.pairs[0] == "rgb@224->caption"
     assert all("rgb@224->" in pair for pair in config.evaluation.pairs)
-    parsed = parse_command_line([str(folder), "--data.path", "x", "--training.steps", "7"])
+    parsed, _ = parse_command_line([str(folder), "--data.path", "x", "--training.steps", "7"])
     assert parsed.training.steps == 7 and parsed.data.path == "x"
 
 

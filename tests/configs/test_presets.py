@@ -10,6 +10,7 @@ import jax
 import pytest
 from flax import nnx
 
+from configs.launch import Launch
 from configs.presets import DEFAULT, PRESETS, load_preset, parse_command_line
 from configs.schema import RunConfig
 from fourm.evaluation import EvaluationConfig
@@ -150,18 +151,19 @@ def test_help_explains_every_knob(name):
 
 
 def test_without_a_preset_the_default_is_taken_and_names_the_run_directory():
-    assert parse_command_line([]).run_dir == f"runs/{DEFAULT}"
-    assert parse_command_line(["scenes_gpu"]).run_dir == "runs/scenes_gpu"
-    assert parse_command_line(["--run-dir", "elsewhere"]).run_dir == "elsewhere"
+    assert parse_command_line([])[0].run_dir == f"runs/{DEFAULT}"
+    assert parse_command_line(["scenes_gpu"])[0].run_dir == "runs/scenes_gpu"
+    assert parse_command_line(["--run-dir", "elsewhere"])[0].run_dir == "elsewhere"
 
 
 def test_without_overrides_a_preset_is_as_written():
     for name in PRESETS:
-        assert parse_command_line([name, "--run-dir", "x"]) == replace(CONFIGS[name], run_dir="x")
+        config, launch = parse_command_line([name, "--run-dir", "x"])
+        assert config == replace(CONFIGS[name], run_dir="x") and launch == Launch()
 
 
 def test_overrides_reach_every_depth():
-    config = parse_command_line(
+    config, _ = parse_command_line(
         [
             *("scenes", "--seed", "7", "--model.dim", "96", "--crops.flip", "False"),
             *("--modalities.rgb.tokenizer.codebook-size", "77"),
@@ -229,7 +231,7 @@ def test_a_value_out_of_range_is_one_sentence():
 
 
 def test_a_file_of_ones_own_is_loaded_and_overridden():
-    config = parse_command_line([str(EXAMPLE), "--data.path", "somewhere"])
+    config, _ = parse_command_line([str(EXAMPLE), "--data.path", "somewhere"])
     assert list(config.modalities) == ["rgb", "bands", "radar", "elevation", "land_cover"]
     assert config.data.path == "somewhere"
     assert config.run_dir == "runs/satellite"
@@ -269,7 +271,7 @@ def test_a_file_may_have_the_name_of_a_module_of_ours(tmp_path):
     file = tmp_path / "train.py"
     file.write_text("from configs.scenes import scenes\nconfig = scenes()\n")
     before = sys.modules.get("train")
-    assert parse_command_line([str(file)]).modalities == CONFIGS["scenes"].modalities
+    assert parse_command_line([str(file)])[0].modalities == CONFIGS["scenes"].modalities
     assert sys.modules.get("train") is before
 
 
@@ -284,6 +286,6 @@ def test_a_file_may_bring_a_data_class_of_its_own(tmp_path, recwarn):
         "    splits = ('train', 'test')\n"
         "config = replace(scenes(), data=Telescope())\n"
     )
-    config = parse_command_line([str(file), "--data.plates", "cellar"])
+    config, _ = parse_command_line([str(file), "--data.plates", "cellar"])
     assert type(config.data).__name__ == "Telescope" and config.data.plates == "cellar"
     assert not [warning for warning in recwarn if "Union" in str(warning.message)]

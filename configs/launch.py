@@ -1,0 +1,70 @@
+"""How a run is started. What the run is does not depend on it, so `config.json` has none of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How the processes of a run find each other."""
+
+    distributed: Flag = False
+    """Train in several processes, which are started by the same command and share the run
+    directory. SLURM, Open MPI and Cloud TPU say who they are; elsewhere give the three below."""
+    coordinator: str = ""
+    """HOST:PORT at which process 0 can be reached by all; any free port of its machine."""
+    num_processes: int | None = None
+    """Processes of the run, all machines together."""
+    process_index: int | None = None
+    """Which of them this one is, from 0."""
+
+    def check(self) -> None:
+        """Raises ValueError, in one sentence, if the options do not fit each other."""
+        given = {
+            "--coordinator": self.coordinator or None,
+            "--num-processes": self.num_processes,
+            "--process-index": self.process_index,
+        }
+        missing = [knob for knob, value in given.items() if value is None]
+        if not self.distributed:
+            if len(missing) < len(given):
+                present = ", ".join(knob for knob in given if knob not in missing)
+                raise ValueError(f"{present} says how processes meet; add --distributed.")
+            return
+        if missing and len(missing) < len(given):
+            raise ValueError(
+                f"{', '.join(missing)} is missing; give --coordinator, --num-processes and "
+                "--process-index together, or none of them where SLURM or Cloud TPU knows them."
+            )
+        if missing:
+            return
+        host, _, port = self.coordinator.rpartition(":")
+        if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+            raise ValueError(
+                f"--coordinator is {self.coordinator!r}; it must be HOST:PORT, such as "
+                "10.0.0.1:1234."
+            )
+        if not 0 <= self.process_index < self.num_processes:
+            raise ValueError(
+                f"--process-index is {self.process_index} of --num-processes "
+                f"{self.num_processes}; it must be at least 0 and below their number."
+            )
+
+
+def read_launch(arguments: Sequence[str]) -> Launch:
+    """Returns how a command line starts a run, whatever else it says.
+
+    Processes must find each other before anything else is done, and the rest of the command line
+    may name a run whose tokenizers have to be loaded.
+
+    Raises:
+        ValueError: If the options do not fit each other.
+    """
+    launch, _ = tyro.cli(Launch, args=list(arguments), return_unknown_args=True, add_help=False)
+    launch.check()
+    return launch
