@@ -27,7 +27,9 @@ from configs.launch import read_launch
 from configs.presets import parse_command_line
 from configs.schema import RunConfig, differing_knobs, to_plain
 from data_pipeline.batches import BatchIterator, BatchOrder
-from data_pipeline.token_store import TokenStore, build_token_store, fingerprint_files
+from data_pipeline.token_index import fingerprint_files
+from data_pipeline.token_mixture import TokenMixture
+from data_pipeline.token_writer import plan_store, write_tokens
 from data_pipeline.transforms import TransformedSource
 from fourm.evaluation import Evaluator
 from fourm.files import write_file
@@ -159,16 +161,9 @@ def is_reported(folder: Path, config: RunConfig) -> bool:
 def open_sources(config: RunConfig) -> dict[str, TransformedSource]:
     """Opens every split; only training samples come in several views."""
     values = {name: modality.values for name, modality in config.modalities.items()}
-    crops = config.crops
     return {
-        split: TransformedSource(
-            config.data.open(split),
-            values,
-            config.sizes,
-            views=crops.views if split == "train" else 1,
-            crop_scale=crops.scale,
-            flip=crops.flip,
-            seed=config.seed,
+        split: config.crops.apply(
+            config.data.open(split), values, config.sizes, config.seed, split == "train"
         )
         for split in config.data.splits
     }
@@ -258,24 +253,22 @@ def make_tokens(
     source: TransformedSource,
     tokenizers: dict[str, Tokenizer],
     folder: Path,
-) -> TokenStore:
-    """Encodes the training split once."""
-    made_from = {name: fingerprint_files(folder / "tokenizers" / name) for name in tokenizers}
-    made_from["data"] = json.dumps(to_plain([config.data, config.crops, config.seed]))
-    with tqdm(total=len(source), desc="tokens", unit="sample", dynamic_ncols=True) as bar:
-        return build_token_store(
-            source,
-            tokenizers,
-            folder / "tokens",
-            made_from,
-            progress=lambda done, _: bar.update(done - bar.n),
-        )
+) -> TokenMixture:
+    """Encodes the training split once, or opens the tokens that the configuration names."""
+    made_by = {name: fingerprint_files(folder / "tokenizers" / name) for name in tokenizers}
+    if config.tokens:
+        return TokenMixture.open(config.tokens, tokenizers, made_by)
+    made_from = {"data": repr((config.data, config.crops, config.seed))}
+    plan = plan_store(source, tokenizers, made_by, made_from)
+    with tqdm(total=plan.samples, desc="tokens", unit="sample", dynamic_ncols=True) as bar:
+        write_tokens(source, tokenizers, folder / "tokens", plan, bar.update)
+    return TokenMixture.open({str(folder / "tokens"): 1.0}, tokenizers, made_by)
 
 
 def train_model(
     config: RunConfig,
     tokenizers: dict[str, Tokenizer],
-    tokens: TokenStore,
+    tokens: TokenMixture,
     folder: Path,
     log: RunLog,
 ) -> None:
@@ -284,7 +277,7 @@ def train_model(
         return
     model = create_model(config, tokenizers, folder)
     space = model.space
-    order = BatchOrder(len(tokens), config.training.batch_size, config.seed)
+    order = tokens.order(config.training.batch_size, config.seed)
 
     def loss_fn(model, batch, key):
         return masked_loss(model, mask_batch(key, batch, space, config.masking), config.loss)

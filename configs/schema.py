@@ -12,6 +12,7 @@ from typing import Any, get_args, get_type_hints
 from data_pipeline.files_source import FilesData
 from data_pipeline.scenes import ScenesData
 from data_pipeline.tfds_source import TfdsData
+from data_pipeline.transforms import CropConfig
 from fourm.evaluation import EvaluationConfig
 from fourm.generation import GenerationConfig
 from fourm.loss import LossConfig
@@ -21,33 +22,6 @@ from fourm.probing import ProbeConfig
 from fourm.results import Pair
 from fourm.training.loop import TrainingConfig
 from tokenizers.modality import Modality
-
-
-@dataclass(frozen=True)
-class CropConfig:
-    """How samples are cut to one size; see `data_pipeline.transforms.TransformedSource`."""
-
-    size: int = 64
-    """Height and width in pixels of everything that is a picture."""
-    views: int = 1
-    """Versions of every training sample: the centre square, and further random squares."""
-    scale: tuple[float, float] = (0.4, 1.0)
-    """Smallest and largest area of a random square, as a share of the centre square."""
-    flip: bool = True
-    """Mirror half of the random squares."""
-
-    def check(self) -> None:
-        """Raises ValueError, in one sentence, if a setting is out of range."""
-        if self.size < 1 or self.views < 1:
-            raise ValueError(
-                f"--crops.size is {self.size} and --crops.views {self.views}; both must be at "
-                "least 1."
-            )
-        if not 0 < self.scale[0] <= self.scale[1] <= 1:
-            raise ValueError(
-                f"--crops.scale is {self.scale[0]} {self.scale[1]}; it must be two shares of the "
-                "centre square, the smaller first, above 0 and at most 1."
-            )
 
 
 @dataclass(frozen=True)
@@ -66,6 +40,9 @@ class RunConfig:
     """Linear probes of the frozen encoder."""
     crops: CropConfig = field(default_factory=CropConfig)
     """How samples are cut to one size."""
+    tokens: dict[str, float] = field(default_factory=dict)
+    """Folders of tokens to train on, made by `python -m data_pipeline.tokenize`, and how often to
+    draw from each. If empty, the tokens of the training samples."""
     tokenizer_samples: int = 8000
     """Training samples, at most, that tokenizers are fitted to and floors computed from."""
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -96,6 +73,11 @@ class RunConfig:
             raise ValueError(
                 f"--tokenizer-samples is {self.tokenizer_samples}; it must be at least 1."
             )
+        for folder, weight in self.tokens.items():
+            if not 0 < weight < math.inf:
+                raise ValueError(
+                    f"--tokens gives {folder} the weight {weight}; it must be positive and finite."
+                )
         for name, settings in self.generation.items():
             self._require(f"--generation.{name}", [name])
             self._require(f"--generation.{name}.via", settings.via)

@@ -36,3 +36,9 @@ class DataConfig(Protocol):
     @property
     def splits(self) -> tuple[str, ...]:
         """Names of the splits: train, validation, test, and whatever else can be evaluated."""
+
+
+def key_of(source: Source, index: int) -> str:
+    """Returns what names a sample in messages: its key if the source has `keys`, or its index."""
+    keys = getattr(source, "keys", None)
+    return str(keys[index]) if keys else str(index)

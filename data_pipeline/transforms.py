@@ -1,13 +1,61 @@
 """Crops and flips that treat all modalities of a sample alike, so that they stay aligned."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from data_pipeline.source import Sample, Source
+from data_pipeline.source import Sample, Source, key_of
 from tokenizers.base import Crop, Values
 from tokenizers.features import Vectors
+
+
+@dataclass(frozen=True)
+class CropConfig:
+    """How samples are cut to one size; see `TransformedSource`."""
+
+    size: int = 64
+    """Height and width in pixels of everything that is a picture."""
+    views: int = 1
+    """Versions of every training sample: the centre square, and further random squares."""
+    scale: tuple[float, float] = (0.4, 1.0)
+    """Smallest and largest area of a random square, as a share of the centre square."""
+    flip: bool = True
+    """Mirror half of the random squares."""
+
+    def check(self) -> None:
+        """Raises ValueError, in one sentence, if a setting is out of range."""
+        if self.size < 1 or self.views < 1:
+            raise ValueError(
+                f"--crops.size is {self.size} and --crops.views {self.views}; both must be at "
+                "least 1."
+            )
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise ValueError(
+                f"--crops.scale is {self.scale[0]} {self.scale[1]}; it must be two shares of the "
+                "centre square, the smaller first, above 0 and at most 1."
+            )
+
+    def apply(
+        self,
+        source: Source,
+        values: dict[str, Values],
+        sizes: Mapping[str, int],
+        seed: int,
+        with_views: bool,
+    ) -> "TransformedSource":
+        """Returns the source with all samples cut; without views, just the centre squares."""
+        return TransformedSource(
+            source,
+            values,
+            sizes,
+            views=self.views if with_views else 1,
+            crop_scale=self.scale,
+            flip=self.flip,
+            seed=seed,
+        )
 
 
 class TransformedSource:
@@ -62,6 +110,15 @@ class TransformedSource:
     def __len__(self) -> int:
         return self._views * len(self.source)
 
+    @cached_property
+    def keys(self) -> list[str]:
+        """Names of the samples, if the source has such; those of further views have a number."""
+        return [
+            key if view == 0 else f"{key} (view {view})"
+            for key in getattr(self.source, "keys", ())
+            for view in range(self._views)
+        ]
+
     def __getitem__(self, index: int) -> Sample:
         """Returns one view of one sample.
 
@@ -85,8 +142,8 @@ class TransformedSource:
         return [self._view(checked[int(index) // self._views], int(index)) for index in indices]
 
     def _check(self, sample: Sample, original: int) -> Sample:
-        keys = getattr(self.source, "keys", None)
-        place = f"sample {keys[original]!r}" if keys else f"sample {original}"
+        key = key_of(self.source, original)
+        place = f"sample {key!r}" if hasattr(self.source, "keys") else f"sample {key}"
         checked = {
             name: values.check(sample[name], f"{name} of {place}")
             for name, values in self._values.items()

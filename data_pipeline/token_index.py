@@ -1,0 +1,200 @@
+"""What a token store says of itself: `index.json`, and a few lines beside each shard.
+
+A store is a folder:
+
+    index.json                           format, samples, modalities and their layouts, what the
+                                         tokens were made from; once complete, also the shards and
+                                         how often every id occurs
+    shard-00003-of-00064.array_record    the records of samples 3 * n // 64 to 4 * n // 64 of n
+    shard-00003-of-00064.json            its size, checksum and counts of ids
+
+A shard is there if both of its files are, and they belong together and to the index. All are
+written under another name first and then renamed, the one beside the shard last.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int64
+
+from data_pipeline.token_records import Layouts, ModalityLayout
+
+FORMAT = 2
+"""Version of the records and of the index."""
+INDEX = "index.json"
+
+Counts = dict[str, Int64[np.ndarray, "_"]]
+"""Per modality with ids, how often each occurs."""
+
+
+def fingerprint_files(folder: Path) -> str:
+    """Returns a hash of all files of a folder, such as a saved tokenizer's: names and contents."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            content = hashlib.sha256(path.read_bytes()).hexdigest()
+            digest.update(f"{path.relative_to(folder).as_posix()} {content}\n".encode())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file of records."""
+
+    file: str
+    """Its name."""
+    samples: int
+    """Records in it."""
+    bytes: int
+    """Its size."""
+    sha256: str
+    """Of the whole file, in hexadecimal digits."""
+
+    def is_intact(self, folder: Path) -> bool:
+        """Reads the whole file and compares it with its checksum."""
+        with open(folder / self.file, "rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest() == self.sha256
+
+
+@dataclass(frozen=True)
+class StoreIndex:
+    """What a token store holds and what it was made from."""
+
+    samples: int
+    """In all shards."""
+    num_shards: int
+    """Files that the samples are divided into, as equally as can be."""
+    layouts: Layouts
+    """How each modality lies in the records."""
+    tokenizers: dict[str, str]
+    """Fingerprint of each modality's saved tokenizer."""
+    made_from: dict[str, str]
+    """What else the tokens depend on, by name, such as the data's configuration."""
+    shards: tuple[Shard, ...] = ()
+    """Empty until all are there."""
+    counts: Counts = field(default_factory=dict)
+    """Of the whole store; empty until it is complete."""
+
+    def range_of(self, number: int) -> range:
+        """Returns the samples of a shard."""
+        start, stop = (self.samples * n // self.num_shards for n in (number, number + 1))
+        return range(start, stop)
+
+    def file_of(self, number: int) -> str:
+        """Returns the name of a shard's file."""
+        return f"shard-{number:05d}-of-{self.num_shards:05d}.array_record"
+
+    @property
+    def plan(self) -> dict[str, Any]:
+        """All that is known before there is any token, in plain values."""
+        return {
+            "format": FORMAT,
+            "samples": self.samples,
+            "num_shards": self.num_shards,
+            "modalities": {
+                name: {**asdict(layout), "tokenizer": self.tokenizers[name]}
+                for name, layout in self.layouts.items()
+            },
+            "made_from": self.made_from,
+        }
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the plan, by which shards know what they belong to."""
+        return hashlib.sha256(json.dumps(self.plan).encode()).hexdigest()
+
+    def write(self, folder: Path) -> None:
+        """Writes `index.json`."""
+        shards = [asdict(shard) for shard in self.shards]
+        plain = {**self.plan, "shards": shards, "counts": _to_plain(self.counts)}
+        _write_json(folder / INDEX, plain)
+
+    @classmethod
+    def read(cls, folder: Path) -> "StoreIndex":
+        """Returns what `write` wrote.
+
+        Raises:
+            ValueError: If it is not there, of another version, or damaged.
+        """
+        file = folder / INDEX
+        try:
+            plain = json.loads(file.read_text())
+            if plain["format"] != FORMAT:
+                raise ValueError(f"format {plain['format']!r}, where {FORMAT} is read")
+            modalities = plain["modalities"]
+            tokenizers = {name: each.pop("tokenizer") for name, each in modalities.items()}
+            return cls(
+                samples=plain["samples"],
+                num_shards=plain["num_shards"],
+                layouts={name: ModalityLayout.from_plain(e) for name, e in modalities.items()},
+                tokenizers=tokenizers,
+                made_from=plain["made_from"],
+                shards=tuple(Shard(**shard) for shard in plain["shards"]),
+                counts=_from_plain(plain["counts"]),
+            )
+        except OSError as error:
+            raise ValueError(
+                f"There are no tokens in {folder}; they have to be computed first."
+            ) from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"{file} is damaged or of another version ({error}); delete {folder} to compute "
+                "the tokens again."
+            ) from error
+
+    def write_shard(self, folder: Path, shard: Shard, counts: Counts) -> None:
+        """Writes the few lines beside a shard, which make it part of the store."""
+        plain = {"store": self.fingerprint, **asdict(shard), "counts": _to_plain(counts)}
+        _write_json((folder / shard.file).with_suffix(".json"), plain)
+
+    def read_shard(self, folder: Path, number: int) -> tuple[Shard, Counts] | None:
+        """Returns a shard and its counts, if it is of this plan and there, by its size, whole."""
+        file = folder / self.file_of(number)
+        try:
+            plain = json.loads(file.with_suffix(".json").read_text())
+            store, counts = plain.pop("store"), _from_plain(plain.pop("counts"))
+            shard = Shard(**plain)
+            is_there = file.stat().st_size == shard.bytes and store == self.fingerprint
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None  # Whatever is wrong, making it again is the remedy.
+        return (shard, counts) if is_there else None
+
+    def complete(self, shards: Sequence[tuple[Shard, Counts]]) -> "StoreIndex":
+        """Returns the index of a store all of whose shards are there."""
+        counts = {
+            name: sum((counts[name] for _, counts in shards), np.zeros(each.vocab_size, np.int64))
+            for name, each in self.layouts.items()
+            if each.kind != "features"
+        }
+        return replace(self, shards=tuple(shard for shard, _ in shards), counts=counts)
+
+
+def differing_names(one: Any, other: Any, name: str = "") -> list[str]:
+    """Returns the names of the entries in which two plans differ, without those around them."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        names = [*one, *(each for each in other if each not in one)]
+        return [
+            each for name in names for each in differing_names(one.get(name), other.get(name), name)
+        ]
+    return [] if one == other else [name]
+
+
+def _to_plain(counts: Counts) -> dict[str, str]:
+    # A line per modality, however many ids it has.
+    return {name: " ".join(map(str, each.tolist())) for name, each in counts.items()}
+
+
+def _from_plain(plain: Mapping[str, str]) -> Counts:
+    return {name: np.array(text.split(), np.int64) for name, text in plain.items()}
+
+
+def _write_json(file: Path, plain: dict[str, Any]) -> None:
+    temporary = file.with_name(f".{file.name}.partial-{os.getpid()}")
+    temporary.write_text(json.dumps(plain, indent=1) + "\n")
+    os.replace(temporary, file)
