@@ -176,11 +176,15 @@ class StoreIndex:
 
 
 def differing_names(one: Any, other: Any, name: str = "") -> list[str]:
-    """Returns the names of the entries in which two plans differ, without those around them."""
+    """Returns the dotted names of the entries in which two plans differ."""
     if isinstance(one, dict) and isinstance(other, dict):
         names = [*one, *(each for each in other if each not in one)]
         return [
-            each for name in names for each in differing_names(one.get(name), other.get(name), name)
+            each
+            for inner in names
+            for each in differing_names(
+                one.get(inner), other.get(inner), f"{name}.{inner}" if name else inner
+            )
         ]
     return [] if one == other else [name]
 

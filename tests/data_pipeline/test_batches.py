@@ -1,10 +1,11 @@
 import threading
 import time
 
+import grain
 import numpy as np
 import pytest
 
-from data_pipeline.batches import BatchIterator, BatchOrder
+from data_pipeline.batches import BatchIterator, BatchOrder, interleave
 
 
 @pytest.mark.parametrize("num_samples", [1, 2, 7, 16, 100])
@@ -103,10 +104,10 @@ def test_batches_are_loaded_ahead_but_no_further_than_asked():
     with BatchIterator(ORDER, lambda indices: loaded.append(1) or indices, ahead=3) as batches:
         next(batches)
         deadline = time.monotonic() + 5
-        while len(loaded) < 5 and time.monotonic() < deadline:
+        while len(loaded) < 4 and time.monotonic() < deadline:
             time.sleep(0.01)
         time.sleep(0.1)
-        assert len(loaded) == 5  # One used, three waiting, one in the thread's hand.
+        assert len(loaded) == 4  # One used, three waiting.
 
 
 def test_what_loading_raises_reaches_the_consumer_at_its_step():
@@ -124,16 +125,103 @@ def test_what_loading_raises_reaches_the_consumer_at_its_step():
         next(batches)
 
 
-def test_close_leaves_no_thread_even_while_the_queue_is_full():
+def test_close_leaves_no_thread_even_while_batches_are_waiting():
     before = threading.active_count()
     for _ in range(5):
         batches = BatchIterator(ORDER, lambda indices: indices, ahead=1)
         next(batches)
         batches.close()
         batches.close()
+    deadline = time.monotonic() + 5
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.01)
     assert threading.active_count() == before
 
 
-def test_loading_nothing_ahead_is_refused():
-    with pytest.raises(ValueError, match="ahead=0"):
-        BatchIterator(ORDER, lambda indices: indices, ahead=0)
+def test_several_threads_yield_the_same_in_order():
+    def load(indices):
+        time.sleep(0.002 * (indices[0] % 3))
+        return indices
+
+    with BatchIterator(ORDER, load, ahead=6, threads=3) as batches:
+        assert steps_of(next(batches) for _ in range(15)) == EXPECTED[:15]
+
+
+@pytest.mark.parametrize("wrong", [{"ahead": 0}, {"threads": 0}])
+def test_loading_nothing_ahead_is_refused(wrong):
+    with pytest.raises(ValueError, match=r"ahead=.*, threads=.*; it loads at least 1"):
+        BatchIterator(ORDER, lambda indices: indices, **wrong)
+
+
+MIXED = BatchOrder((10, 7, 30), 12, seed=2, weights=(1.0, 2.0, 0.5))
+
+
+@pytest.mark.parametrize("order", [ORDER, MIXED])
+def test_any_number_of_processes_have_the_same_batches_together(order):
+    whole = [order.indices(step).tolist() for step in range(12)]
+    step = 0
+    # Resumed twice, each time on another number of processes.
+    for processes, steps in ((1, 3), (2, 5), (4, 4)):
+        share = order.batch_size // processes
+        parts = []
+        for process in range(processes):
+            rows = slice(process * share, (process + 1) * share)
+            with BatchIterator(order, lambda i: i, next_step=step, rows=rows) as batches:
+                parts.append([next(batches) for _ in range(steps)])
+                assert batches.get_state() == {"next_step": step + steps}
+        joined = [np.concatenate(rows).tolist() for rows in zip(*parts, strict=True)]
+        assert joined == whole[step : step + steps]
+        step += steps
+
+
+def test_every_data_set_of_a_mixture_has_epochs_of_its_own():
+    drawn = np.concatenate([MIXED.indices(step) for step in range(350)])
+    assert drawn.min() == 0 and drawn.max() == 46
+    for first, size, weight in ((0, 10, 1.0), (10, 7, 2.0), (17, 30, 0.5)):
+        own = drawn[(drawn >= first) & (drawn < first + size)] - first
+        assert abs(len(own) - len(drawn) * weight / 3.5) <= 3
+        epochs = own[: len(own) // size * size].reshape(-1, size)
+        assert len(epochs) > 15 and (np.sort(epochs, axis=1) == np.arange(size)).all()
+        assert len({tuple(epoch) for epoch in epochs.tolist()}) > 0.9 * len(epochs)
+
+
+def test_a_mixture_is_a_pure_function_of_the_step_whatever_the_batch_size():
+    forwards = np.concatenate([MIXED.indices(step) for step in range(10)])
+    backwards = [
+        BatchOrder((10, 7, 30), 12, 2, (1.0, 2.0, 0.5)).indices(s) for s in range(9, -1, -1)
+    ]
+    np.testing.assert_array_equal(forwards, np.concatenate(backwards[::-1]))
+    larger = BatchOrder((10, 7, 30), 60, 2, (1.0, 2.0, 0.5))
+    np.testing.assert_array_equal(forwards, np.concatenate([larger.indices(0), larger.indices(1)]))
+
+
+def test_a_mixture_of_one_is_the_data_set():
+    for step in range(10):
+        alone = BatchOrder((10,), 4, seed=2, weights=(0.3,)).indices(step)
+        assert alone.tolist() == EXPECTED[step]
+
+
+def test_draws_are_interleaved_as_grain_does_it():
+    class Places:
+        def __init__(self, number):
+            self.number = number
+
+        def __len__(self):
+            return 10**6
+
+        def __getitem__(self, place):
+            return self.number, place
+
+    weights = (100, 230, 700, 100)
+    sources = [grain.MapDataset.source(Places(number)) for number in range(4)]
+    mixed = grain.MapDataset.mix(sources, weights)
+    chosen, places = interleave(weights, np.arange(1000, 3000))
+    assert list(zip(chosen.tolist(), places.tolist(), strict=True)) == [
+        mixed[position] for position in range(1000, 3000)
+    ]
+
+
+@pytest.mark.parametrize("weights", [(1.0,), (1.0, 0.0, 1.0), (1.0, -1.0, 1.0), (1.0, np.inf, 1.0)])
+def test_wrong_weights_are_refused(weights):
+    with pytest.raises(ValueError, match="for 3 data sets; each has one, positive and finite"):
+        BatchOrder((1, 2, 3), 1, weights=weights)

@@ -1,240 +1,139 @@
+"""Reading token stores."""
+
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from data_pipeline.token_store import TokenStore, build_token_store, fingerprint_files
-from tokenizers.base import PADDING, SequenceTokens
-
-
-class Grid:
-    """Encodes a picture by its numbers."""
-
-    vocab_size = 300
-    token_shape = (2, 3)
-    special = None
-
-    def __init__(self):
-        self.calls: list[int] = []
-
-    def encode(self, values):
-        assert isinstance(values, np.ndarray)
-        self.calls.append(len(values))
-        return np.asarray(values, np.int32)
-
-    def decode(self, ids):
-        return ids
-
-    def save(self, folder: Path) -> None:
-        folder.mkdir()
-        (folder / "grid.json").write_text("{}")
-
-    @classmethod
-    def load(cls, folder: Path) -> "Grid":
-        return cls()
-
-
-class Letters(Grid):
-    """Encodes a text by its letters."""
-
-    vocab_size = 128
-    token_shape = (5,)
-    special = SequenceTokens(end=0, first_sentinel=1, num_sentinels=2)
-
-    def encode(self, values):
-        ids = np.full((len(values), 5), PADDING, np.int32)
-        for row, text in zip(ids, values, strict=True):
-            row[: len(text)] = [ord(letter) for letter in text]
-        return ids
-
-
-class Samples:
-    """Every third sample has no picture, every fourth no text."""
-
-    def __init__(self, length: int = 23, fail_from: int = 10**9):
-        self.length = length
-        self.fail_from = fail_from
-        self.reads: list[int] = []
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, index: int) -> dict:
-        if index >= self.fail_from:
-            raise KeyboardInterrupt
-        self.reads.append(index)
-        sample = {"metadata": {"index": index}}
-        if index % 3:
-            sample["grid"] = (np.arange(6).reshape(2, 3) * 7 + index * 13) % 300
-        if index % 4:
-            sample["text"] = "abcde"[: index % 5 + 1]
-        return sample
-
-    def __getitems__(self, indices) -> list[dict]:
-        return [self[index] for index in indices]
-
-
-def build(folder, source=None, tokenizers=None, fingerprints=None, **options) -> TokenStore:
-    return build_token_store(
-        source or Samples(),
-        tokenizers or {"grid": Grid(), "text": Letters()},
-        folder,
-        fingerprints or {"data": "a"},
-        **({"chunk": 5} | options),
-    )
-
-
-def assert_equal(ours: TokenStore, theirs: TokenStore) -> None:
-    assert ours.ids.keys() == theirs.ids.keys()
-    for name in ours.ids:
-        np.testing.assert_array_equal(ours.ids[name], theirs.ids[name])
-        np.testing.assert_array_equal(ours.num_real[name], theirs.num_real[name])
+from data_pipeline.token_index import StoreIndex, fingerprint_files
+from data_pipeline.token_records import build_layouts
+from data_pipeline.token_store import TokenStore
+from tests.data_pipeline.token_samples import (
+    Grid,
+    Samples,
+    assert_same,
+    build,
+    build_tokenizers,
+    everything,
+    write,
+)
+from tokenizers.base import PADDING
 
 
 def test_the_store_holds_what_the_tokenizers_return(tmp_path):
-    store = build(tmp_path)
+    store, tokenizers, samples = build(tmp_path), build_tokenizers(), Samples()
     assert len(store) == 23
-    samples = Samples()
+    batch = everything(store)
     for index in range(23):
         sample = samples[index]
-        grid, text = store.ids["grid"][index], store.ids["text"][index]
         expected = sample["grid"].ravel() if "grid" in sample else [PADDING] * 6
-        np.testing.assert_array_equal(grid, expected)
-        assert store.num_real["grid"][index] == (6 if "grid" in sample else 0)
+        np.testing.assert_array_equal(batch.ids["grid"][index], expected)
+        assert batch.num_real["grid"][index] == (6 if "grid" in sample else 0)
         letters = [ord(letter) for letter in sample.get("text", "")]
-        assert text.tolist() == letters + [PADDING] * (5 - len(letters))
-        assert store.num_real["text"][index] == len(letters)
+        assert batch.ids["text"][index].tolist() == letters + [PADDING] * (5 - len(letters))
+        assert batch.num_real["text"][index] == len(letters)
+        if "pixels" in sample:  # Bit by bit what the tokenizer would have made.
+            encoded = tokenizers["pixels"].encode(sample["pixels"][None])
+            assert batch.features["pixels"][index].tobytes() == encoded.tobytes()
+            assert batch.num_real["pixels"][index] == 4
+            vectors, count = sample["vectors"], len(sample["vectors"])
+            assert batch.num_real["vectors"][index] == count
+            found = batch.features["vectors"][index]
+            np.testing.assert_array_equal(found[:count], vectors.astype(np.float16))
+            assert not found[count:].any()
+        else:
+            assert batch.num_real["pixels"][index] == batch.num_real["vectors"][index] == 0
 
 
-def test_a_batch_is_rows_of_int32_with_their_indices(tmp_path):
-    store = build(tmp_path)
-    batch = store.batch(np.array([7, 2, 7]))
-    assert batch.index.tolist() == [7, 2, 7] and batch.index.dtype == np.int32
-    for name, length in (("grid", 6), ("text", 5)):
-        assert batch.ids[name].shape == (3, length) and batch.ids[name].dtype == np.int32
-        assert batch.num_real[name].dtype == np.int32
-        np.testing.assert_array_equal(batch.ids[name][1], store.ids[name][2])
+@pytest.mark.parametrize("in_memory", [0, 2**20])
+def test_a_batch_is_rows_with_their_indices_in_memory_or_not(tmp_path, in_memory):
+    write(tmp_path)
+    store = TokenStore.open(tmp_path, in_memory=in_memory)
+    assert store.is_in_memory == bool(in_memory)
+    whole = everything(store)
+    batch = store.batch(np.array([7, 22, 0, 7]))
+    assert batch.index.tolist() == [7, 22, 0, 7] and batch.index.dtype == np.int32
+    for name in ("grid", "text"):
+        assert batch.ids[name].dtype == batch.num_real[name].dtype == np.int32
+        np.testing.assert_array_equal(batch.ids[name], whole.ids[name][[7, 22, 0, 7]])
+    for name in ("pixels", "vectors"):
+        assert batch.features[name].dtype == np.float32
+        np.testing.assert_array_equal(batch.features[name], whole.features[name][[7, 22, 0, 7]])
 
 
-def test_the_size_of_chunks_does_not_change_tokens(tmp_path):
-    whole = build(tmp_path / "whole", chunk=100)
-    for chunk in (1, 7, 23):
-        assert_equal(build(tmp_path / str(chunk), chunk=chunk), whole)
+def test_keys_are_those_of_the_data_or_else_indices(tmp_path):
+    keyed = build(tmp_path / "a", Samples(with_keys=True))
+    assert keyed.keys(np.array([22, 0])) == ["a/ü22", "a/ü0"]
+    assert build(tmp_path / "b").keys(np.array([22, 0])) == ["22", "0"]
 
 
-def test_tokens_are_kept_in_the_smallest_type(tmp_path):
-    build(tmp_path)
-    with np.load(tmp_path / "chunk-00000.npz") as arrays:
-        assert arrays["ids/grid"].dtype == np.uint16
-        assert arrays["ids/text"].dtype == np.uint8
+def test_modalities_may_be_left_out_or_be_absent(tmp_path):
+    tokenizers = build_tokenizers()
+    write(tmp_path, tokenizers={name: tokenizers[name] for name in ("grid", "text")})
+    wanted = build_layouts({name: tokenizers[name] for name in ("text", "pixels")})
+    batch = everything(TokenStore.open(tmp_path, wanted))
+    assert set(batch.ids) == {"text"} and set(batch.features) == {"pixels"}
+    assert batch.num_real["text"].any() and not batch.num_real["pixels"].any()
 
 
-def test_only_samples_that_have_a_modality_are_encoded(tmp_path):
-    grid = Grid()
-    build(tmp_path, tokenizers={"grid": grid})
-    assert grid.calls == [3, 3, 4, 3, 2]
-
-
-def test_a_modality_that_no_sample_has_is_absent_everywhere(tmp_path):
-    store = build(tmp_path, tokenizers={"depth": Grid()})
-    assert (store.ids["depth"] == PADDING).all() and (store.num_real["depth"] == 0).all()
-
-
-def test_interrupted_work_continues_with_the_first_missing_chunk(tmp_path):
-    with pytest.raises(KeyboardInterrupt):
-        build(tmp_path / "a", Samples(fail_from=12))
-    (tmp_path / "a" / "chunk-00002.part").write_bytes(b"half a file")
-    with pytest.raises(ValueError, match="tokens of 10 of 23 samples; run again"):
-        TokenStore.load(tmp_path / "a")
-    source = Samples()
-    store = build(tmp_path / "a", source)
-    assert source.reads == list(range(10, 23))
-    assert_equal(store, build(tmp_path / "b"))
-
-
-def test_finished_work_is_not_repeated(tmp_path):
-    first = build(tmp_path)
-    source = Samples()
-    again = build(tmp_path, source)
-    assert source.reads == []
-    assert_equal(first, again)
-    assert_equal(first, TokenStore.load(tmp_path))
-
-
-@pytest.mark.parametrize(
-    ("changes", "named"),
-    [
-        ({"fingerprints": {"data": "b"}}, "data"),
-        ({"fingerprints": {"data": "a", "grid": "x"}}, "grid"),
-        ({"source": Samples(22)}, "samples"),
-        ({"chunk": 6}, "samples"),
-        ({"tokenizers": {"grid": Grid()}}, "modalities"),
-    ],
-)
-def test_tokens_made_from_something_else_are_made_again(tmp_path, changes, named):
-    build(tmp_path / "a")
-    with pytest.warns(UserWarning, match=rf"differing: {named}\), so they are computed again"):
-        store = build(tmp_path / "a", **changes)
-    assert_equal(store, build(tmp_path / "b", **changes))
-
-
-def test_every_chunk_is_handed_on_in_order_even_if_its_tokens_are_there(tmp_path):
-    build(tmp_path)
-    (tmp_path / "chunk-00003.npz").unlink()
-    grid, seen = Grid(), []
-    build(
-        tmp_path,
-        tokenizers={"grid": grid, "text": Letters()},
-        on_chunk=lambda indices, samples: seen.extend(
-            (index, sample["metadata"]["index"])
-            for index, sample in zip(indices, samples, strict=True)
-        ),
-    )
-    assert seen == [(index, index) for index in range(23)]
-    assert grid.calls == [3]
-
-
-def test_progress_is_reported_after_every_chunk(tmp_path):
-    calls = []
-    build(tmp_path, progress=lambda done, total: calls.append((done, total)))
-    assert calls == [(5, 23), (10, 23), (15, 23), (20, 23), (23, 23)]
-
-
-class Wrong(Grid):
-    def __init__(self, ids):
-        super().__init__()
-        self.ids = ids
-
-    def encode(self, values):
-        return np.repeat(np.asarray(self.ids, np.int32)[None], len(values), axis=0)
-
-
-@pytest.mark.parametrize(
-    ("ids", "message"),
-    [
-        ([[0, 1, 2], [3, 4, 300]], r"wrong ids for the sample 1; they must be in \[0, 300\)"),
-        ([[0, 1, 2], [3, 4, -2]], "wrong ids for the sample 1"),
-        ([[0, 1, PADDING], [3, 4, 5]], "wrong ids for the sample 1"),
-        ([[0, 1, 2]], r"shape \(3, 1, 3\) for 3 samples; its token_shape is \(2, 3\)"),
-    ],
-)
-def test_wrong_ids_are_refused_before_they_are_written(tmp_path, ids, message):
-    with pytest.raises(ValueError, match=message):
-        build(tmp_path, tokenizers={"grid": Wrong(ids)})
-    assert not list(tmp_path.glob("chunk-*"))
+def test_the_index_says_what_there_is(tmp_path):
+    store = build(tmp_path, made_from={"data": "photographs"})
+    plain = json.loads((tmp_path / "index.json").read_text())
+    assert plain["samples"] == 23 and plain["made_from"] == {"data": "photographs"}
+    assert plain["modalities"]["grid"] == {
+        **{"kind": "grid", "vocab_size": 300, "token_shape": [2, 3], "dtype": "uint16"},
+        **{"width": 1, "mean": [], "std": [], "tokenizer": "grid"},
+    }
+    assert plain["modalities"]["pixels"]["mean"] == [0.485, 0.456, 0.406]
+    assert [shard["samples"] for shard in plain["shards"]] == [4, 5, 4, 5, 5]
+    batch = everything(store)
+    for name in ("grid", "text"):
+        ids = batch.ids[name][batch.ids[name] != PADDING]
+        counts = np.array(plain["counts"][name].split(), int)
+        np.testing.assert_array_equal(counts, np.bincount(ids, minlength=len(counts)))
+    assert StoreIndex.read(tmp_path) is not None
 
 
 def test_missing_and_damaged_stores_are_refused(tmp_path):
     with pytest.raises(ValueError, match="no tokens in"):
-        TokenStore.load(tmp_path)
-    build(tmp_path)
-    (tmp_path / "chunk-00001.npz").write_bytes(b"PK damaged")
-    with pytest.raises(ValueError, match=r"chunk-00001\.npz is damaged; delete it"):
-        TokenStore.load(tmp_path)
-    (tmp_path / "made_from.json").write_text("{")
-    with pytest.raises(ValueError, match=r"made_from\.json is damaged"):
-        build(tmp_path)
+        TokenStore.open(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path, Samples(fail_from=12))
+    with pytest.raises(ValueError, match="tokens of 9 of 23 samples; run again"):
+        TokenStore.open(tmp_path)
+    write(tmp_path)
+    shard = tmp_path / "shard-00002-of-00005.array_record"
+    whole = shard.read_bytes()
+    for content in (None, whole[:-1]):
+        shard.unlink() if content is None else shard.write_bytes(content)
+        with pytest.raises(ValueError, match=r"shard-00002.* is not there or not of \d+ bytes"):
+            TokenStore.open(tmp_path)
+    shard.write_bytes(whole)
+    everything(TokenStore.open(tmp_path))
+    (tmp_path / "index.json").write_text('{"format": 1}')
+    with pytest.raises(ValueError, match=r"index\.json .* of another version \(format 1, where 2"):
+        TokenStore.open(tmp_path)
+    (tmp_path / "index.json").write_text("{")
+    with pytest.raises(ValueError, match=r"index\.json is damaged"):
+        TokenStore.open(tmp_path)
+
+
+def test_damage_is_named_with_file_and_sample_and_mended_by_running_again(tmp_path):
+    reference = everything(build(tmp_path, tokenizers={"grid": Grid()}))
+    shard = tmp_path / "shard-00003-of-00005.array_record"
+    content = bytearray(shard.read_bytes())
+    place = content.index(reference.ids["grid"][16].astype("<u2").tobytes())
+    content[place] ^= 255
+    shard.write_bytes(content)
+    store = TokenStore.open(tmp_path)
+    for read in (store.batch, store.keys):
+        with pytest.raises(ValueError, match=r"shard-00003.* is damaged \(at sample 16\); delete"):
+            read(np.array([2, 15, 16, 17]))
+    shard.unlink()
+    source = Samples()
+    again = build(tmp_path, source, tokenizers={"grid": Grid()})
+    assert source.reads == [13, 14, 15, 16, 17]
+    assert_same(everything(again), reference)
 
 
 def test_a_fingerprint_follows_names_and_contents(tmp_path):
