@@ -1,9 +1,15 @@
 """Checkpoints of a training run, by orbax."""
 
+import json
 import logging
+import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
+import numpy as np
+from jax.sharding import SingleDeviceSharding
 from jaxtyping import PyTree
 from orbax.checkpoint import v1 as ocp
 
@@ -13,77 +19,132 @@ logging.getLogger("absl").setLevel(logging.ERROR)  # orbax narrates every save
 
 
 class Checkpoints:
-    """The last checkpoints of one stage of a run.
+    """The checkpoints of one stage of a run that are kept: the newest, and the best.
 
     A checkpoint holds parameters, their average, optimizer state and other variables, each as a
-    part of its own, and the progress: the next step and the seed. Batches and random keys are
-    functions of the two, so that this is the state of the data iterator and of all randomness.
-    orbax writes to a temporary folder and renames it, so that a killed save leaves the previous
-    checkpoint as the latest.
+    part of its own and sharded as it is; and as JSON the step, what the run follows from (seed and
+    data), and its progress (the iterator of batches, the metrics of the last steps). Random keys
+    are functions of seed and step, so this is all that a run is. orbax writes to a temporary
+    folder and renames it: a killed save leaves the previous checkpoint as the newest.
+
+    Training continues from the newest checkpoint, and its end is what a run uses. The best, that
+    of the lowest mean training loss before it was written, is for a person who finds that a
+    training went wrong later: `restore` returns it if the newer ones are deleted.
     """
 
     def __init__(self, folder: Path, keep: int = 2):
+        """Opens the checkpoints in a folder, new or not.
+
+        Args:
+            folder: Of this stage alone; one subfolder per step.
+            keep: How many of the newest are kept.
+        """
+        policies = ocp.training.preservation_policies
         self._checkpointer = ocp.training.Checkpointer(
             Path(folder).absolute(),
-            preservation_policy=ocp.training.preservation_policies.LatestN(keep),
+            preservation_policy=policies.AnyPreservationPolicy(
+                [
+                    policies.LatestN(keep),
+                    # orbax takes the last in order, so reversed, for the lowest.
+                    policies.BestN(
+                        get_metric_fn=lambda metrics: metrics["loss"],
+                        reverse=True,
+                        n=1,
+                        keep_checkpoints_without_metrics=False,
+                    ),
+                ]
+            ),
             cleanup_tmp_directories=True,
         )
 
     @property
     def latest_step(self) -> int | None:
         """The step of the newest complete checkpoint, None if there is none."""
+        self.wait()
         latest = self._checkpointer.latest
         return None if latest is None else latest.step
 
-    def save(self, state: TrainState, seed: int) -> None:
-        """Writes `state` in the background; a second call waits for the first."""
+    @property
+    def best_step(self) -> int | None:
+        """The step of the complete checkpoint with the lowest loss, None if none has a loss."""
+        self.wait()
+        losses = {c.step: c.metrics["loss"] for c in self._checkpointer.checkpoints if c.metrics}
+        return min(losses, key=losses.get) if losses else None
+
+    def save(
+        self,
+        state: TrainState,
+        origin: Mapping[str, Any],
+        progress: Mapping[str, Any] | None = None,
+        loss: float = math.nan,
+    ) -> None:
+        """Writes `state` in the background; a second call waits for the first.
+
+        Args:
+            state: May be given away (donated) as soon as this returns.
+            origin: What the run follows from, such as the seed, as JSON can hold it.
+            progress: What else it takes to continue, as JSON can hold it.
+            loss: The training loss lately, by which the best is chosen; not finite = none.
+        """
         step = int(state.step)
         # orbax silently skips a save that begins during another, unless it waits and is forced.
-        self.wait()
         if step == self.latest_step:
             return
-        parts = dict(state._asdict())
-        del parts["step"]
-        parts = {name: part for name, part in parts.items() if jax.tree.leaves(part)}
-        parts["progress"] = {"next_step": step, "seed": seed}
-        self._checkpointer.save_checkpointables_async(step, parts, force=True)
+        self._checkpointer.save_checkpointables_async(
+            step,
+            split_state(state),
+            force=True,
+            # A metric that is not a number would be taken for the best.
+            metrics={"loss": loss} if math.isfinite(loss) else None,
+            custom_metadata={"origin": dict(origin), "progress": dict(progress or {})},
+        )
 
-    def restore(self, state: TrainState, seed: int) -> TrainState:
-        """Returns the newest checkpoint in the shape of `state`, or `state` if there is none.
+    def restore(
+        self, like: TrainState, origin: Mapping[str, Any], forked_at: int | None = None
+    ) -> tuple[TrainState, dict[str, Any]]:
+        """Returns the newest checkpoint and its progress, or `like` and {} if there is none.
+
+        Args:
+            like: Says types, shapes and, by their shardings, on which devices the arrays go: as
+                many as there are now, however many wrote them. Arrays or `jax.ShapeDtypeStruct`s.
+            origin: As it would be saved by this run.
+            forked_at: A step whose checkpoint may have another origin; the iterator's state in
+                its progress is left out then.
 
         Raises:
-            ValueError: If it was written by a run of another shape or seed, or can't be read.
+            ValueError: If it was written by a run of another shape or origin, or can't be read.
         """
         step = self.latest_step
         if step is None:
-            return state
-        parts = {name: part for name, part in state._asdict().items() if jax.tree.leaves(part)}
-        del parts["step"]
-        parts["progress"] = {"next_step": 0, "seed": 0}
+            return like, {}
         folder = self._checkpointer.directory
+        parts = jax.tree.map(to_abstract, split_state(like))
         try:
-            saved = self._checkpointer.checkpointables_metadata(step).metadata
+            described = self._checkpointer.checkpointables_metadata(step)
+            saved = described.custom_metadata["origin"], described.custom_metadata["progress"]
             # orbax names a mismatch only in a cause of a cause, and casts types silently.
-            difference = describe_difference(saved, parts)
-            loaded = None if difference else self._checkpointer.load_checkpointables(step, parts)
+            difference = describe_difference(described.metadata, parts)
+            differing = describe_origins(saved[0], origin)
+            is_usable = not difference and (not differing or step == forked_at)
+            loaded = self._checkpointer.load_checkpointables(step, parts) if is_usable else None
         except Exception as error:
             raise ValueError(
                 f"The checkpoint of step {step} can't be read; delete {folder / str(step)} to "
                 "continue from the one before it."
             ) from error
-        if loaded is None:
+        if difference:
             raise ValueError(
                 f"The checkpoint in {folder} was written by a model or an optimizer of another "
                 f"shape: {difference}; restore the old settings, or choose a new --run-dir."
             )
-        progress = loaded.pop("progress")
-        if progress["seed"] != seed:
+        if loaded is None:
             raise ValueError(
-                f"The checkpoint in {folder} was made with --seed {progress['seed']}, this run "
-                f"has --seed {seed}; use the same, or a new --run-dir."
+                f"The checkpoint in {folder} was made with another {differing}; use the same, or "
+                "continue in a new --run-dir with --fork."
             )
-        step_array = jax.numpy.asarray(progress["next_step"], state.step.dtype)
-        return state._replace(step=step_array, **loaded)
+        progress = {n: v for n, v in saved[1].items() if n != "batches" or not differing}
+        at = jax.device_put(np.asarray(step, like.step.dtype), getattr(like.step, "sharding", None))
+        return like._replace(step=at, **loaded), progress
 
     def wait(self) -> None:
         """Returns when no save is under way."""
@@ -91,6 +152,28 @@ class Checkpoints:
 
     def close(self) -> None:
         self._checkpointer.close()
+
+
+def split_state(state: TrainState) -> dict[str, PyTree]:
+    """Returns the parts that are saved one by one; orbax can't save an empty one."""
+    parts = state._replace(step=None)._asdict()
+    return {name: part for name, part in parts.items() if jax.tree.leaves(part)}
+
+
+def to_abstract(leaf: jax.Array | jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    """Returns type, shape and devices of an array, the default device if it names none."""
+    sharding = leaf.sharding or SingleDeviceSharding(jax.devices()[0])
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def describe_origins(saved: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """Returns what differs, as "seed (3 there, 4 here)"; "" if nothing does."""
+    there, here = saved, json.loads(json.dumps(here))
+    return ", ".join(
+        f"{name} ({there.get(name)} there, {here.get(name)} here)"
+        for name in sorted(there.keys() | here.keys())
+        if there.get(name) != here.get(name)
+    )
 
 
 def describe_difference(saved: PyTree, wanted: PyTree) -> str:

@@ -2,22 +2,24 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import jax
-import numpy as np
 from flax import nnx
 from jaxtyping import PyTree
 from tqdm import tqdm
 
 from fourm.run_log import RunLog
+from fourm.training.agreement import Agreement
 from fourm.training.checkpoints import Checkpoints
+from fourm.training.recent import Recent
+from fourm.training.termination import Terminated, deferred
 from fourm.training.train_state import (
     LossFn,
-    Metrics,
     OptimizerConfig,
     build_optimizer,
     build_schedule,
@@ -43,18 +45,21 @@ class TrainingConfig:
     """Steps between lines of metrics.jsonl, each the mean over these steps."""
     checkpoint_every: int = 500
     """Steps between checkpoints."""
+    checkpoint_minutes: float = 10.0
+    """Minutes after which a checkpoint is written in any case; 0 = never."""
+    keep_checkpoints: int = 2
+    """Newest checkpoints that are kept, beside the one of the lowest training loss."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """The optimizer."""
 
     def check(self, knob: str) -> None:
         """Raises ValueError, in one sentence, for impossible values of the fields at `knob`."""
         least = dict.fromkeys(("batch_size", "accumulation", "log_every", "checkpoint_every"), 1)
-        for name, smallest in {"steps": 0, **least}.items():
-            if getattr(self, name) < smallest:
-                raise ValueError(
-                    f"{knob}.{name.replace('_', '-')} is {getattr(self, name)}; it must be at "
-                    f"least {smallest}."
-                )
+        least |= {"keep_checkpoints": 1, "steps": 0, "checkpoint_minutes": 0}
+        for name, smallest in least.items():
+            if not smallest <= getattr(self, name) < math.inf:
+                shown = f"{knob}.{name.replace('_', '-')} is {getattr(self, name)}"
+                raise ValueError(f"{shown}; it must be at least {smallest}.")
         if self.batch_size % self.accumulation:
             raise ValueError(
                 f"{knob}.batch-size is {self.batch_size}; it must be divisible by "
@@ -71,31 +76,6 @@ class TrainingConfig:
             )
 
 
-class NonFiniteLossError(RuntimeError):
-    """A loss became NaN or infinite; the last good checkpoint is intact."""
-
-
-def check_finite(stage: str, step: int, metrics: Mapping[str, np.ndarray]) -> None:
-    """Raises NonFiniteLossError, naming the step and the parts of the loss that failed.
-
-    A modality without targets in a batch has no loss (NaN) and is passed over.
-    """
-    if np.isfinite(metrics["loss"]) and np.isfinite(metrics["gradient_norm"]):
-        return
-    bad = [
-        name.removeprefix("loss/")
-        for name, value in metrics.items()
-        if name.startswith("loss/")
-        and not np.isfinite(value)
-        and metrics.get(name.replace("loss/", "targets/"), 1) > 0
-    ]
-    where = f" in {', '.join(bad)}" if bad else ""
-    raise NonFiniteLossError(
-        f"Training of {stage} stopped: the loss{where} is not finite at step {step}; the last "
-        "checkpoint is intact: lower --*.optimizer.learning-rate, or look at the data of that step."
-    )
-
-
 def train(
     model: nnx.Module,
     loss_fn: LossFn,
@@ -107,6 +87,9 @@ def train(
     folder: Path,
     log: RunLog,
     references: Mapping[str, float] | None = None,
+    data: Mapping[str, Any] | None = None,
+    samples_at: Callable[[int], Sequence[Any]] = lambda step: (),
+    forked_at: int | None = None,
 ) -> None:
     """Trains `model` in place, continuing from the newest checkpoint in `folder`.
 
@@ -117,65 +100,116 @@ def train(
         model: Trained in place; ends up with the averaged parameters.
         loss_fn: See `LossFn`.
         open_batches: Next step -> the batches from there on. What a step gets must depend on
-            nothing but the step.
+            nothing but the step. An iterator with `get_state` and `set_state`, of what JSON can
+            hold and alike in all processes, has its state kept in the checkpoint.
         stage: Names the run in logs and errors.
         folder: Where checkpoints go.
         references: Constants logged beside the metrics, such as marginal entropies.
+        data: What the order of batches follows from, such as the number of samples. A checkpoint
+            made over other data is refused.
+        samples_at: Step -> the indices or keys of its samples, to be named in errors.
+        forked_at: The step whose checkpoint comes from another run, and so may have another seed
+            and other data.
 
     Raises:
-        NonFiniteLossError: If a loss is not finite.
+        NonFiniteLossError: If losses or gradients are not finite three times in a row.
+        ValueError: If the checkpoint does not fit the model, the optimizer, the seed or the data.
+        Terminated: If SIGTERM came; the state is saved.
     """
     optimizer = build_optimizer(config.optimizer, config.steps)
-    schedule = build_schedule(config.optimizer, config.steps)
     _, state = create_state(model, optimizer)
     step_fn = make_train_step(model, loss_fn, optimizer, config.average_decay, config.accumulation)
     seed_key = jax.random.key(seed)
-    pending: list[Metrics] = []
-    logged_at = time.perf_counter()
-
-    def flush(step: int) -> dict[str, float]:
-        nonlocal logged_at
-        values = [jax.device_get(metrics) for metrics in pending]
-        for number, metrics in enumerate(values, start=step - len(values)):
-            check_finite(stage, number, metrics)
-        means = {name: nan_mean([metrics[name] for metrics in values]) for name in values[0]}
-        now = time.perf_counter()
-        rate = len(values) * config.batch_size / (now - logged_at)
-        logged_at = now
-        pending.clear()
-        rates = {"learning_rate": float(schedule(step - 1)), "samples_per_second": rate}
-        log.write(stage, step, {**means, **(references or {}), **rates})
-        return means
+    origin = {"seed": seed, **(data or {})}
 
     # Closing waits for the last save, also when a loss is not finite or the user interrupts.
-    with closing(Checkpoints(folder)) as checkpoints:
-        state = checkpoints.restore(state, seed)
+    with closing(Checkpoints(folder, config.keep_checkpoints)) as checkpoints:
+        state, progress = checkpoints.restore(state, origin, forked_at)
         first = int(state.step)
+        recent = Recent(stage, config.log_every, first, progress.get("recent"))
+        lines = Lines(stage, config, recent, log, references or {}, first)
+        agreement, clock = Agreement(), Clock(config.checkpoint_minutes)
         log.rewind(stage, first)
         with (
             tqdm(
                 total=config.steps, initial=first, desc=stage, unit="step", dynamic_ncols=True
             ) as bar,
             open_batches(first) as batches,
+            deferred() as is_terminated,
         ):
-            for step in range(first, config.steps):
+            if progress.get("batches") not in (None, get_state(batches)):
+                batches.set_state(progress["batches"])
+            for done in range(first + 1, config.steps + 1):
                 state, metrics = step_fn(state, next(batches), seed_key)
-                pending.append(metrics)
-                if len(pending) > 1:
-                    # At most one step ahead of the device, so that the rate shown is the true one.
-                    jax.block_until_ready(pending[-2]["loss"])
-                done = step + 1
+                recent.add(metrics)
+                is_due, is_ending = agreement.any(clock.is_due(), is_terminated())
                 is_last = done == config.steps
-                is_saved = is_last or done % config.checkpoint_every == 0
-                if is_saved or done % config.log_every == 0:
-                    bar.set_postfix(loss=f"{flush(done)['loss']:.3f}", refresh=False)
+                is_logged = is_last or done % config.log_every == 0
+                is_saved = is_last or is_due or is_ending or done % config.checkpoint_every == 0
+                # At most one step ahead of the device, so that the rate shown is the true one.
+                recent.check(samples_at, ahead=0 if is_logged or is_saved else 1)
+                if is_logged:
+                    bar.set_postfix(loss=f"{lines.write(done)['loss']:.3f}", refresh=False)
                 if is_saved:
-                    checkpoints.save(state, seed)
+                    progress = {"recent": recent.to_plain(), "batches": get_state(batches)}
+                    loss = recent.means(config.log_every)["loss"]
+                    checkpoints.save(state, origin, progress, loss)
+                    clock.start()
+                    agreement.forget()
                 bar.update()
+                if is_ending:
+                    raise Terminated
     merge_state(model, state)
 
 
-def nan_mean(values: list) -> float:
-    """Mean of the finite entries; NaN if there is none."""
-    finite = [float(value) for value in values if np.isfinite(value)]
-    return float(np.mean(finite)) if finite else float("nan")
+def get_state(batches: Iterator[PyTree]) -> dict[str, Any] | None:
+    """Returns the state of an iterator that has one."""
+    return batches.get_state() if hasattr(batches, "get_state") else None
+
+
+class Clock:
+    """Says when so many minutes have passed since it was started."""
+
+    def __init__(self, minutes: float):
+        """Starts it; with 0 minutes they never pass."""
+        self._seconds = 60 * minutes
+        self.start()
+
+    def start(self) -> None:
+        self._started = time.monotonic()
+
+    def is_due(self) -> bool:
+        return 0 < self._seconds <= time.monotonic() - self._started
+
+
+class Lines:
+    """The lines of metrics.jsonl of one stage, each the mean since the line before."""
+
+    def __init__(
+        self,
+        stage: str,
+        config: TrainingConfig,
+        recent: Recent,
+        log: RunLog,
+        references: Mapping[str, float],
+        first: int,
+    ):
+        self._stage, self._config, self._recent, self._log = stage, config, recent, log
+        self._references = references
+        self._schedule = build_schedule(config.optimizer, config.steps)
+        self._written = first, time.monotonic()
+
+    def write(self, done: int) -> dict[str, float]:
+        """Writes the line after `done` steps and returns the mean metrics."""
+        means = self._recent.means((done - 1) % self._config.log_every + 1)
+        (before, then), now = self._written, time.monotonic()
+        self._written = done, now
+        skipped = self._recent.num_skipped
+        others = {
+            "skipped": skipped,
+            # Updates that were made count, not steps.
+            "learning_rate": float(self._schedule(max(0, done - 1 - skipped))),
+            "samples_per_second": (done - before) * self._config.batch_size / (now - then),
+        }
+        self._log.write(self._stage, done, {**means, **self._references, **others})
+        return means

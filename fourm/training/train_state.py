@@ -169,6 +169,10 @@ def make_train_step(
     The state is split once and `jax.jit`ted rather than `nnx.jit`ted, whose call costs
     several times more. The state's buffers are donated.
 
+    A step whose loss or gradient is not finite is skipped: nothing of the state changes but the
+    count of steps, and the metric `skipped` is 1 instead of 0. The optimizer counts updates, so
+    the learning rate stays where it was.
+
     Args:
         model: Gives the structure; its values are not used.
         loss_fn: The loss; its key is the seed key folded with the step.
@@ -223,8 +227,16 @@ def make_train_step(
         count = state.step.astype(jnp.float32)
         decay = jnp.minimum(average_decay, (1 + count) / (10 + count))
         average = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, state.average, params)
-        metrics = {**metrics, "gradient_norm": optax.global_norm(gradient)}
-        return TrainState(state.step + 1, params, average, opt_state, variables), metrics
+        norm = optax.global_norm(gradient)
+        is_finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
+        # A choice per number, which melts into the update, rather than a branch around it.
+        state = jax.tree.map(
+            lambda new, old: jnp.where(is_finite, new, old),
+            TrainState(state.step + 1, params, average, opt_state, variables),
+            state._replace(step=state.step + 1),
+        )
+        skipped = 1.0 - is_finite.astype(jnp.float32)
+        return state, {**metrics, "gradient_norm": norm, "skipped": skipped}
 
     return jax.jit(step, donate_argnums=0)
 

@@ -1,6 +1,8 @@
 """Checkpoints hold the state at the time of the save, to the bit, or say why they can't."""
 
+import math
 import shutil
+from contextlib import closing
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,8 @@ import pytest
 
 from fourm.training.checkpoints import Checkpoints
 from fourm.training.train_state import TrainState
+
+ORIGIN = {"seed": 0, "num_samples": 48}
 
 
 def make_state(step=0, size=1000, value=0.0, **changes) -> TrainState:
@@ -39,7 +43,9 @@ def assert_same(a, b):
 def test_nothing_saved_leaves_the_state_as_it_is(checkpoints):
     state = make_state()
     assert checkpoints.latest_step is None
-    assert checkpoints.restore(state, seed=0) is state
+    assert checkpoints.best_step is None
+    restored, progress = checkpoints.restore(state, ORIGIN)
+    assert restored is state and progress == {}
 
 
 def test_what_is_restored_is_the_state_at_the_save_though_its_buffers_were_given_away(checkpoints):
@@ -52,50 +58,76 @@ def test_what_is_restored_is_the_state_at_the_save_though_its_buffers_were_given
     state = step(make_state(size=400_000))
     state = state._replace(step=jnp.asarray(5, jnp.int32))
     kept = jax.tree.map(lambda x: np.array(x, copy=True), state)
-    checkpoints.save(state, seed=3)
+    checkpoints.save(state, ORIGIN)
     for _ in range(4):
         state = step(state)
     jax.block_until_ready(state)
     checkpoints.wait()
-    assert_same(checkpoints.restore(make_state(size=400_000), seed=3), kept)
+    assert_same(checkpoints.restore(make_state(size=400_000), ORIGIN)[0], kept)
 
 
 def test_the_newest_two_are_kept_and_the_newest_is_restored(checkpoints, tmp_path):
     for step in (1, 2, 3):
-        checkpoints.save(make_state(step, value=step), seed=0)
+        checkpoints.save(make_state(step, value=step), ORIGIN)
     checkpoints.wait()
     assert checkpoints.latest_step == 3
-    assert_same(checkpoints.restore(make_state(), seed=0), make_state(3, value=3))
+    assert_same(checkpoints.restore(make_state(), ORIGIN)[0], make_state(3, value=3))
     kept = [path.name for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit()]
     assert sorted(kept) == ["2", "3"]
 
 
+def test_the_best_is_kept_beside_the_newest(tmp_path):
+    opened = Checkpoints(tmp_path, keep=1)
+    losses = {1: 3.0, 2: 1.0, 3: 2.0, 4: math.nan, 5: math.inf, 6: 1.5}
+    for step, loss in losses.items():
+        opened.save(make_state(step), ORIGIN, loss=loss)
+        assert opened.best_step == (1 if step == 1 else 2)
+    opened.close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "6"]
+    again = Checkpoints(tmp_path, keep=1)
+    assert (again.best_step, again.latest_step) == (2, 6)
+    again.save(make_state(7), ORIGIN, loss=0.5)
+    assert again.best_step == 7
+    again.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["7"]
+
+
+def test_after_the_newer_ones_are_deleted_the_best_is_restored(tmp_path):
+    with closing(Checkpoints(tmp_path, keep=1)) as opened:
+        for step, loss in ((1, 1.0), (2, 5.0), (3, 4.0)):
+            opened.save(make_state(step, value=step), ORIGIN, loss=loss)
+    shutil.rmtree(tmp_path / "3")
+    with closing(Checkpoints(tmp_path, keep=1)) as opened:
+        assert opened.latest_step == opened.best_step == 1
+        assert_same(opened.restore(make_state(), ORIGIN)[0], make_state(1, value=1))
+
+
 def test_saving_the_same_step_again_does_nothing(checkpoints):
-    checkpoints.save(make_state(2, value=1), seed=0)
+    checkpoints.save(make_state(2, value=1), ORIGIN)
     checkpoints.wait()
-    checkpoints.save(make_state(2, value=9), seed=0)
+    checkpoints.save(make_state(2, value=9), ORIGIN)
     checkpoints.wait()
-    assert_same(checkpoints.restore(make_state(), seed=0), make_state(2, value=1))
+    assert_same(checkpoints.restore(make_state(), ORIGIN)[0], make_state(2, value=1))
 
 
 def test_a_state_without_variables_round_trips(checkpoints):
     state = make_state(4, variables={})
-    checkpoints.save(state, seed=0)
+    checkpoints.save(state, ORIGIN)
     checkpoints.wait()
-    assert_same(checkpoints.restore(make_state(variables={}), seed=0), state)
+    assert_same(checkpoints.restore(make_state(variables={}), ORIGIN)[0], state)
 
 
 def test_a_save_that_was_killed_is_ignored(tmp_path):
     first = Checkpoints(tmp_path)
-    first.save(make_state(1), seed=0)
+    first.save(make_state(1), ORIGIN)
     first.close()
     # What a killed save leaves behind: the same files under a temporary name.
     shutil.copytree(tmp_path / "1", tmp_path / "2.orbax-checkpoint-tmp")
     (tmp_path / "2.orbax-checkpoint-tmp" / "params").mkdir(exist_ok=True)
     again = Checkpoints(tmp_path)
     assert again.latest_step == 1
-    assert_same(again.restore(make_state(), seed=0), make_state(1))
-    again.save(make_state(2), seed=0)
+    assert_same(again.restore(make_state(), ORIGIN)[0], make_state(1))
+    again.save(make_state(2), ORIGIN)
     again.close()
     assert again.latest_step == 2
 
@@ -122,24 +154,55 @@ def test_a_save_that_was_killed_is_ignored(tmp_path):
     ],
 )
 def test_a_state_of_another_shape_is_refused_in_one_sentence(checkpoints, changes, message):
-    checkpoints.save(make_state(1), seed=0)
+    checkpoints.save(make_state(1), ORIGIN)
     checkpoints.wait()
     with pytest.raises(ValueError, match=message) as error:
-        checkpoints.restore(make_state(**changes), seed=0)
+        checkpoints.restore(make_state(**changes), ORIGIN)
     assert "\n" not in str(error.value)
 
 
-def test_another_seed_is_refused_in_one_sentence(checkpoints):
-    checkpoints.save(make_state(1), seed=3)
-    checkpoints.wait()
-    with pytest.raises(ValueError, match=r"with --seed 3, this run has --seed 4; use the same"):
-        checkpoints.restore(make_state(), seed=4)
+def test_another_origin_is_refused_in_one_sentence_with_what_differs(checkpoints):
+    checkpoints.save(make_state(1), ORIGIN)
+    message = (
+        r"made with another num_samples \(48 there, 40 here\), seed \(0 there, 4 here\); use the "
+        r"same, or continue in a new --run-dir with --fork\.$"
+    )
+    for forked_at in (None, 3):
+        with pytest.raises(ValueError, match=message):
+            checkpoints.restore(make_state(), {"seed": 4, "num_samples": 40}, forked_at)
+
+
+def test_a_forked_checkpoint_may_have_another_origin_and_then_has_no_place_in_its_data(checkpoints):
+    checkpoints.save(make_state(3, value=3), ORIGIN, {"batches": {"next": 3}, "recent": [1.5]})
+    state, progress = checkpoints.restore(make_state(), {"seed": 4}, forked_at=3)
+    assert_same(state, make_state(3, value=3))
+    assert progress == {"recent": [1.5]}
+    _, progress = checkpoints.restore(make_state(), ORIGIN, forked_at=3)
+    assert progress == {"recent": [1.5], "batches": {"next": 3}}
+
+
+def test_progress_comes_back_as_it_was_to_the_bit(checkpoints):
+    values = np.random.default_rng(0).normal(size=5).astype(np.float32)
+    progress = {"recent": [float(value) for value in values], "nothing": None, "name": "map"}
+    checkpoints.save(make_state(2), ORIGIN, progress)
+    assert checkpoints.restore(make_state(), ORIGIN)[1] == progress
+
+
+def test_arrays_go_where_the_state_that_is_asked_for_says(checkpoints):
+    checkpoints.save(make_state(2, value=2), ORIGIN)
+    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    like = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), make_state()
+    )
+    state, _ = checkpoints.restore(like, ORIGIN)
+    assert_same(state, make_state(2, value=2))
+    assert all(leaf.sharding == sharding for leaf in jax.tree.leaves(state))
 
 
 def test_a_damaged_checkpoint_gets_one_sentence(checkpoints, tmp_path):
-    checkpoints.save(make_state(1), seed=0)
+    checkpoints.save(make_state(1), ORIGIN)
     checkpoints.wait()
     for file in (tmp_path / "checkpoints" / "1" / "params").glob("ocdbt.process_0/d/*"):
         file.write_bytes(b"")
     with pytest.raises(ValueError, match=r"checkpoint of step 1 can't be read; delete .*/1 to"):
-        checkpoints.restore(make_state(), seed=0)
+        checkpoints.restore(make_state(), ORIGIN)
