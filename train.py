@@ -6,16 +6,19 @@ python train.py my_config.py                     a configuration of your own
 python train.py runs/4m21 --data.path ~/mine     a model that is there, trained further
 
 Every stage keeps what it made in the run directory; run again, and what is done is not repeated.
+Exit codes: 0 done; 2 bad input; 130 Ctrl-C; 75 SIGTERM, after saving, so that a scheduler that
+requeues on 75 continues the run.
 """
 
 import json
+import os
 import shlex
 import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import jax
@@ -46,14 +49,25 @@ from fourm.sample_set import HELDOUT, TRAINING, SampleSet, load_heldout, save_he
 from fourm.saved_model import load_model, save_model
 from fourm.token_space import TokenSpace
 from fourm.training.distributed import initialize
-from fourm.training.loop import NonFiniteLossError, TrainingConfig, train
+from fourm.training.loop import TrainingConfig, train
+from fourm.training.recent import NonFiniteLossError
+from fourm.training.termination import Terminated, raises_terminated
 from fourm.training.train_state import OptimizerConfig
 from fourm.warm_start import take_weights
 from tokenizers.base import CodeFeatures, Tokenizer
 from tokenizers.modality import Modality, SavedTokenizerConfig, load_tokenizer
 
 # What may differ from the run that a directory was made by: it changes nothing made earlier.
-FREE_KNOBS = ("evaluation", "generation", "probes", "run_dir")
+FREE_KNOBS = (
+    "evaluation",
+    "generation",
+    "probes",
+    "run_dir",
+    "training.checkpoint_every",
+    "training.checkpoint_minutes",
+    "training.keep_checkpoints",
+)
+REQUEUE = os.EX_TEMPFAIL
 SECONDS = "seconds.json"
 OUTPUTS = ("report.json", "report.md", "samples.png", "curves.png")
 
@@ -80,41 +94,48 @@ class Stages:
 def main(arguments: Sequence[str]) -> int:
     """Runs everything that a command line asks for; bad input is one sentence, exit code 2."""
     try:
-        launch = read_launch(arguments)
-        if launch.distributed:
-            initialize(launch.coordinator, launch.num_processes, launch.process_index)
-        config, _ = parse_command_line(arguments)
-        folder = open_run(config)
-        if is_reported(folder, config):
-            print(
-                f"{folder} is complete. Open {folder / 'report.md'} and {folder / 'samples.png'}."
-            )
-            return 0
-        stage = Stages(folder)
-        with RunLog(folder) as log:
-            with stage("samples", folder / HELDOUT):
-                sources = open_sources(config)
-                sample = read_sample(config, sources, folder)
-                write_config(config, folder)
-            with stage("tokenizers", folder / "tokenizers"):
-                tokenizers = {
-                    name: make_tokenizer(config, name, number, sample, folder, log)
-                    for number, name in enumerate(config.modalities)
-                }
-            with stage("tokens", folder / "tokens"):
-                tokens = make_tokens(config, sources["train"], tokenizers, folder)
-            del sample
-            with stage("model", folder / "model"):
-                train_model(config, tokenizers, tokens, folder, log)
-        evaluate(config, folder, stage, shlex.join(["python", "train.py", *arguments]))
+        with raises_terminated():
+            folder = run(arguments)
     except (ValueError, NonFiniteLossError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nInterrupted; the same command continues.", file=sys.stderr)
         return 130
+    except Terminated:
+        print("\nTerminated by SIGTERM; the same command continues.", file=sys.stderr)
+        return REQUEUE
     print(f"Done. Open {folder / 'report.md'} and {folder / 'samples.png'}.")
     return 0
+
+
+def run(arguments: Sequence[str]) -> Path:
+    """Goes through the stages that are not done yet and returns the run directory."""
+    launch = read_launch(arguments)
+    if launch.distributed:
+        initialize(launch.coordinator, launch.num_processes, launch.process_index)
+    config, _ = parse_command_line(arguments)
+    folder = open_run(config)
+    if is_reported(folder, config):
+        return folder
+    stage = Stages(folder)
+    with RunLog(folder) as log:
+        with stage("samples", folder / HELDOUT):
+            sources = open_sources(config)
+            sample = read_sample(config, sources, folder)
+            write_config(config, folder)
+        with stage("tokenizers", folder / "tokenizers"):
+            tokenizers = {
+                name: make_tokenizer(config, name, number, sample, folder, log)
+                for number, name in enumerate(config.modalities)
+            }
+        with stage("tokens", folder / "tokens"):
+            tokens = make_tokens(config, sources["train"], tokenizers, folder)
+        del sample
+        with stage("model", folder / "model"):
+            train_model(config, tokenizers, tokens, folder, log)
+    evaluate(config, folder, stage, shlex.join(["python", "train.py", *arguments]))
+    return folder
 
 
 def open_run(config: RunConfig) -> Path:
@@ -133,7 +154,7 @@ def open_run(config: RunConfig) -> Path:
                 f"{file} is damaged ({error}); give --run-dir another folder."
             ) from error
         knobs = differing_knobs(before, to_plain(config))
-        fixed = [knob for knob in knobs if knob.split(".")[0] not in FREE_KNOBS]
+        fixed = [knob for knob in knobs if not is_free(knob)]
         if fixed:
             raise ValueError(
                 f"{folder} was made with other values of {', '.join(fixed) or 'everything'}; give "
@@ -144,6 +165,11 @@ def open_run(config: RunConfig) -> Path:
         # A run whose data could not be read: what it left was made with settings now unknown.
         shutil.rmtree(folder / HELDOUT, ignore_errors=True)
     return folder
+
+
+def is_free(knob: str) -> bool:
+    """True if a knob may differ from what a run directory was made with."""
+    return any(knob == free or knob.startswith(f"{free}.") for free in FREE_KNOBS)
 
 
 def write_config(config: RunConfig, folder: Path) -> None:
@@ -243,6 +269,8 @@ def make_tokenizer(
             seed=config.seed,
             folder=folder / "checkpoints" / f"tokenizer-{name}",
             log=log,
+            data=asdict(order),
+            samples_at=lambda step: sample.rows([name])[order.indices(step)],
         )
     tokenizer.save(saved)
     return tokenizer
@@ -293,6 +321,8 @@ def train_model(
             seed=config.seed,
             folder=folder / "checkpoints" / "model",
             log=log,
+            data=asdict(order),
+            samples_at=order.indices,
             references={f"entropy/{name}": value for name, value in entropy.items()},
         )
     save_model(folder / "model", model)

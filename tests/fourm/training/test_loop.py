@@ -1,6 +1,9 @@
 """The training loop: it learns, stops well, and goes on to the bit where it stopped."""
 
 import json
+import math
+import os
+import signal
 from contextlib import closing, nullcontext
 from dataclasses import replace
 
@@ -15,7 +18,9 @@ from fourm.masking import MaskingComponent, MaskingConfig, mask_batch
 from fourm.run_log import RunLog, read_metrics
 from fourm.token_space import TokenSpace
 from fourm.training.checkpoints import Checkpoints
-from fourm.training.loop import NonFiniteLossError, TrainingConfig, train
+from fourm.training.loop import TrainingConfig, train
+from fourm.training.recent import NonFiniteLossError
+from fourm.training.termination import Terminated, raises_terminated
 from fourm.training.train_state import OptimizerConfig
 from tests.fourm.tiny import Shape, build_model, make_tokens
 from tokenizers.base import SequenceTokens, TokenBatch
@@ -84,7 +89,18 @@ def batches_until(stop=None, make=numbers):
     return lambda first: nullcontext(read(first))
 
 
-def run(folder, config=CONFIG, *, stop=None, seed=0, loss_fn=noisy, model=None, batches=None):
+def run(
+    folder,
+    config=CONFIG,
+    *,
+    stop=None,
+    seed=0,
+    loss_fn=noisy,
+    model=None,
+    batches=None,
+    data=None,
+    forked_at=None,
+):
     model = Small() if model is None else model
     with RunLog(folder) as log:
         train(
@@ -97,6 +113,9 @@ def run(folder, config=CONFIG, *, stop=None, seed=0, loss_fn=noisy, model=None, 
             folder=folder / "checkpoints",
             log=log,
             references={"entropy/map": 1.5},
+            data=data,
+            samples_at=samples_at,
+            forked_at=forked_at,
         )
     return model
 
@@ -171,7 +190,7 @@ def test_a_run_that_was_killed_twice_logs_no_step_twice(tmp_path, uninterrupted)
             run(tmp_path, stop=stop)
     run(tmp_path)
     steps = [line["step"] for line in measured(tmp_path)]
-    assert steps == [3, 5, 6, 9, 10, 12]
+    assert steps == [3, 6, 9, 12]
     assert measured(tmp_path) == uninterrupted[1]
 
 
@@ -196,13 +215,15 @@ def test_a_logged_line_is_the_mean_since_the_line_before(tmp_path, uninterrupted
     single = replace(CONFIG, log_every=1)
     run(tmp_path, single)
     losses = {line["step"]: line["loss"] for line in measured(tmp_path)}
-    for line, steps in zip(uninterrupted[1], [(1, 2, 3), (4, 5), (6,)], strict=False):
+    for line, steps in zip(uninterrupted[1], [(1, 2, 3), (4, 5, 6)], strict=False):
         np.testing.assert_allclose(line["loss"], np.mean([losses[step] for step in steps]))
 
 
 def test_another_seed_or_shape_is_refused_in_one_sentence(tmp_path):
     run(tmp_path, replace(CONFIG, steps=1))
-    with pytest.raises(ValueError, match=r"with --seed 0, this run has --seed 1; use the same"):
+    with pytest.raises(
+        ValueError, match=r"made with another seed \(0 there, 1 here\); use the same"
+    ):
         run(tmp_path, seed=1)
     with pytest.raises(ValueError, match=r"another shape: .* restore the old settings, or"):
         run(tmp_path, model=Small(width=4))
@@ -211,41 +232,180 @@ def test_another_seed_or_shape_is_refused_in_one_sentence(tmp_path):
         run(tmp_path, muon)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_last_checkpoint(
-    tmp_path, uninterrupted
-):
+def failing_at(*steps, part="loss"):
+    """A loss, or a gradient, that is not finite in the batches of these steps."""
+
     def loss_fn(model, batch, key):
         loss, metrics = noisy(model, batch, key)
-        # The batch of step 7. Text has no targets, and so a loss of NaN, in every step.
-        bad = jnp.where(jnp.all(batch == numbers(7)), jnp.nan, 0.0)
+        is_bad = jnp.any(jnp.stack([jnp.all(batch == numbers(step)) for step in steps]))
+        if part == "gradient":
+            # Of infinite slope and no value.
+            slope = jnp.sqrt(jnp.where(is_bad, 0.0 * model.kernel[0], 1.0))
+            return loss + slope - jax.lax.stop_gradient(slope), metrics
+        loss = loss + jnp.where(is_bad, jnp.nan, 0.0)
+        # Text has no targets, and so a loss of NaN, in every step.
         text = {"loss/text": jnp.array(jnp.nan), "targets/text": jnp.zeros(())}
-        return loss + bad, metrics | {"loss/map": loss + bad} | text
+        return loss, metrics | {"loss/map": loss} | text
 
-    message = r"Training of model stopped: the loss in map is not finite at step 7; .* is intact"
+    return loss_fn
+
+
+def samples_at(step):
+    return [10 * step, 10 * step + 1]
+
+
+def test_skipped_steps_are_counted_and_the_learning_rate_belongs_to_updates(tmp_path):
+    config = replace(CONFIG, log_every=1, steps=8)
+    run(tmp_path, config, loss_fn=failing_at(4, 5, 7))
+    lines = measured(tmp_path)
+    assert [line["skipped"] for line in lines] == [0, 0, 0, 0, 1, 2, 2, 3]
+    assert [line["loss"] is None for line in lines] == [step in (5, 6, 8) for step in range(1, 9)]
+    rates = [line["learning_rate"] for line in lines]
+    assert rates[3] == rates[4] == rates[5] and rates[6] != rates[5] and rates[7] == rates[6]
+
+
+def test_a_run_that_skipped_steps_is_killed_and_ends_with_the_same_bits(tmp_path):
+    loss_fn = failing_at(3, 4, 6, 8)
+    whole = run(tmp_path / "whole", loss_fn=loss_fn)
+    with pytest.raises(Interrupted):
+        run(tmp_path / "killed", loss_fn=loss_fn, stop=7)
+    resumed = run(tmp_path / "killed", loss_fn=loss_fn)
+    for a, b in zip(parameters(whole), parameters(resumed), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert json.dumps(measured(tmp_path / "whole")) == json.dumps(measured(tmp_path / "killed"))
+    assert measured(tmp_path / "whole")[-1]["skipped"] == 4
+
+
+@pytest.mark.parametrize(
+    ("part", "named"), [("loss", "the loss of map"), ("gradient", "the gradient")]
+)
+def test_three_in_a_row_stop_the_run_with_their_samples_and_leave_the_checkpoint(
+    tmp_path, uninterrupted, part, named
+):
+    message = (
+        rf"^Training of model stopped: {named} is not finite at step 8, the third in a row, with "
+        r"the samples 80, 81; the last checkpoint is intact"
+    )
+    loss_fn = failing_at(2, 6, 7, 8, part=part)
     with pytest.raises(NonFiniteLossError, match=message):
         run(tmp_path, loss_fn=loss_fn)
     with closing(Checkpoints(tmp_path / "checkpoints")) as checkpoints:
         assert checkpoints.latest_step == 5
     assert max(line["step"] for line in measured(tmp_path)) == 6
-    # With the cause gone the run goes on as if nothing had happened.
+
+
+@pytest.mark.parametrize("bad", [(3, 4, 5), (4, 5, 6)])
+def test_steps_in_a_row_are_counted_across_an_interruption(tmp_path, bad):
+    # The checkpoint is after step 4, and only what the third one is differs.
+    with pytest.raises(Interrupted):
+        run(tmp_path, loss_fn=failing_at(*bad), stop=bad[-1])
+    with pytest.raises(NonFiniteLossError, match=f"at step {bad[-1]}, the third in a row"):
+        run(tmp_path, loss_fn=failing_at(*bad))
+
+
+def test_with_the_cause_gone_a_stopped_run_goes_on(tmp_path, uninterrupted):
+    with pytest.raises(NonFiniteLossError):
+        run(tmp_path, loss_fn=failing_at(6, 7, 8))
     for a, b in zip(parameters(run(tmp_path)), uninterrupted[0], strict=True):
         np.testing.assert_array_equal(a, b)
 
 
-def test_an_infinite_gradient_stops_the_run_too(tmp_path):
-    def loss_fn(model, batch, key):
-        loss, metrics = noisy(model, batch, key)
-        root = jnp.sqrt(jnp.sum(model.kernel[...]))  # of infinite slope at zero
-        return loss + root, metrics
+def test_checkpoints_come_by_the_minute_too_and_change_no_bit(tmp_path, uninterrupted):
+    config = replace(CONFIG, checkpoint_every=100, checkpoint_minutes=1e-9, keep_checkpoints=100)
+    with pytest.raises(Interrupted):
+        run(tmp_path, config, stop=4)
+    saved = {path.name for path in (tmp_path / "checkpoints").iterdir()}
+    assert saved == {"1", "2", "3", "4"}
+    model = run(tmp_path)
+    for a, b in zip(parameters(model), uninterrupted[0], strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert measured(tmp_path) == uninterrupted[1]
 
-    with pytest.raises(NonFiniteLossError, match="the loss is not finite at step 0;"):
-        run(tmp_path, loss_fn=loss_fn)
+
+def test_the_last_and_the_best_checkpoints_are_kept(tmp_path):
+    config = replace(CONFIG, checkpoint_every=2, keep_checkpoints=1, log_every=2)
+    run(tmp_path, config)
+    losses = {line["step"]: line["loss"] for line in measured(tmp_path)}
+    best = min(losses, key=losses.get)
+    with closing(Checkpoints(tmp_path / "checkpoints", keep=1)) as checkpoints:
+        assert (checkpoints.best_step, checkpoints.latest_step) == (best, 12)
+    kept = {path.name for path in (tmp_path / "checkpoints").iterdir()}
+    assert kept == {str(best), "12"}
+
+
+class Counting:
+    """Batches with a state, as data pipelines have; opened at the wrong place on purpose."""
+
+    def __init__(self):
+        self.next = 0
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        self.next += 1
+        return numbers(self.next - 1)
+
+    def get_state(self):
+        return {"next": self.next}
+
+    def set_state(self, state):
+        self.next = state["next"]
+
+
+def test_the_state_of_the_iterator_is_in_the_checkpoint(tmp_path, uninterrupted):
+    class Killed(Counting):
+        def __next__(self):
+            if self.next == 7:
+                raise Interrupted
+            return super().__next__()
+
+    with pytest.raises(Interrupted):
+        run(tmp_path, batches=lambda first: nullcontext(Killed()))
+    model = run(tmp_path, batches=lambda first: nullcontext(Counting()))
+    for a, b in zip(parameters(model), uninterrupted[0], strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_other_data_are_refused_in_one_sentence(tmp_path):
+    short = replace(CONFIG, steps=1)
+    run(tmp_path, short, data={"num_samples": 48})
+    with pytest.raises(ValueError, match=r"another num_samples \(48 there, 40 here\); use the"):
+        run(tmp_path, data={"num_samples": 40})
+    # A fork may go on over them.
+    run(tmp_path, replace(CONFIG, steps=2), data={"num_samples": 40}, forked_at=1)
+
+
+def test_sigterm_ends_the_run_after_the_step_and_its_checkpoint(tmp_path, uninterrupted):
+    def batches(first):
+        def read():
+            for step in range(first, 12):
+                if step == 7:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                yield numbers(step)
+
+        return nullcontext(read())
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Terminated), raises_terminated():
+        run(tmp_path, batches=batches)
+    assert signal.getsignal(signal.SIGTERM) is before
+    with closing(Checkpoints(tmp_path / "checkpoints")) as checkpoints:
+        assert checkpoints.latest_step == 8
+    assert [line["step"] for line in measured(tmp_path)] == [3, 6]
+    model = run(tmp_path)
+    for a, b in zip(parameters(model), uninterrupted[0], strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert measured(tmp_path) == uninterrupted[1]
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         (dict(steps=0), "--training.steps is 0; it must be at least 1"),
+        (dict(keep_checkpoints=0), "--training.keep-checkpoints is 0; it must be at least 1"),
+        (dict(checkpoint_minutes=-1.0), "--training.checkpoint-minutes is -1.0; .* at least 0"),
+        (dict(checkpoint_minutes=math.nan), "--training.checkpoint-minutes is nan; it must"),
         (dict(accumulation=0), "--training.accumulation is 0; it must be at least 1"),
         (dict(accumulation=3), "--training.batch-size is 4; it must be divisible by .*, 3"),
         (dict(average_decay=1.0), "--training.average-decay is 1.0; it must be at least 0"),

@@ -1,5 +1,7 @@
 """One training step: decay, accumulation, averages, schedule and keys."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -95,6 +97,54 @@ def test_a_loss_that_is_not_finite_in_one_slice_shows_in_the_metrics():
     x, y = make_batch()
     _, metrics = take(1, *start(accumulation=3), (x, y.at[5].set(jnp.nan)))
     assert np.isnan(metrics["loss"])
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+@pytest.mark.parametrize("slices", [1, 3])
+def test_a_step_that_is_not_finite_changes_nothing_but_the_count_of_steps(name, slices):
+    state, step = start(replace(WARM, name=name, clip_norm=1.0), accumulation=slices)
+    x, y = make_batch()
+    before, metrics = take(2, state, step)
+    assert metrics["skipped"] == 0
+    for bad in (jnp.nan, jnp.inf, 1e30):  # whose loss is NaN, infinite, and too large to square
+        after, metrics = take(1, jax.tree.map(jnp.asarray, before), step, (x, y.at[5].set(bad)))
+        assert metrics["skipped"] == 1
+        assert int(after.step) == 3 and int(after.variables["calls"]) == 2 * slices
+        for a, b in zip(jax.tree.leaves(before)[1:], jax.tree.leaves(after)[1:], strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_a_gradient_that_is_not_finite_is_skipped_though_the_loss_is_finite():
+    def loss_fn(model, batch, key):
+        root = jnp.sqrt(jnp.sum(0 * model.bias[...]))  # of infinite slope and no value
+        return jnp.mean(model(batch[0]) ** 2) + root, {}
+
+    model, optimizer = Line(), build_optimizer(WARM, 10)
+    _, state = create_state(model, optimizer)
+    kept = jax.tree.map(np.asarray, state.params)
+    state, metrics = take(1, state, make_train_step(model, loss_fn, optimizer, 0.9))
+    assert np.isfinite(metrics["loss"]) and metrics["skipped"] == 1
+    for a, b in zip(jax.tree.leaves(kept), jax.tree.leaves(state.params), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_keys_of_random_layers_stay_too_in_a_step_that_is_not_finite():
+    class Noisy(Line):
+        def __init__(self):
+            super().__init__()
+            self.rngs = nnx.Rngs(noise=0)
+
+    def loss_fn(model, batch, key):
+        return jnp.mean(model(batch) ** 2) * jax.random.uniform(model.rngs.noise()), {}
+
+    model, optimizer = Noisy(), build_optimizer(WARM, 10)
+    _, state = create_state(model, optimizer)
+    step = make_train_step(model, loss_fn, optimizer, 0.9)
+    counts = []
+    for value in (1.0, jnp.nan, 1.0):
+        state, _ = step(state, jnp.full((2, 2), value), jax.random.key(0))
+        counts.append(int(state.variables["rngs"]["noise"]["count"]))
+    assert counts == [1, 1, 2]
 
 
 def test_the_average_follows_its_formula():
