@@ -50,7 +50,14 @@ def main() -> int:
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as work:
         whole, killed = Path(work, "whole"), Path(work, "killed")
-        kills = run_killed([*command, str(killed)], killed, arguments.kills, arguments.seed)
+        chance = random.Random(arguments.seed)
+        kills = []
+        while len(kills) < arguments.kills:
+            moment = chance.choice(MOMENTS)
+            if not kill_once([*command, str(killed)], killed, moment, chance, most_lines=8):
+                break
+            kills.append(moment)
+        run_to_end([*command, str(killed)])
         run_to_end([*command, str(whole)])
         is_same = fingerprint(whole) == fingerprint(killed)
         result = {
@@ -67,50 +74,39 @@ def main() -> int:
     return 0 if is_same else 1
 
 
-def run_killed(command: Sequence[str], folder: Path, kills: int, seed: int) -> list[str]:
-    """Starts a run, kills it, and starts it again, `kills` times, and then to its end.
+def kill_once(
+    command: Sequence[str], folder: Path, moment: str, chance: random.Random, most_lines: int = 1
+) -> bool:
+    """Starts a run and kills it at a moment.
+
+    Args:
+        command: What trains in `folder`.
+        folder: The run directory.
+        moment: "start", "step" or "save": soon after the start, after a few more lines of
+            metrics.jsonl, or while a checkpoint is being written.
+        chance: Draws when exactly.
+        most_lines: How many lines are waited for.
 
     Returns:
-        What the run was doing at each kill; fewer than asked for if the run had ended before.
+        False if the run had ended by then.
     """
-    chance = random.Random(seed)
-    done = []
-    while len(done) < kills:
-        moment = chance.choice(MOMENTS)
-        process = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-        )
-        try:
-            wait_for(moment, process, folder, chance)
-        finally:
-            process.kill()
-        _, told = process.communicate()
-        if process.returncode == 0:
-            return done
-        if process.returncode != -signal.SIGKILL:
-            raise RuntimeError(f"The run failed after {len(done)} kills: {told[-2000:]}")
-        done.append(moment)
-    run_to_end(command)
-    return done
-
-
-def wait_for(moment: str, process: subprocess.Popen, folder: Path, chance: random.Random) -> None:
-    """Returns at a moment of a process that trains in `folder`, or when the process has ended."""
-    lines, saves = count_lines(folder), set(saves_under_way(folder))
-    more = chance.randint(1, 8)
-
-    def has_come() -> bool:
-        match moment:
-            case "start":
-                return True
-            case "step":
-                return count_lines(folder) >= lines + more
-            case _:
-                return bool(set(saves_under_way(folder)) - saves)
-
-    while process.poll() is None and not has_come():
-        time.sleep(0.001)
-    time.sleep(chance.uniform(0, {"start": 8.0, "step": 0.1, "save": 0.1}[moment]))
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        lines, saves = count_lines(folder), set(saves_under_way(folder))
+        if moment == "step":
+            lines += chance.randint(1, most_lines)
+        while process.poll() is None:
+            if moment == "start":
+                break
+            if moment == "step" and count_lines(folder) >= lines:
+                break
+            if moment == "save" and set(saves_under_way(folder)) - saves:
+                break
+            time.sleep(0.001)
+        time.sleep(chance.uniform(0, {"start": 8.0, "step": 0.1, "save": 0.1}[moment]))
+    finally:
+        process.kill()
+    return process.wait() == -signal.SIGKILL
 
 
 def count_lines(folder: Path) -> int:

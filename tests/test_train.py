@@ -2,11 +2,10 @@
 
 import json
 import os
+import random
 import shutil
 import signal
-import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,10 @@ import pytest
 from PIL import Image
 
 import fourm
-from train import main
+from benchmarks.kill import kill_once
+from configs.presets import parse_command_line
+from fourm.loss import masked_loss
+from train import main, open_run
 
 ROOT = Path(__file__).parent.parent
 CONFIG = str(ROOT / "tests" / "fixtures" / "tiny_scenes.py")
@@ -152,53 +154,71 @@ def test_what_is_measured_may_change_and_only_that_is_done_again(run, tmp_path):
     assert (folder / "model").stat().st_mtime_ns == model
 
 
-@shares_run
-def test_a_run_killed_in_the_middle_ends_in_the_same_bits(run, tmp_path):
-    folder = tmp_path / "killed"
-    # What comes before the model is there; the model is not.
-    shutil.copytree(
-        run, folder, ignore=shutil.ignore_patterns("model", "report.*", "*.png", "*.tfevents.*")
-    )
+def without_its_model(run: Path, folder: Path) -> Path:
+    """Copies a run as it was before its model was trained."""
+    later = ("model", "report.*", "*.png", "*.tfevents.*")
+    shutil.copytree(run, folder, ignore=shutil.ignore_patterns(*later))
     lines = [line for line in losses_of(run) if line["stage"] != "model"]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    program = f"""
-        import os, signal, sys, time
-        from pathlib import Path
-        sys.path.insert(0, {str(ROOT)!r})
-        from data_pipeline.token_store import TokenStore
-        import train
+    return folder
 
-        read, calls = TokenStore.batch, []
-        saved = Path({str(folder)!r}, "checkpoints", "model", "4")
 
-        def batch(self, indices):
-            calls.append(len(indices))
-            if len(calls) > 7:  # Steps 5 to 7 are under way, and step 4 is being saved or saved.
-                while not saved.exists():
-                    time.sleep(0.01)
-                os.kill(os.getpid(), signal.SIGKILL)
-            return read(self, indices)
+def assert_same_end(run: Path, resumed: Path) -> None:
+    """Checks that two runs have the same model, to the bit, and measured the same."""
+    expected, found = arrays_of(run), arrays_of(resumed)
+    assert list(expected) == list(found)
+    for name, array in expected.items():
+        assert array.dtype == found[name].dtype
+        assert array.tobytes() == found[name].tobytes(), name
+    assert losses_of(resumed) == losses_of(run)
+    assert report_of(resumed)["results"] == report_of(run)["results"]
 
-        TokenStore.batch = batch
-        sys.exit(train.main([{CONFIG!r}, "--run-dir", {str(folder)!r}]))
-    """
-    killed = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program)],
-        env=dict(os.environ, JAX_PLATFORMS="cpu"),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
+
+@shares_run
+def test_a_run_killed_at_random_moments_ends_in_the_same_bits(run, tmp_path):
+    # benchmarks/kill.py does so more often.
+    folder = without_its_model(run, tmp_path / "killed")
+    arguments = [CONFIG, "--run-dir", str(folder)]
+    often = [sys.executable, str(ROOT / "train.py"), *arguments, "--training.checkpoint-every", "1"]
+    for moment in ("save", "step", "save"):
+        assert kill_once(often, folder, moment, random.Random(0))
     assert not (folder / "model").exists()
-    assert main([CONFIG, "--run-dir", str(folder)]) == 0
-    whole, resumed = arrays_of(run), arrays_of(folder)
-    assert list(whole) == list(resumed)
-    for name, array in whole.items():
-        assert array.dtype == resumed[name].dtype
-        assert array.tobytes() == resumed[name].tobytes(), name
-    assert losses_of(folder) == losses_of(run)
-    assert report_of(folder)["results"] == report_of(run)["results"]
+    assert main(arguments) == 0
+    assert_same_end(run, folder)
+
+
+@shares_run
+@pytest.mark.parametrize("stage", ["samples", "tokens", "model"])
+def test_sigterm_exits_with_a_code_to_requeue_on_and_saves_a_step_that_is_under_way(
+    run, tmp_path, capsys, monkeypatch, stage
+):
+    def terminate(*_):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    folder = without_its_model(run, tmp_path / "run")
+    with monkeypatch.context() as patched:
+        match stage:
+            case "samples":
+                patched.setattr("train.read_sample", terminate)
+            case "tokens":
+                patched.setattr("train.make_tokens", terminate)
+            case "model":
+                patched.setattr("train.masked_loss", lambda *a: terminate() or masked_loss(*a))
+        assert main([CONFIG, "--run-dir", str(folder)]) == 75
+    told = capsys.readouterr().err
+    assert told.endswith("Terminated by SIGTERM; the same command continues.\n")
+    assert not (folder / "model").exists()
+    saved = [path.name for path in (folder / "checkpoints").glob("model/*")]
+    assert saved == (["1"] if stage == "model" else [])
+
+
+@shares_run
+def test_how_often_a_run_is_saved_may_change(run, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    shutil.copy(run / "config.json", folder)
+    often = ("--training.checkpoint-minutes", "3", "--training.keep-checkpoints", "7")
+    assert open_run(parse_command_line([CONFIG, "--run-dir", str(folder), *often])) == folder
 
 
 @shares_run

@@ -402,7 +402,7 @@ def test_sigterm_ends_the_run_after_the_step_and_its_checkpoint(tmp_path, uninte
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (dict(steps=0), "--training.steps is 0; it must be at least 1"),
+        (dict(steps=-1), "--training.steps is -1; it must be at least 0"),
         (dict(keep_checkpoints=0), "--training.keep-checkpoints is 0; it must be at least 1"),
         (dict(checkpoint_minutes=-1.0), "--training.checkpoint-minutes is -1.0; .* at least 0"),
         (dict(checkpoint_minutes=math.nan), "--training.checkpoint-minutes is nan; it must"),
