@@ -15,6 +15,8 @@ def initialize(coordinator: str, num_processes: int | None, process_index: int |
     Raises:
         ValueError: One sentence, if they can't be found.
     """
+    # JAX would take SIGTERM for itself; the training loop answers it, in all processes alike.
+    jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(coordinator or None, num_processes, process_index)
     except (ValueError, RuntimeError) as error:
