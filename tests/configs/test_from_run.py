@@ -165,3 +165,34 @@ def test_a_source_without_a_shared_tokenizer_is_refused(source, tmp_path, capsys
     knobs = ["--start-from", str(source), "--run-dir", str(tmp_path / "run")]
     assert main(["tests/fixtures/tiny_scenes.py", *knobs]) == 2
     assert "has no modality with the same tokenizer" in capsys.readouterr().err
+
+
+def test_an_imported_model_learns_from_pixels_and_ids_and_is_exported(tmp_path):
+    source, tuned = tmp_path / "imported", tmp_path / "tuned"
+    assert ml4m(["import", str(GOLDENS / "fm_4m7_tiny_gelu"), "--out", str(source)]) == 0
+    space = load_model(source / "model").space
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for entry in space.ranges:
+            name = "rgb" if entry.kind == "features" else entry.name
+            folder = tmp_path / "data" / split / name
+            folder.mkdir(parents=True)
+            for i in range(2):
+                if entry.kind == "features":
+                    picture = rng.integers(0, 256, (240, 240, 3)).astype(np.uint8)
+                    Image.fromarray(picture).save(folder / f"{i}.png")
+                elif entry.kind == "sequence":
+                    np.save(folder / f"{i}.npy", rng.integers(205, entry.vocab_size, 7 + i))
+                else:
+                    np.save(folder / f"{i}.npy", rng.integers(0, 96, entry.token_shape))
+    knobs = ["--data.path", str(tmp_path / "data"), "--run-dir", str(tuned)]
+    knobs += ["--training.steps", "1", "--training.batch-size", "2"]
+    knobs += ["--evaluation.pairs", "rgb@224->tok_depth@224", "--evaluation.num-samples", "1"]
+    assert main([str(source), *knobs]) == 0
+    before, after = arrays_of(source), arrays_of(tuned)
+    projection = next(name for name in before if "projection_2/kernel" in name)
+    assert not np.array_equal(before[projection], after[projection])
+    assert ml4m(["export", str(tuned), "--out", str(tmp_path / "exported")]) == 0
+    assert ml4m(["import", str(tmp_path / "exported"), "--out", str(tmp_path / "again")]) == 0
+    again = arrays_of(tmp_path / "again")
+    assert all(np.array_equal(after[name], again[name]) for name in after)
