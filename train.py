@@ -26,6 +26,7 @@ import numpy as np
 from flax import nnx
 from tqdm import tqdm
 
+from configs.fork import fork_run, read_fork
 from configs.launch import read_launch
 from configs.presets import parse_command_line
 from configs.schema import RunConfig, differing_knobs, to_plain
@@ -115,7 +116,7 @@ def run(arguments: Sequence[str]) -> Path:
     if launch.distributed:
         initialize(launch.coordinator, launch.num_processes, launch.process_index)
     config, _ = parse_command_line(arguments)
-    folder = open_run(config)
+    folder = open_run(config, launch.fork)
     if is_reported(folder, config):
         return folder
     stage = Stages(folder)
@@ -138,14 +139,19 @@ def run(arguments: Sequence[str]) -> Path:
     return folder
 
 
-def open_run(config: RunConfig) -> Path:
-    """Opens the run directory, or starts it.
+def open_run(config: RunConfig, fork: str = "") -> Path:
+    """Opens the run directory, or starts it, from another run if `fork` names one.
 
     Raises:
-        ValueError: If it was made with other settings, or is something else.
+        ValueError: If it was made with other settings, or from another run, or is something else.
     """
     folder = Path(config.run_dir)
     file = folder / CONFIG
+    forked_from = read_fork(folder).get("from", "")
+    if fork and (forked_from or file.exists()) and forked_from != fork:
+        raise ValueError(
+            f"{folder} is a run already, and not forked from {fork}; give --run-dir another folder."
+        )
     if file.exists():
         try:
             before = json.loads(file.read_text())
@@ -158,9 +164,12 @@ def open_run(config: RunConfig) -> Path:
         if fixed:
             raise ValueError(
                 f"{folder} was made with other values of {', '.join(fixed) or 'everything'}; give "
-                f"--run-dir another folder, or delete {folder} to start afresh."
+                f"--run-dir another folder, with --fork {folder} to go on from there, or delete "
+                f"{folder} to start afresh."
             )
         write_config(config, folder)
+    elif fork or forked_from:
+        fork_run(Path(fork or forked_from).expanduser(), config)
     elif (folder / SECONDS).exists():
         # A run whose data could not be read: what it left was made with settings now unknown.
         shutil.rmtree(folder / HELDOUT, ignore_errors=True)
@@ -170,6 +179,11 @@ def open_run(config: RunConfig) -> Path:
 def is_free(knob: str) -> bool:
     """True if a knob may differ from what a run directory was made with."""
     return any(knob == free or knob.startswith(f"{free}.") for free in FREE_KNOBS)
+
+
+def forked_at(folder: Path, stage: str) -> int | None:
+    """Returns the step at which a stage was taken over from another run, if it was."""
+    return read_fork(folder).get("steps", {}).get(stage)
 
 
 def write_config(config: RunConfig, folder: Path) -> None:
@@ -271,6 +285,7 @@ def make_tokenizer(
             log=log,
             data=asdict(order),
             samples_at=lambda step: sample.rows([name])[order.indices(step)],
+            forked_at=forked_at(folder, f"tokenizer-{name}"),
         )
     tokenizer.save(saved)
     return tokenizer
@@ -322,7 +337,8 @@ def train_model(
             folder=folder / "checkpoints" / "model",
             log=log,
             data=asdict(order),
-            samples_at=order.indices,
+            samples_at=lambda step: tokens.keys(order.indices(step)),
+            forked_at=forked_at(folder, "model"),
             references={f"entropy/{name}": value for name, value in entropy.items()},
         )
     save_model(folder / "model", model)

@@ -11,7 +11,7 @@ Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
 @dataclass(frozen=True)
 class Launch:
-    """How the processes of a run find each other."""
+    """How a run begins, and how its processes find each other."""
 
     distributed: Flag = False
     """Train in several processes, which are started by the same command and share the run
@@ -22,6 +22,10 @@ class Launch:
     """Processes of the run, all machines together."""
     process_index: int | None = None
     """Which of them this one is, from 0."""
+    fork: str = ""
+    """A run directory to go on from with other settings, in a new --run-dir. Tokenizers and the
+    newest checkpoints are taken over, tokens and held-out samples too if the data stay the same;
+    that run may be unfinished, and stays as it is."""
 
     def check(self) -> None:
         """Raises ValueError, in one sentence, if the options do not fit each other."""

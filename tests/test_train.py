@@ -16,6 +16,7 @@ import fourm
 from benchmarks.kill import kill_once
 from configs.presets import parse_command_line
 from fourm.loss import masked_loss
+from fourm.training.train_state import OptimizerConfig, build_schedule
 from train import main, open_run
 
 ROOT = Path(__file__).parent.parent
@@ -74,6 +75,10 @@ def arrays_of(folder: Path) -> dict[str, np.ndarray]:
             found |= {f"{file.name}/{name}": np.asarray(named[name]) for name in named}
     assert found
     return found
+
+
+def tensors_of(folder: Path) -> list[np.ndarray]:
+    return list(arrays_of(folder).values())
 
 
 def losses_of(folder: Path) -> list[dict]:
@@ -138,7 +143,8 @@ def test_other_settings_are_refused_with_their_names_and_nothing_is_lost(run, ca
     told = capsys.readouterr().err
     assert told.count("\n") == 1 and told.startswith("error: ")
     assert "model.dim" in told and "training.optimizer.learning_rate" in told
-    assert "--run-dir" in told and "seed" not in told
+    assert f"--run-dir another folder, with --fork {run} to go on from there" in told
+    assert "seed" not in told
     assert (run / "config.json").read_bytes() == before
 
 
@@ -210,6 +216,54 @@ def test_sigterm_exits_with_a_code_to_requeue_on_and_saves_a_step_that_is_under_
     assert not (folder / "model").exists()
     saved = [path.name for path in (folder / "checkpoints").glob("model/*")]
     assert saved == (["1"] if stage == "model" else [])
+
+
+@shares_run
+@pytest.mark.parametrize("data", ["same", "other"])
+def test_a_fork_goes_on_with_other_settings_from_the_newest_checkpoint(
+    run, tmp_path, monkeypatch, data
+):
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    folder = tmp_path / "fork"
+    changed = ["--training.steps", "14", "--training.optimizer.learning-rate", "0.0004"]
+    changed += ["--training.log-every", "1"]
+    if data == "other":
+        changed += ["--data.num-train", "40", "--training.batch-size", "4"]
+    arguments = [CONFIG, "--run-dir", str(folder), *changed]
+    with monkeypatch.context() as patched:
+        patched.setattr("train.evaluate", lambda *_: None)
+        assert main([*arguments, "--fork", str(run)]) == 0
+        assert main(arguments) == 0  # the same without --fork, which the run directory knows
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+    lines = [line for line in losses_of(folder) if line["stage"] == "model"]
+    assert [line["step"] for line in lines] == [2, 4, 6, 8, 10, 12, 13, 14]
+    schedule = build_schedule(OptimizerConfig(learning_rate=4e-4), 14)
+    assert [line["learning_rate"] for line in lines[-2:]] == [schedule(12), schedule(13)]
+    for name in ("rgb", "caption"):
+        own, theirs = (root / "tokenizers" / name / "arrays.npz" for root in (folder, run))
+        assert own.samefile(theirs)
+    taken = [
+        path for path in (folder / "tokens").iterdir() if (run / "tokens" / path.name).exists()
+    ]
+    shared = {path.samefile(run / "tokens" / path.name) for path in taken}
+    assert shared == ({True} if data == "same" else {False})
+    assert sorted(path.name for path in (folder / "checkpoints" / "model").iterdir()) == [
+        "12",
+        "14",
+    ]
+    assert any((a != b).any() for a, b in zip(*map(tensors_of, (run, folder)), strict=True))
+
+
+@shares_run
+def test_a_fork_needs_a_folder_and_weights_of_its_own(run, tmp_path, capsys):
+    folder = tmp_path / "fork"
+    tiny = [CONFIG, "--fork", str(run)]
+    assert main([*tiny, "--run-dir", str(run)]) == 2
+    assert f"is a run already, and not forked from {run}" in capsys.readouterr().err
+    assert main([*tiny, "--run-dir", str(folder), "--model.dim", "64"]) == 2
+    told = capsys.readouterr().err
+    assert "other values of model.dim: " in told and told.count("\n") == 1
+    assert not folder.exists()
 
 
 @shares_run

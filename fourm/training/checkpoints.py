@@ -154,6 +154,15 @@ class Checkpoints:
         self._checkpointer.close()
 
 
+def newest_steps(folder: Path) -> dict[str, int]:
+    """Returns the step of the newest complete checkpoint of each stage that has a subfolder."""
+    steps = {
+        stage.name: [int(each.name) for each in stage.iterdir() if each.name.isdigit()]
+        for stage in (sorted(folder.iterdir()) if folder.exists() else [])
+    }
+    return {stage: max(found) for stage, found in steps.items() if found}
+
+
 def split_state(state: TrainState) -> dict[str, PyTree]:
     """Returns the parts that are saved one by one; orbax can't save an empty one."""
     parts = state._replace(step=None)._asdict()

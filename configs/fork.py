@@ -1,0 +1,150 @@
+"""A run that goes on from another one with other settings."""
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from flax import nnx
+from jaxtyping import PyTree
+
+from configs.schema import RunConfig, differing_knobs, from_plain, to_plain
+from fourm.model import FourM, ModelConfig
+from fourm.results import write_file
+from fourm.run import CONFIG, TOKENIZERS
+from fourm.run_log import METRICS
+from fourm.sample_set import HELDOUT
+from fourm.token_space import TokenSpace
+from fourm.training.checkpoints import describe_difference, newest_steps
+from fourm.training.train_state import OptimizerConfig, build_optimizer
+from tokenizers.modality import load_tokenizer
+
+FORK = "fork.json"
+CHECKPOINTS = "checkpoints"
+# What parts of a run directory follow from; with other values they are made anew. Tokenizers stay
+# whatever the data: weights mean something by their tokens alone.
+FOLLOWS_FROM = {
+    TOKENIZERS: (),
+    "tokens": ("data", "crops", "seed"),
+    HELDOUT: ("data", "crops", "seed", "tokenizer_samples"),
+}
+
+
+def fork_run(source: Path, config: RunConfig) -> None:
+    """Makes `config.run_dir` a run that goes on from another one, finished or not.
+
+    Tokenizers, the newest checkpoint of everything trained, and what was measured up to it are
+    taken over, and tokens and held-out samples if the data stay the same. `fork.json` says from
+    where, at which steps, and which knobs differ. Files are linked where the file system can, as
+    none of them is ever written to again; the other run is only read.
+
+    Raises:
+        ValueError: If there is no such run, or its weights can't be used under `config`.
+    """
+    folder = Path(config.run_dir)
+    plain = read_config(source)
+    if folder.exists() and (folder.samefile(source) or not (folder / FORK).exists()):
+        raise ValueError(f"{folder} is there already; give --fork a new --run-dir to go on in.")
+    knobs = [
+        knob for knob in differing_knobs(plain, to_plain(config)) if knob.split(".")[0] != "run_dir"
+    ]
+    steps = newest_steps(source / CHECKPOINTS)
+    check_usable(source, plain, config, knobs, has_model="model" in steps)
+    partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
+    partial.mkdir(parents=True)
+    try:
+        for name, follows_from in FOLLOWS_FROM.items():
+            is_same = not any(knob.split(".")[0] in follows_from for knob in knobs)
+            if is_same and (source / name).exists():
+                link_tree(source / name, partial / name)
+        for stage, step in steps.items():
+            link_tree(*(root / CHECKPOINTS / stage / str(step) for root in (source, partial)))
+        if (source / METRICS).exists():
+            shutil.copyfile(source / METRICS, partial / METRICS)
+        record = {"from": str(source), "steps": steps, "knobs": knobs, "config": plain}
+        write_file(partial / FORK, json.dumps(record, indent=2).encode())
+        # Left by a first attempt whose settings did not fit the data.
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(partial, folder)
+    except (FileNotFoundError, shutil.Error) as error:
+        raise ValueError(
+            f"{source} changed while it was read, as a run does that goes on; try again."
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def read_fork(folder: Path) -> dict[str, Any]:
+    """Returns what `fork_run` wrote down: from, steps by stage, knobs, config; {} if no fork."""
+    file = folder / FORK
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+
+
+def read_config(source: Path) -> dict[str, Any]:
+    """Returns the configuration of a run that `train.py` made.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    try:
+        plain = json.loads((source / CONFIG).read_text(encoding="utf-8"))
+        is_run = plain["class"] == RunConfig.__name__
+    except (OSError, ValueError, KeyError, TypeError):
+        is_run = False
+    if not is_run:
+        raise ValueError(
+            f"--fork {source} is no run of train.py, with a {CONFIG} that can be read; give the "
+            "folder of one."
+        )
+    return plain
+
+
+def check_usable(
+    source: Path, plain: dict[str, Any], config: RunConfig, knobs: Sequence[str], has_model: bool
+) -> None:
+    """Raises ValueError, in one sentence, if what was trained can't be used with these knobs."""
+    wrong = [knob for knob in knobs if knob.split(".")[0] == "modalities"]
+    difference = "tokens would not mean what they meant"
+    if not wrong and has_model:
+        saved = [source / TOKENIZERS / name for name in config.modalities]
+        space = TokenSpace.build({path.name: load_tokenizer(path) for path in saved})
+        before = from_plain(plain["model"]), from_plain(plain["training"]["optimizer"])
+        there = describe_state(space, *before)
+        here = describe_state(space, config.model, config.training.optimizer)
+        differences = (describe_difference(there[part], here[part]) for part in there)
+        difference = next(filter(None, differences), "")
+        shaping = ("model.", "training.optimizer.")
+        wrong = [knob for knob in knobs if knob.startswith(shaping)] if difference else []
+    if wrong:
+        raise ValueError(
+            f"{source} can't be forked with other values of {', '.join(wrong)}: {difference}; keep "
+            f"them, or start a new run from its weights with --start-from {source}."
+        )
+
+
+def describe_state(space: TokenSpace, model: ModelConfig, optimizer: OptimizerConfig) -> PyTree:
+    """Returns types and shapes of what is trained; nothing is computed."""
+    built = nnx.eval_shape(lambda: FourM(space, model, nnx.Rngs(0)))
+    params = nnx.to_pure_dict(nnx.state(built, nnx.Param))
+    opt_state = jax.eval_shape(build_optimizer(optimizer, 1).init, params)
+    return {"params": params, "opt_state": opt_state}
+
+
+def link_tree(source: Path, folder: Path) -> None:
+    """Gives a folder's files another name, or copies them where that is impossible.
+
+    Hidden files are somebody's unfinished work and are left out.
+    """
+
+    def link(old: str, new: str) -> None:
+        try:
+            os.link(old, new)
+        except FileNotFoundError:
+            raise
+        except OSError:  # Another file system, or one without links.
+            shutil.copyfile(old, new)
+
+    shutil.copytree(source, folder, copy_function=link, ignore=shutil.ignore_patterns(".*"))
