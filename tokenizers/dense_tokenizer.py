@@ -14,9 +14,10 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Shaped
 
 from tokenizers.base import RawBatch
+from tokenizers.quantizers import Quantizer, VectorQuantizer
 from tokenizers.storage import load_folder, save_folder, to_tuples
 from tokenizers.values import KINDS
-from tokenizers.values_dense import DenseValues
+from tokenizers.values_dense import DenseValues, evenly_spaced
 
 CHUNK_TOKENS = 8192
 """Tokens encoded or decoded at once."""
@@ -38,6 +39,8 @@ class DenseTokenizer(nnx.Module):
     """Class of the settings."""
     saved_as: ClassVar[str]
     """What `save` calls this kind."""
+    quantizer: Quantizer
+    """What makes latents codes."""
     token_shape: tuple[int, int]
     vocab_size: int
 
@@ -58,6 +61,37 @@ class DenseTokenizer(nnx.Module):
         self.statistics = nnx.Dict(
             {name: Statistic(jnp.asarray(value)) for name, value in statistics.items()}
         )
+
+    @classmethod
+    def fitted(
+        cls, config: Any, values: DenseValues, training: RawBatch, key: Array
+    ) -> "DenseTokenizer":
+        """Returns a tokenizer with fitted normalisation and untrained weights.
+
+        The codes of a learned codebook are spread over what the untrained encoder makes of samples.
+
+        Args:
+            config: Of the kind's `config_type`.
+            values: What the raw numbers mean.
+            training: Samples that passed `values.check`, all of one size.
+            key: Source of the initial weights.
+
+        Raises:
+            ValueError: If patches do not tile the samples.
+        """
+        grid = require_tiling(training, config.patch_size)
+        init_key, code_key = jax.random.split(key)
+        statistics = values.fit_statistics(training)
+        tokenizer = cls(config, values, statistics, grid, nnx.Rngs(init_key))
+        quantizer = tokenizer.quantizer
+        if isinstance(quantizer, VectorQuantizer):
+            latents = _latents(*nnx.split(tokenizer), evenly_spaced(training, 64))
+            quantizer.spread(latents.reshape(-1, quantizer.dim), code_key)
+        return tokenizer
+
+    @abstractmethod
+    def latents(self, raw: Shaped[Array, "batch y x ..."]) -> Float[Array, "batch gy gx dim"]:
+        """Returns what the encoder makes of raw values, before the quantiser."""
 
     @abstractmethod
     def tokenize(self, raw: Shaped[Array, "batch y x ..."]) -> Int[Array, "batch ty tx"]:
@@ -227,6 +261,11 @@ def from_plain(kind: type, content: Mapping[str, Any]) -> Any:
             for name, value in content.items()
         }
     )
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _latents(graph, state, raw):
+    return nnx.merge(graph, state).latents(raw)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from tokenizers.base import RawBatch
 from tokenizers.code_encoder import CodeEncoder, CodeEncoderConfig
-from tokenizers.dense_tokenizer import DenseTokenizer, require_tiling
+from tokenizers.dense_tokenizer import DenseTokenizer
 from tokenizers.diffusion import (
     DiffusionConfig,
     Sampler,
@@ -31,9 +31,9 @@ from tokenizers.diffusion import (
     signal_schedule,
     training_target,
 )
-from tokenizers.quantizers import VectorQuantizer
+from tokenizers.quantizers import Quantizer
 from tokenizers.unet import UNet, UNetConfig
-from tokenizers.values_dense import DenseValues, evenly_spaced
+from tokenizers.values_dense import DenseValues
 from tokenizers.vit_tokenizer import network_inputs, read_channels
 
 CHUNK_PIXELS = 2**19
@@ -109,15 +109,7 @@ class DiffusionTokenizerConfig:
             training: Samples that passed `values.check`, all of one size.
             key: Source of the initial weights.
         """
-        grid = require_tiling(training, self.patch_size)
-        init_key, code_key = jax.random.split(key)
-        statistics = values.fit_statistics(training)
-        tokenizer = DiffusionTokenizer(self, values, statistics, grid, nnx.Rngs(init_key))
-        quantizer = tokenizer.encoder.quantizer
-        if isinstance(quantizer, VectorQuantizer):
-            latents = _latents(*nnx.split(tokenizer), evenly_spaced(training, 64))
-            quantizer.spread(latents.reshape(-1, quantizer.dim), code_key)
-        return tokenizer
+        return DiffusionTokenizer.fitted(self, values, training, key)
 
 
 class Picture(NamedTuple):
@@ -166,6 +158,11 @@ class DiffusionTokenizer(DenseTokenizer):
         code_dim = self.encoder.quantizer.dim
         self.decoder = UNet(config.decoder, self.num_channels, code_dim, rngs)
         self.token_shape, self.vocab_size = self.encoder.token_shape, self.encoder.vocab_size
+
+    @property
+    def quantizer(self) -> Quantizer:
+        """What makes latents codes."""
+        return self.encoder.quantizer
 
     def latents(self, raw: Shaped[Array, "batch y x ..."]) -> Float[Array, "batch gy gx dim"]:
         """Returns what the encoder makes of raw values, before the quantiser."""
@@ -344,11 +341,6 @@ def _cost(error: Literal["mse", "smooth_l1"], distance: Array) -> Array:
         case "smooth_l1":
             size = jnp.abs(distance)
             return jnp.where(size < 1, jnp.square(distance) / 2, size - 0.5)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _latents(graph, state, raw):
-    return nnx.merge(graph, state).latents(raw)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 2))

@@ -5,7 +5,6 @@ many times faster than convolutions at full resolution. Neighbours still matter:
 a window of twice the patch, and the decoder the codes around its own.
 """
 
-import functools
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -16,14 +15,14 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Shaped
 
 from tokenizers.base import RawBatch
-from tokenizers.dense_tokenizer import DenseTokenizer, require_tiling
+from tokenizers.dense_tokenizer import DenseTokenizer
 from tokenizers.quantizers import (
     Distance,
     FiniteScalarQuantizer,
     Quantizer,
     VectorQuantizer,
 )
-from tokenizers.values_dense import DenseValues, evenly_spaced
+from tokenizers.values_dense import DenseValues
 
 
 @dataclass(frozen=True)
@@ -77,14 +76,7 @@ class ImageTokenizerConfig:
             training: Samples that passed `values.check`, all of one size.
             key: Source of the initial weights.
         """
-        grid = require_tiling(training, self.patch_size)
-        init_key, code_key = jax.random.split(key)
-        statistics = values.fit_statistics(training)
-        tokenizer = ImageTokenizer(self, values, statistics, grid, nnx.Rngs(init_key))
-        if isinstance(tokenizer.quantizer, VectorQuantizer):
-            latents = _latents(*nnx.split(tokenizer), evenly_spaced(training, 64))
-            tokenizer.quantizer.spread(latents.reshape(-1, tokenizer.quantizer.dim), code_key)
-        return tokenizer
+        return ImageTokenizer.fitted(self, values, training, key)
 
 
 class ResidualBlock(nnx.Module):
@@ -186,11 +178,6 @@ class ImageTokenizer(DenseTokenizer):
     def code_features(self) -> Float[np.ndarray, "vocab features"]:
         """Returns the codes: what looks alike has like codes."""
         return np.asarray(self.quantizer.codebook())
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _latents(graph, state, raw):
-    return nnx.merge(graph, state).latents(raw)
 
 
 def patch_windows(

@@ -3,7 +3,7 @@
 All arithmetic is float32 whatever comes in: in bfloat16 a grid reaches only half of its codes.
 """
 
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +38,7 @@ class Quantized(NamedTuple):
     metrics: dict[str, Array]
 
 
+@runtime_checkable
 class Quantizer(Protocol):
     """Turns vectors into ids and back."""
 

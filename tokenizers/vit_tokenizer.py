@@ -5,7 +5,6 @@ half that makes ids is `tokenizers.code_encoder.CodeEncoder`, built from `CodeEn
 decoders can be put behind it. Published ViT tokenizers (ViT-VQGAN, 4M) have this shape.
 """
 
-import functools
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
@@ -16,10 +15,10 @@ from jaxtyping import Array, Float, Int, Shaped
 
 from tokenizers.base import RawBatch
 from tokenizers.code_encoder import CodeEncoder, CodeEncoderConfig
-from tokenizers.dense_tokenizer import DenseTokenizer, require_tiling
-from tokenizers.quantizers import VectorQuantizer
+from tokenizers.dense_tokenizer import DenseTokenizer
+from tokenizers.quantizers import Quantizer
 from tokenizers.values import Classes
-from tokenizers.values_dense import DenseValues, evenly_spaced
+from tokenizers.values_dense import DenseValues
 from tokenizers.vit import NetworkConfig, PatchDecoder
 
 
@@ -69,15 +68,7 @@ class ViTTokenizerConfig:
             training: Samples that passed `values.check`, all of one size.
             key: Source of the initial weights.
         """
-        grid = require_tiling(training, self.patch_size)
-        init_key, code_key = jax.random.split(key)
-        statistics = values.fit_statistics(training)
-        tokenizer = ViTTokenizer(self, values, statistics, grid, nnx.Rngs(init_key))
-        quantizer = tokenizer.encoder.quantizer
-        if isinstance(quantizer, VectorQuantizer):
-            latents = _latents(*nnx.split(tokenizer), evenly_spaced(training, 64))
-            quantizer.spread(latents.reshape(-1, quantizer.dim), code_key)
-        return tokenizer
+        return ViTTokenizer.fitted(self, values, training, key)
 
 
 class ViTTokenizer(DenseTokenizer):
@@ -124,6 +115,11 @@ class ViTTokenizer(DenseTokenizer):
             rngs,
             convolutions=decoder.num_convolutions,
         )
+
+    @property
+    def quantizer(self) -> Quantizer:
+        """What makes latents codes."""
+        return self.encoder.quantizer
 
     def latents(self, raw: Shaped[Array, "batch y x ..."]) -> Float[Array, "batch gy gx dim"]:
         """Returns what the encoder makes of raw values, before the quantiser."""
@@ -194,8 +190,3 @@ def network_inputs(
     if config.class_channels:
         return jax.numpy.where(values.is_valid(raw), raw.astype(np.int32), -1)
     return values.normalize(raw, statistics)[..., : read_channels(config, values)]
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _latents(graph, state, raw):
-    return nnx.merge(graph, state).latents(raw)

@@ -10,8 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import Float
 
 from fourm.interop.tensors import (
     POINTWISE,
@@ -27,6 +29,8 @@ from fourm.interop.tensors import (
     patches_in,
 )
 from tokenizers.code_encoder import CodeEncoder, CodeEncoderConfig, QuantizerConfig
+from tokenizers.dense_tokenizer import DenseTokenizer
+from tokenizers.values_dense import DenseValues
 from tokenizers.vit import NetworkConfig
 
 Config = dict[str, Any]
@@ -337,6 +341,8 @@ def checked(name: str, value: Any, default: Any) -> Any:
     """
     is_size = name.startswith(("image_size", "patch_size_", "n_labels"))
     match default:
+        case _ if name.startswith("masked_cfg_"):
+            return value  # Checked where the two of them meet.
         case bool():
             allowed, is_allowed = "true or false", isinstance(value, bool)
         case str():
@@ -399,3 +405,43 @@ def _quantizer(settings: Config) -> QuantizerConfig:
         replacement=REPLACEMENTS[policy],
         **sizes,
     )
+
+
+def read_decoder_settings(
+    rest: Mapping[str, Any], theirs: Config, defaults: Config, kind: str
+) -> Config:
+    """Returns the settings of a decoder, with what the file leaves out.
+
+    Args:
+        rest: Settings that are not of the encoder.
+        theirs: Those that are.
+        defaults: Of all settings that the decoder has.
+        kind: Of tokenizer, for the sentence.
+
+    Raises:
+        ValueError: If there is a setting that is not known, or one has a value of another type.
+    """
+    unknown = [name for name in rest if name not in defaults]
+    if unknown:
+        raise ValueError(
+            f"The configuration has the settings {', '.join(unknown)}, which no {kind} has; known "
+            f"are {', '.join([*theirs, *defaults])}."
+        )
+    return {
+        name: checked(name, rest.get(name, default), default) for name, default in defaults.items()
+    }
+
+
+def build_abstract(
+    kind: type[DenseTokenizer],
+    config: Any,
+    values: DenseValues,
+    statistics: Mapping[str, Float[np.ndarray, "..."]],
+    grid: tuple[int, int] | None,
+) -> DenseTokenizer:
+    """Returns a tokenizer that has its normalisation, but no weights yet."""
+    grid = grid or config.encoder.native_grid
+    tokenizer = nnx.eval_shape(lambda: kind(config, values, dict(statistics), grid, nnx.Rngs(0)))
+    for name, value in statistics.items():
+        tokenizer.statistics[name].set_value(jnp.asarray(value, jnp.float32))
+    return tokenizer

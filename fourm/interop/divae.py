@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Float
@@ -13,10 +12,11 @@ from safetensors.numpy import save_file
 
 from fourm.interop.code_encoder import (
     Config,
-    checked,
+    build_abstract,
     export_encoder,
     export_encoder_config,
     load_encoder,
+    read_decoder_settings,
     read_encoder_config,
     read_presets,
 )
@@ -107,19 +107,13 @@ def import_divae(
     config, theirs = read_divae_config(settings, read_presets(path))
     channels = theirs["n_channels"]
     values = values or default_values(theirs)
-    statistics = dict(statistics or default_statistics(values, theirs["undo_std"]))
+    statistics = statistics or default_statistics(values, theirs["undo_std"])
     if values.num_outputs < channels:
         raise ValueError(
             f"The tokenizer draws {channels} channels, but {type(values).__name__} as given takes "
             f"{values.num_outputs}; give other values."
         )
-    tokenizer = nnx.eval_shape(
-        lambda: DiffusionTokenizer(
-            config, values, statistics, grid or config.encoder.native_grid, nnx.Rngs(0)
-        )
-    )
-    for name, value in statistics.items():
-        tokenizer.statistics[name].set_value(jnp.asarray(value, jnp.float32))
+    tokenizer = build_abstract(DiffusionTokenizer, config, values, statistics, grid)
     leftover = load_encoder(tokenizer, config.encoder, channels, tensors)
     require_none(load(tokenizer, unet_places(tokenizer.decoder), leftover))
     return tokenizer
@@ -134,18 +128,7 @@ def read_divae_config(
         ValueError: If a setting is unknown, or has a value that is.
     """
     encoder, theirs, rest = read_encoder_config(settings, presets)
-    unknown = [name for name in rest if name not in DECODER_DEFAULTS]
-    if unknown:
-        raise ValueError(
-            f"The configuration has the settings {', '.join(unknown)}, which no diffusion "
-            f"tokenizer has; known are {', '.join([*theirs, *DECODER_DEFAULTS])}."
-        )
-    theirs |= {
-        name: rest.get(name, default)
-        if name.startswith("masked_cfg_")
-        else checked(name, rest.get(name, default), default)
-        for name, default in DECODER_DEFAULTS.items()
-    }
+    theirs |= read_decoder_settings(rest, theirs, DECODER_DEFAULTS, "diffusion tokenizer")
     if theirs["n_labels"]:
         raise ValueError(
             f"The configuration has n_labels {theirs['n_labels']}; diffusion tokenizers of class "

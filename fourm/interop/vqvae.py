@@ -5,15 +5,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jaxtyping import Float
 from safetensors.numpy import save_file
 
 from fourm.interop.code_encoder import (
     Config,
-    checked,
+    build_abstract,
     encoder_places,
     export_encoder,
     export_encoder_config,
@@ -22,6 +20,7 @@ from fourm.interop.code_encoder import (
     native_grid,
     network_name,
     network_places,
+    read_decoder_settings,
     read_encoder_config,
     read_network,
     read_presets,
@@ -86,20 +85,13 @@ def import_vqvae(
         values = default_values(theirs)
     if statistics is None:
         statistics = default_statistics(values, theirs["undo_std"])
-    statistics = dict(statistics)
     channels, labels = theirs["n_channels"], theirs["n_labels"]
     if values.num_outputs != (labels or channels):
         raise ValueError(
             f"The tokenizer draws {labels or channels} channels, but {type(values).__name__} as "
             f"given takes {values.num_outputs}; give other values."
         )
-    tokenizer = nnx.eval_shape(
-        lambda: ViTTokenizer(
-            config, values, statistics, grid or config.encoder.native_grid, nnx.Rngs(0)
-        )
-    )
-    for name, value in statistics.items():
-        tokenizer.statistics[name].set_value(jnp.asarray(value, jnp.float32))
+    tokenizer = build_abstract(ViTTokenizer, config, values, statistics, grid)
     leftover = load_encoder(tokenizer, config.encoder, channels, tensors)
     require_none(load(tokenizer, decoder_places(config, labels or channels), leftover))
     return tokenizer
@@ -114,16 +106,7 @@ def read_vqvae_config(
         ValueError: If a setting is unknown, or has a value that is.
     """
     encoder, theirs, rest = read_encoder_config(settings, presets)
-    unknown = [name for name in rest if name not in DECODER_DEFAULTS]
-    if unknown:
-        raise ValueError(
-            f"The configuration has the settings {', '.join(unknown)}, which no VQ-VAE has; known "
-            f"are {', '.join([*theirs, *DECODER_DEFAULTS])}."
-        )
-    theirs |= {
-        name: checked(name, rest.get(name, default), default)
-        for name, default in DECODER_DEFAULTS.items()
-    }
+    theirs |= read_decoder_settings(rest, theirs, DECODER_DEFAULTS, "VQ-VAE")
     network = read_network(theirs["dec_type"], theirs["post_mlp"], presets)
     patch_size = theirs["patch_size_dec"] or theirs["patch_size"]
     is_pointwise = network.kind == "mlp" or not theirs["patch_proj"]
