@@ -52,6 +52,7 @@ from fourm.token_space import TokenSpace
 from fourm.training.distributed import initialize
 from fourm.training.loop import TrainingConfig, train
 from fourm.training.recent import NonFiniteLossError
+from fourm.training.sharding import Layout
 from fourm.training.termination import Terminated, raises_terminated
 from fourm.training.train_state import OptimizerConfig
 from fourm.warm_start import take_weights
@@ -62,6 +63,7 @@ from tokenizers.modality import Modality, SavedTokenizerConfig, load_tokenizer
 FREE_KNOBS = (
     "evaluation",
     "generation",
+    "mesh",
     "probes",
     "run_dir",
     "training.checkpoint_every",
@@ -318,19 +320,25 @@ def train_model(
     """Trains the transformer on masked tokens and saves it."""
     if (folder / "model").exists():
         return
-    model = create_model(config, tokenizers, folder)
+    layout = Layout.build(config.mesh)
+    layout.check(config.model.num_heads, config.training.batch_size, config.training.accumulation)
+    model = create_model(config, tokenizers, folder, layout)
     space = model.space
+    rows = layout.rows(config.training.batch_size)
     order = tokens.order(config.training.batch_size, config.seed)
 
     def loss_fn(model, batch, key):
-        return masked_loss(model, mask_batch(key, batch, space, config.masking), config.loss)
+        masked = mask_batch(key, batch, space, config.masking)
+        return masked_loss(model, masked, config.loss, layout.add_up, layout.cross_entropy)
 
     if config.training.steps:
         entropy = tokens.marginal_entropy()
         train(
             model,
             loss_fn,
-            lambda step: BatchIterator(order, tokens.batch, step),
+            lambda step: BatchIterator(
+                order, lambda indices: layout.distribute(tokens.batch(indices)), step, rows=rows
+            ),
             config.training,
             stage="model",
             seed=config.seed,
@@ -340,12 +348,19 @@ def train_model(
             samples_at=lambda step: tokens.keys(order.indices(step)),
             forked_at=forked_at(folder, "model"),
             references={f"entropy/{name}": value for name, value in entropy.items()},
+            layout=layout,
         )
+    layout.fetch(model)
     save_model(folder / "model", model)
 
 
-def create_model(config: RunConfig, tokenizers: dict[str, Tokenizer], folder: Path) -> FourM:
+def create_model(
+    config: RunConfig, tokenizers: dict[str, Tokenizer], folder: Path, layout: Layout
+) -> FourM:
     """Makes the transformer, from random weights or from those of another run.
+
+    No device ever holds more than its part: random weights are made where they belong, those of
+    another run are put together in the host's memory.
 
     Raises:
         ValueError: If the mixture, the loss or the run to start from do not fit.
@@ -353,22 +368,30 @@ def create_model(config: RunConfig, tokenizers: dict[str, Tokenizer], folder: Pa
     space = TokenSpace.build(tokenizers)
     taken: list[str] = []
     if config.start_from:
-        source = load_model(Path(config.start_from).expanduser() / MODEL)
+        with jax.default_device(jax.local_devices(backend="cpu")[0]):
+            source = load_model(Path(config.start_from).expanduser() / MODEL)
         taken = find_shared(Path(config.start_from).expanduser(), folder, tokenizers)
         space = space.with_roles_of(source.space, taken)
     config.masking.check(space)
     config.loss.check(space)
-    model = FourM(space, config.model, nnx.Rngs(config.seed))
     codes = {
         name: tokenizer.code_features()
         for name, tokenizer in tokenizers.items()
         if isinstance(tokenizer, CodeFeatures) and name not in taken
     }
-    initialize_from_codes(model, codes, jax.random.key(config.seed))
-    if config.start_from:
+
+    def build() -> FourM:
+        model = FourM(space, config.model, nnx.Rngs(config.seed))
+        initialize_from_codes(model, codes, jax.random.key(config.seed))
+        return model
+
+    if not config.start_from:
+        return layout.create_model(build)
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        model = build()
         take_weights(model, source, taken)
-        new = [name for name in tokenizers if name not in taken]
-        print(f"from {config.start_from}: {', '.join(taken)}; anew: {', '.join(new) or 'nothing'}")
+    new = [name for name in tokenizers if name not in taken]
+    print(f"from {config.start_from}: {', '.join(taken)}; anew: {', '.join(new) or 'nothing'}")
     return model
 
 

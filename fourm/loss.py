@@ -6,6 +6,7 @@ logits exist for one tile at a time.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal, NamedTuple
@@ -176,9 +177,20 @@ _grouped.defvjp(_grouped_forward, _grouped_backward)
 
 
 def masked_loss(
-    model: FourM, batch: MaskedBatch, config: LossConfig
+    model: FourM,
+    batch: MaskedBatch,
+    config: LossConfig,
+    add_up: Callable[[Array], Array] = lambda x: x,
+    cross_entropy: Callable[..., tuple[Float[Array, ""], TokenScores]] = grouped_cross_entropy,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """Computes the training loss of a batch.
+
+    Args:
+        model: Gives the features.
+        batch: What was shown and what was asked; or a share of such a batch.
+        config: How the modalities count.
+        add_up: Where this is a share of a batch, adds up what all shares contribute to an array.
+        cross_entropy: As `grouped_cross_entropy`, which it may divide further.
 
     Returns:
         The loss in nats, and metrics: `loss/M` (mean nats per target), `accuracy/M` and
@@ -190,7 +202,7 @@ def masked_loss(
     features = model(batch)
     num_groups = len(space.ranges)
     group = jnp.where(targets.is_real, targets.modality, num_groups).reshape(-1)
-    counts = jnp.bincount(group, length=num_groups + 1)[:num_groups]
+    counts = add_up(jnp.bincount(group, length=num_groups + 1)[:num_groups])
     importance = jnp.array([config.weights.get(name, 1.0) for name in space.names])
     is_present = (counts > 0) & (importance > 0)
     if config.average == "modalities":
@@ -199,7 +211,7 @@ def masked_loss(
     else:
         per_row = importance / jnp.maximum((importance * counts).sum(), 1e-9)
     weights = jnp.append(per_row, 0.0)[group]
-    loss, scores = grouped_cross_entropy(
+    loss, scores = cross_entropy(
         features.reshape(-1, features.shape[-1]),
         model.output_table[...],
         targets.ids.reshape(-1),
@@ -211,7 +223,8 @@ def masked_loss(
 
     def mean_by_group(values: Float[Array, "rows"]) -> Float[Array, "modalities"]:
         # Sums of rows, not products with zeros, which would spread what is not finite.
-        return jax.ops.segment_sum(values, group, num_groups + 1)[:num_groups] / counts
+        sums = jax.ops.segment_sum(values, group, num_groups + 1)[:num_groups]
+        return add_up(sums) / counts
 
     nll = mean_by_group(scores.nll)
     accuracy = mean_by_group(scores.is_correct.astype(jnp.float32))
@@ -220,4 +233,4 @@ def masked_loss(
         metrics[f"loss/{entry.name}"] = nll[entry.index]
         metrics[f"accuracy/{entry.name}"] = accuracy[entry.index]
         metrics[f"targets/{entry.name}"] = counts[entry.index].astype(jnp.float32)
-    return loss, metrics
+    return add_up(loss), metrics

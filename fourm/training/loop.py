@@ -16,7 +16,9 @@ from tqdm import tqdm
 from fourm.run_log import RunLog
 from fourm.training.agreement import Agreement
 from fourm.training.checkpoints import Checkpoints
+from fourm.training.distributed import is_main
 from fourm.training.recent import Recent
+from fourm.training.sharding import Layout
 from fourm.training.termination import Terminated, deferred
 from fourm.training.train_state import (
     LossFn,
@@ -90,6 +92,7 @@ def train(
     data: Mapping[str, Any] | None = None,
     samples_at: Callable[[int], Sequence[Any]] = lambda step: (),
     forked_at: int | None = None,
+    layout: Layout | None = None,
 ) -> None:
     """Trains `model` in place, continuing from the newest checkpoint in `folder`.
 
@@ -110,6 +113,8 @@ def train(
         samples_at: Step -> the indices or keys of its samples, to be named in errors.
         forked_at: The step whose checkpoint comes from another run, and so may have another seed
             and other data.
+        layout: How the devices share the work; one device by default. Batches lie as it says
+            (`Layout.rows`, `Layout.distribute`).
 
     Raises:
         NonFiniteLossError: If losses or gradients are not finite three times in a row.
@@ -117,8 +122,11 @@ def train(
         Terminated: If SIGTERM came; the state is saved.
     """
     optimizer = build_optimizer(config.optimizer, config.steps)
-    _, state = create_state(model, optimizer)
-    step_fn = make_train_step(model, loss_fn, optimizer, config.average_decay, config.accumulation)
+    layout = Layout.single() if layout is None else layout
+    _, state = create_state(model, optimizer, layout)
+    step_fn = make_train_step(
+        model, loss_fn, optimizer, config.average_decay, config.accumulation, layout
+    )
     seed_key = jax.random.key(seed)
     origin = {"seed": seed, **(data or {})}
 
@@ -132,7 +140,12 @@ def train(
         log.rewind(stage, first)
         with (
             tqdm(
-                total=config.steps, initial=first, desc=stage, unit="step", dynamic_ncols=True
+                total=config.steps,
+                initial=first,
+                desc=stage,
+                unit="step",
+                dynamic_ncols=True,
+                disable=not is_main(),
             ) as bar,
             open_batches(first) as batches,
             deferred() as is_terminated,

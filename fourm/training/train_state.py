@@ -11,6 +11,8 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Key, PyTree
 from optax.contrib import MuonDimensionNumbers, muon
 
+from fourm.training.sharding import Layout
+
 Metrics = dict[str, Float[Array, ""]]
 LossFn = Callable[[Any, Any, Key[Array, ""]], tuple[Float[Array, ""], Metrics]]
 """(model, batch, key) -> (loss, metrics). May change the model's non-parameter variables."""
@@ -133,20 +135,28 @@ def build_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransf
 
 
 def create_state(
-    model: nnx.Module, optimizer: optax.GradientTransformation
+    model: nnx.Module, optimizer: optax.GradientTransformation, layout: Layout | None = None
 ) -> tuple[nnx.GraphDef, TrainState]:
-    """Splits a model into its definition and the state that training changes."""
+    """Splits a model into its definition and the state that training changes.
+
+    Args:
+        model: What it holds becomes part of the state, wherever it lies already.
+        optimizer: As from `build_optimizer`.
+        layout: Where the state lies; on one device by default.
+    """
+    layout = Layout.single() if layout is None else layout
     graph, params, variables = nnx.split(model, nnx.Param, ...)
-    params = nnx.to_pure_dict(params)
-    state = TrainState(
-        step=jnp.zeros((), jnp.int32),
-        params=params,
-        # A copy: the step donates its buffers, and one buffer can't be donated twice.
-        average=jax.tree.map(jnp.copy, params),
-        opt_state=optimizer.init(params),
-        variables=nnx.to_pure_dict(variables),
-    )
-    return graph, state
+    params, variables = layout.place((nnx.to_pure_dict(params), nnx.to_pure_dict(variables)))
+
+    def begin(params: PyTree) -> dict[str, PyTree]:
+        return {
+            "step": jnp.zeros((), jnp.int32),
+            # A copy: the step donates its buffers, and one buffer can't be donated twice.
+            "average": jax.tree.map(jnp.copy, params),
+            "opt_state": optimizer.init(params),
+        }
+
+    return graph, TrainState(params=params, variables=variables, **layout.create(begin, params))
 
 
 def merge_state(model: nnx.Module, state: TrainState, use_average: bool = True) -> None:
@@ -163,6 +173,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     average_decay: float,
     accumulation: int = 1,
+    layout: Layout | None = None,
 ) -> Callable[[TrainState, PyTree, Key[Array, ""]], tuple[TrainState, Metrics]]:
     """Returns the jitted step (state, batch, seed key) -> (state, metrics).
 
@@ -181,8 +192,14 @@ def make_train_step(
             (1 + step) / (10 + step) in the first steps.
         accumulation: Slices into which a batch is cut; their gradients are averaged before
             the one update.
+        layout: Where state and batches lie; on one device by default. On several, `loss_fn` is
+            given a share of the batch, adds up over all (`Layout.add_up`), and must leave
+            variables as they are.
     """
     graph, params_like, variables_like = nnx.split(model, nnx.Param, ...)
+    layout = Layout.single() if layout is None else layout
+    params_like = layout.gather_when_used(params_like)
+    variables_like = layout.gather_when_used(variables_like)
 
     def build(params, variables):
         filled = jax.tree.map(lambda x: x, params_like), jax.tree.map(lambda x: x, variables_like)
@@ -196,7 +213,7 @@ def make_train_step(
         variables = nnx.to_pure_dict(nnx.state(merged, nnx.Not(nnx.Param)))
         return loss, ({"loss": loss, **metrics}, variables)
 
-    gradient_fn = jax.value_and_grad(compute_loss, has_aux=True)
+    gradient_fn = jax.value_and_grad(layout.share_loss(compute_loss), has_aux=True)
 
     def accumulate(params, variables, batch, key):
         # Every slice gets the same key: masks are keyed by the sample's index as well, and so are
@@ -206,8 +223,9 @@ def make_train_step(
             (_, (metrics, variables)), gradient = gradient_fn(params, variables, part, key)
             return (jax.tree.map(jnp.add, total, gradient), variables), metrics
 
+        # Every so many rows, not so many on end: so each device has its share of every slice.
         parts = jax.tree.map(
-            lambda x: x.reshape(accumulation, x.shape[0] // accumulation, *x.shape[1:]), batch
+            lambda x: x.reshape(-1, accumulation, *x.shape[1:]).swapaxes(0, 1), batch
         )
         zeros = jax.tree.map(jnp.zeros_like, params)
         (total, variables), metrics = jax.lax.scan(slice_gradient, (zeros, variables), parts)
@@ -236,7 +254,7 @@ def make_train_step(
             state._replace(step=state.step + 1),
         )
         skipped = 1.0 - is_finite.astype(jnp.float32)
-        return state, {**metrics, "gradient_norm": norm, "skipped": skipped}
+        return layout.keep_in_place(state), {**metrics, "gradient_norm": norm, "skipped": skipped}
 
     return jax.jit(step, donate_argnums=0)
 

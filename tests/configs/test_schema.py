@@ -23,6 +23,7 @@ from fourm.masking import MaskingComponent, MaskingConfig
 from fourm.model import ModelConfig
 from fourm.probing import ProbeConfig
 from fourm.training.loop import TrainingConfig
+from fourm.training.sharding import MeshConfig
 from fourm.training.train_state import OptimizerConfig
 from tokenizers.boxes import BoxList, BoxTokenizerConfig
 from tokenizers.code_encoder import CodeEncoderConfig, QuantizerConfig
@@ -49,6 +50,7 @@ CONFIG_CLASSES = {
     *(ScalarTokenizerConfig, ViTTokenizerConfig, CodeEncoderConfig, QuantizerConfig),
     *(NetworkConfig, DecoderConfig, DiffusionTokenizerConfig, DiffusionConfig, SamplingConfig),
     *(UNetConfig, Codes, Vectors, WordPieceTokenizerConfig, SavedTokenizerConfig),
+    MeshConfig,
 }
 
 

@@ -1,0 +1,186 @@
+"""Tiny training runs on meshes of simulated devices, as a program of its own.
+
+python -m tests.fourm.training.mesh_worker DEVICES OUTPUT.json DATA,FSDP,TENSOR,ACCUMULATION ...
+    [--processes HOST:PORT COUNT INDEX] [--large]
+
+Writes the metrics of every step on every mesh, and where the parameters lie.
+"""
+
+import argparse
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import NamedSharding
+
+from configs.published import fourm_l, mixture
+from fourm.interop.fm import build_abstract
+from fourm.loss import LossConfig, masked_loss
+from fourm.masking import MaskingComponent, MaskingConfig, mask_batch
+from fourm.model import FourM, ModelConfig
+from fourm.token_space import TokenSpace
+from fourm.training.distributed import initialize
+from fourm.training.sharding import BATCH, Layout, MeshConfig
+from fourm.training.train_state import (
+    OptimizerConfig,
+    build_optimizer,
+    create_state,
+    make_train_step,
+)
+from tests.fourm.tiny import Shape, make_tokens
+from tokenizers.base import SequenceTokens, TokenBatch
+
+SPACE = TokenSpace.build(
+    {
+        "picture": Shape(16, (4, 4)),
+        "text": Shape(20, (8,), SequenceTokens(end=0, first_sentinel=1, num_sentinels=4)),
+    }
+)
+ALPHAS = {name: 1.0 for name in SPACE.names}
+MASKING = MaskingConfig((MaskingComponent(ALPHAS, ALPHAS, (2, 12), (9, 9)),))
+MODEL = ModelConfig(dim=32, num_heads=4, encoder_layers=2, decoder_layers=2, scan_layers=True)
+BATCH_SIZE, STEPS = 16, 4
+
+
+def make_loss(space: TokenSpace, masking: MaskingConfig, layout: Layout, tile: int):
+    def loss_fn(model, batch, key):
+        masked = mask_batch(key, batch, space, masking)
+        config = LossConfig(tile=tile)
+        return masked_loss(model, masked, config, layout.add_up, layout.cross_entropy)
+
+    return loss_fn
+
+
+def build() -> FourM:
+    return FourM(SPACE, MODEL, nnx.Rngs(0))
+
+
+def train_on(sizes: tuple[int, int, int], accumulation: int) -> dict:
+    """Trains a few steps from nothing; some samples lack a modality."""
+    layout = Layout.build(MeshConfig(*sizes))
+    layout.check(MODEL.num_heads, BATCH_SIZE, accumulation)
+    model = layout.create_model(build)
+    difference = difference_between(model, build()) if jax.process_count() == 1 else 0.0
+    optimizer = build_optimizer(OptimizerConfig(warmup_steps=1), STEPS)
+    _, state = create_state(model, optimizer, layout)
+    places = places_of(state)
+    loss_fn = make_loss(SPACE, MASKING, layout, tile=8)
+    step_fn = make_train_step(model, loss_fn, optimizer, 0.9, accumulation, layout)
+    rows = layout.rows(BATCH_SIZE)
+    found = []
+    for step in range(STEPS):
+        batch = make_tokens(BATCH_SIZE, step, SPACE, present=0.8)
+        mine = jax.tree.map(lambda x: np.asarray(x)[rows], batch)
+        state, metrics = step_fn(state, layout.distribute(mine), jax.random.key(7))
+        found.append({name: float(value) for name, value in jax.device_get(metrics).items()})
+    return {
+        "metrics": found,
+        "rows": [rows.start, rows.stop],
+        "difference": difference,
+        "places": places,
+        "stay": places_of(state) == places,
+    }
+
+
+def difference_between(model: FourM, other: FourM) -> float:
+    """The largest between their parameters."""
+    leaves = [jax.tree.leaves(nnx.state(each)) for each in (model, other)]
+    return max(
+        float(np.abs(np.asarray(a) - np.asarray(b)).max()) for a, b in zip(*leaves, strict=True)
+    )
+
+
+def places_of(tree) -> dict[str, list]:
+    """Shape of every array of a tree, and of what one device has of it."""
+    return {
+        jax.tree_util.keystr(path): [leaf.shape, leaf.sharding.shard_shape(leaf.shape)]
+        for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
+        if isinstance(leaf.sharding, NamedSharding)
+    }
+
+
+def compile_large() -> dict:
+    """Compiles a step of the published large model on all devices, without its numbers."""
+    published = build_abstract(fourm_l("7"))
+    space, config = published.space, replace(published.config, scan_layers=True, remat=True)
+    layout = Layout.build(MeshConfig(data=1, fsdp=-1))
+
+    def build() -> FourM:
+        return FourM(space, config, nnx.Rngs(0))
+
+    optimizer = build_optimizer(OptimizerConfig(), 100)
+    shapes = jax.eval_shape(lambda: create_state(build(), optimizer)[1])
+    state = jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        shapes,
+        layout.shardings(shapes),
+    )
+
+    def rows(*shape, dtype=np.int32):
+        place = NamedSharding(layout.mesh, BATCH)
+        return jax.ShapeDtypeStruct((8, *shape), dtype, sharding=place)
+
+    batch = TokenBatch(
+        {entry.name: rows(entry.num_tokens) for entry in space.ranges},
+        {entry.name: rows() for entry in space.ranges},
+        rows(),
+        {
+            entry.name: rows(entry.num_tokens, entry.feature_width, dtype=np.float32)
+            for entry in space.ranges
+            if entry.kind == "features"
+        },
+    )
+    loss_fn = make_loss(space, mixture("7"), layout, tile=256)
+    step_fn = make_train_step(nnx.eval_shape(build), loss_fn, optimizer, 0.99, layout=layout)
+    compiled = step_fn.lower(state, batch, jax.random.key(0)).compile()
+    memory = compiled.memory_analysis()
+    batch_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(batch))
+    return {
+        "state": sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes)),
+        "parameters": sum(leaf.size * 4 for leaf in jax.tree.leaves(shapes.params)),
+        "arguments": memory.argument_size_in_bytes - batch_bytes // 8,
+        "temporary": memory.temp_size_in_bytes,
+        "donated": memory.alias_size_in_bytes,
+        "collectives": sorted(set(collectives_of(compiled.as_text()))),
+    }
+
+
+def collectives_of(program: str) -> list[tuple[str, str, str]]:
+    """Returns name, result and origin of every exchange between devices."""
+    names = "all-gather|all-reduce|all-to-all|reduce-scatter|collective-permute"
+    found = []
+    for line in program.splitlines():
+        if match := re.search(rf"= (.*?) ({names})(?:-start)?\(", line):
+            origin = re.search(r'op_name="([^"]*)"', line)
+            found.append((match[2], match[1], origin[1] if origin else ""))
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("devices", type=int)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("meshes", nargs="*")
+    parser.add_argument("--processes", nargs=3)
+    parser.add_argument("--large", action="store_true")
+    arguments = parser.parse_args()
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", arguments.devices)
+    if arguments.processes:
+        address, count, index = arguments.processes
+        initialize(address, int(count), int(index))
+    found = {}
+    for text in arguments.meshes:
+        *sizes, accumulation = map(int, text.split(","))
+        found[text] = train_on(tuple(sizes), accumulation)
+    if arguments.large:
+        found["large"] = compile_large()
+    arguments.output.write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
