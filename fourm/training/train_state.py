@@ -210,7 +210,10 @@ def make_train_step(
     def compute_loss(params, variables, batch, key):
         merged = build(params, variables)
         loss, metrics = loss_fn(merged, batch, key)
-        variables = nnx.to_pure_dict(nnx.state(merged, nnx.Not(nnx.Param)))
+        # As they are stored: reading them could gather them.
+        variables = nnx.to_pure_dict(
+            nnx.state(merged, nnx.Not(nnx.Param)), lambda variable: variable.get_raw_value()
+        )
         return loss, ({"loss": loss, **metrics}, variables)
 
     gradient_fn = jax.value_and_grad(layout.share_loss(compute_loss), has_aux=True)
