@@ -29,11 +29,12 @@ from tqdm import tqdm
 from configs.fork import fork_run, read_fork
 from configs.launch import read_launch
 from configs.presets import parse_command_line
-from configs.schema import RunConfig, differing_knobs, to_plain
+from configs.schema import RunConfig
 from data_pipeline.batches import BatchIterator, BatchOrder
+from data_pipeline.plain import differing_knobs, to_plain
 from data_pipeline.token_index import fingerprint_files
 from data_pipeline.token_mixture import TokenMixture
-from data_pipeline.token_writer import plan_store, write_tokens
+from data_pipeline.token_writer import describe_source, plan_store, write_tokens
 from data_pipeline.transforms import TransformedSource
 from fourm.evaluation import Evaluator
 from fourm.files import write_file
@@ -303,7 +304,7 @@ def make_tokens(
     made_by = {name: fingerprint_files(folder / "tokenizers" / name) for name in tokenizers}
     if config.tokens:
         return TokenMixture.open(config.tokens, tokenizers, made_by)
-    made_from = {"data": repr((config.data, config.crops, config.seed))}
+    made_from = describe_source(config.data, config.crops, config.seed, "train")
     plan = plan_store(source, tokenizers, made_by, made_from)
     with tqdm(total=plan.samples, desc="tokens", unit="sample", dynamic_ncols=True) as bar:
         write_tokens(source, tokenizers, folder / "tokens", plan, bar.update)

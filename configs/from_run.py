@@ -7,9 +7,10 @@ from typing import Any
 
 from configs.mixtures import any_to_any
 from configs.published import DOMAINS, mixture
-from configs.schema import CropConfig, RunConfig, from_plain
-from data_pipeline.files import ArrayFile, BoxesFile, FileFormat, NumberFile, TextFile
+from configs.schema import CropConfig, RunConfig
+from data_pipeline.files import format_for
 from data_pipeline.files_source import FilesData
+from data_pipeline.plain import from_plain
 from fourm.evaluation import EvaluationConfig
 from fourm.masking import MaskingConfig
 from fourm.probing import ProbeConfig
@@ -20,12 +21,7 @@ from fourm.token_space import TokenSpace
 from fourm.training.loop import TrainingConfig
 from fourm.training.train_state import OptimizerConfig
 from tokenizers.base import Tokenizer
-from tokenizers.boxes import BoxList
-from tokenizers.codes import Codes
 from tokenizers.modality import Modality, SavedTokenizerConfig, load_tokenizer
-from tokenizers.scalars import Scalar
-from tokenizers.text import Text
-from tokenizers.values import Colors
 
 
 def is_run(folder: Path) -> bool:
@@ -56,7 +52,11 @@ def load_run(folder: Path) -> tuple[RunConfig, str]:
     }
     try:
         plain = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        config = from_plain(plain) if "class" in plain else _published(plain, space, tokenizers)
+        config = (
+            from_plain(plain, RunConfig)
+            if "class" in plain
+            else _published(plain, space, tokenizers)
+        )
     except (ValueError, TypeError) as error:
         raise ValueError(
             f"{folder / CONFIG} can't be used ({error}); give a FILE.py with --start-from {folder}."
@@ -83,7 +83,7 @@ def _published(
     shown = [entry.name for entry in space.ranges if entry.is_input]
     asked = [entry.name for entry in space.ranges if can_be_asked(entry)]
     source = next((name for name in ("rgb@224", "tok_rgb@224") if name in shown), shown[0])
-    files = {name: _file_format(name, each) for name, each in tokenizers.items()}
+    files = {name: format_for(name, each.values) for name, each in tokenizers.items()}
     return RunConfig(
         modalities={},
         data=FilesData(modalities=files),
@@ -102,22 +102,6 @@ def _published(
         ),
         probes=ProbeConfig(input=source),
     )
-
-
-def _file_format(name: str, tokenizer: Tokenizer) -> FileFormat:
-    """Returns files of raw values in a folder named after what they are; of ids, in full."""
-    folder = name.removeprefix("tok_").split("@")[0]
-    match tokenizer.values:
-        case Codes():
-            return ArrayFile()
-        case Text():
-            return TextFile(folder)
-        case BoxList(class_names=names):
-            return BoxesFile(folder, class_names=names)
-        case Scalar():
-            return NumberFile(folder)
-        case values:
-            return ArrayFile(folder, as_rgb=isinstance(values, Colors))
 
 
 def _masking(shown: list[str], asked: list[str]) -> MaskingConfig:

@@ -15,7 +15,12 @@ import numpy as np
 from jaxtyping import Shaped
 from PIL import Image
 
-from tokenizers.base import Boxes
+from tokenizers.base import Boxes, Values
+from tokenizers.boxes import BoxList
+from tokenizers.codes import Codes
+from tokenizers.scalars import Scalar
+from tokenizers.text import Text
+from tokenizers.values import Colors
 
 PICTURES = ("png", "jpg", "jpeg", "webp", "tif", "tiff", "bmp")
 ARRAYS = ("npy", "npz")
@@ -187,6 +192,27 @@ class BoxesFile(FileFormat):
         if name not in self.class_names:
             raise ValueError(f"has the class {name!r}, which class_names does not name")
         return self.class_names.index(name)
+
+
+def format_for(name: str, values: Values) -> FileFormat:
+    """Returns files of raw values in a folder named after what they are; of ids, in full.
+
+    Example:
+        >>> format_for("tok_rgb@224", Colors()).folder
+        'rgb'
+    """
+    folder = name.removeprefix("tok_").split("@")[0]
+    match values:
+        case Codes():
+            return ArrayFile()
+        case Text():
+            return TextFile(folder)
+        case BoxList(class_names=names):
+            return BoxesFile(folder, class_names=names)
+        case Scalar():
+            return NumberFile(folder)
+        case _:
+            return ArrayFile(folder, as_rgb=isinstance(values, Colors))
 
 
 def _read_picture(data: bytes, as_rgb: bool) -> np.ndarray:

@@ -175,20 +175,6 @@ class StoreIndex:
         return replace(self, shards=tuple(shard for shard, _ in shards), counts=counts)
 
 
-def differing_names(one: Any, other: Any, name: str = "") -> list[str]:
-    """Returns the dotted names of the entries in which two plans differ."""
-    if isinstance(one, dict) and isinstance(other, dict):
-        names = [*one, *(each for each in other if each not in one)]
-        return [
-            each
-            for inner in names
-            for each in differing_names(
-                one.get(inner), other.get(inner), f"{name}.{inner}" if name else inner
-            )
-        ]
-    return [] if one == other else [name]
-
-
 def _to_plain(counts: Counts) -> dict[str, str]:
     # A line per modality, however many ids it has.
     return {name: " ".join(map(str, each.tolist())) for name, each in counts.items()}

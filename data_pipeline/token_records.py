@@ -11,8 +11,8 @@ A record, all numbers little-endian:
             2 * n ...    the tokens: ids of 1, 2 or 4 bytes; features `width` numbers per token
                      then the sample's key, UTF-8, up to the end
 
-The order of modalities is that of the layouts, those with ids before those with features. One that
-is absent has no bytes; sequences have those of their real tokens only.
+Modalities with ids come before those with features, both in the order of their names. One that is
+absent has no bytes; sequences have those of their real tokens only.
 """
 
 import math
@@ -123,13 +123,13 @@ class ModalityLayout:
 
 
 Layouts = dict[str, ModalityLayout]
-"""By modality, those with ids before those with features."""
+"""By modality: those with ids before those with features, each in the order of their names."""
 
 
 def build_layouts(tokenizers: dict[str, Tokenizer]) -> Layouts:
-    """Returns how the tokens of several tokenizers are laid out."""
+    """Returns how the tokens of several tokenizers are laid out, in whatever order they come."""
     layouts = {name: ModalityLayout.of(each, name) for name, each in tokenizers.items()}
-    return dict(sorted(layouts.items(), key=lambda entry: entry[1].kind == "features"))
+    return dict(sorted(layouts.items(), key=lambda entry: (entry[1].kind == "features", entry[0])))
 
 
 def pack_record(key: str, tokens: dict[str, np.ndarray], layouts: Layouts) -> bytes:

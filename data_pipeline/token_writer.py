@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 
+from data_pipeline.plain import differing_knobs
 from data_pipeline.source import Source, key_of
-from data_pipeline.token_index import INDEX, Counts, Shard, StoreIndex, differing_names
+from data_pipeline.token_index import INDEX, Counts, Shard, StoreIndex
 from data_pipeline.token_records import build_layouts, pack_record
+from data_pipeline.transforms import CropConfig
 from tokenizers.base import PADDING, RawBatch, Tokenizer
 from tokenizers.features import FeatureTokenizer
 
@@ -57,6 +59,11 @@ def plan_store(
     return StoreIndex(samples, num_shards, layouts, fingerprints, made_from)
 
 
+def describe_source(data: Any, crops: CropConfig, seed: int, split: str) -> dict[str, str]:
+    """Returns what tokens are made from beside tokenizers, by name, as `plan_store` takes it."""
+    return {"data": repr(data), "split": split, "crops": repr(crops), "seed": str(seed)}
+
+
 def open_folder(folder: Path, plan: StoreIndex) -> None:
     """Makes a folder one for the tokens of a plan.
 
@@ -70,7 +77,7 @@ def open_folder(folder: Path, plan: StoreIndex) -> None:
     if known == plan.plan:
         return
     if (folder / INDEX).exists():
-        differing = differing_names(known, plan.plan)
+        differing = differing_knobs(known, plan.plan)
         warnings.warn(
             f"The tokens in {folder} were made from something else (differing: "
             f"{', '.join(differing)}), so they are computed again.",

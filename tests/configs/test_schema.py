@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from configs.presets import PRESETS
-from configs.schema import CropConfig, RunConfig, differing_knobs, from_plain, to_plain
+from configs.schema import CropConfig, RunConfig
 from data_pipeline.files import ArrayFile, BoxesFile, NumberFile, TextFile
 from data_pipeline.files_source import FilesData
+from data_pipeline.plain import differing_knobs, from_plain, to_plain
 from data_pipeline.scenes import ScenesData
 from data_pipeline.splits import SplitByFolder, SplitByFraction
 from data_pipeline.tfds_source import TfdsData
@@ -97,7 +98,7 @@ def test_the_classes_checked_above_are_all_that_a_run_is_made_of():
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_configuration_comes_back_from_its_plain_form(name):
     config = PRESETS[name]()
-    assert from_plain(json.loads(json.dumps(to_plain(config)))) == config
+    assert from_plain(json.loads(json.dumps(to_plain(config))), RunConfig) == config
 
 
 @pytest.mark.parametrize(
@@ -109,7 +110,7 @@ def test_a_configuration_comes_back_from_its_plain_form(name):
 )
 def test_a_plain_configuration_of_another_version_is_refused(plain, message):
     with pytest.raises(ValueError, match=message):
-        from_plain(plain)
+        from_plain(plain, RunConfig)
 
 
 def test_infinities_come_back_from_a_plain_form():
@@ -117,7 +118,7 @@ def test_infinities_come_back_from_a_plain_form():
     loss = LossConfig(weights={"rgb": 2.0})
     optimizer = OptimizerConfig(learning_rate=float("inf"))
     for config in (crops, loss, optimizer):
-        assert from_plain(to_plain(config)) == config
+        assert from_plain(to_plain(config), RunConfig) == config
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -1,0 +1,235 @@
+"""Turns a data set into tokens, with the tokenizers of a run.
+
+python -m data_pipeline.tokenize runs/scenes --out tokens/more --data.num-train 100000
+python -m data_pipeline.tokenize runs/scenes tfds --out tokens/coco --data.name coco/2017
+python -m data_pipeline.tokenize runs/4m21 files --out tokens/mine --data.path ~/mine --processes 8
+python -m data_pipeline.tokenize runs/4m21 ... --num-shards 256 --shards 0:128
+
+The last makes one half; another machine that sees the same folder may make the other. What was
+interrupted is continued by the same command. `python train.py ... --tokens tokens/mine 1.0` trains
+on what was made. With `--out RUN/tokens` and nothing else, it is what `train.py` makes for the run.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+import tyro
+from tqdm import tqdm
+
+from data_pipeline.files import format_for
+from data_pipeline.files_source import FilesData
+from data_pipeline.plain import from_plain
+from data_pipeline.scenes import ScenesData
+from data_pipeline.source import Source
+from data_pipeline.tfds_source import TfdsData
+from data_pipeline.token_index import fingerprint_files
+from data_pipeline.token_workers import write_in_processes
+from data_pipeline.token_writer import (
+    close_folder,
+    describe_source,
+    missing_shards,
+    open_folder,
+    plan_store,
+    write_shard,
+)
+from data_pipeline.transforms import CropConfig
+from tokenizers.base import Tokenizer
+from tokenizers.modality import load_tokenizer
+
+KINDS = ("scenes", "files", "tfds")
+
+
+@dataclass(frozen=True)
+class TokenizeConfig:
+    """What is turned into tokens, and where to."""
+
+    data: ScenesData | FilesData | TfdsData
+    """Where samples come from."""
+    out: str = ""
+    """Folder of the tokens; always to be given. What is there is not made again."""
+    split: str = "train"
+    """Which of the data's splits."""
+    modalities: tuple[str, ...] = ()
+    """Which of the run's modalities; all by default."""
+    crops: CropConfig = field(default_factory=CropConfig)
+    """How samples are cut, in how many views. Sizes are those that the tokenizers take."""
+    seed: int = 0
+    """Of the random views."""
+    num_shards: int | None = None
+    """Files that the samples are divided into; one per 1024 and at most 64 by default."""
+    shards: str = ""
+    """Which of them to make, as FIRST:LAST, the last not included; all if empty."""
+    processes: int = 1
+    """How many to make at a time, each in a process of its own."""
+    check: bool = False
+    """Read what is there, and make again what is not as it was written."""
+
+    def chosen(self, num_shards: int) -> range:
+        """Returns the shards that are to be made.
+
+        Raises:
+            ValueError: If these are not among those that there are.
+        """
+        first, colon, last = self.shards.partition(":")
+        if not self.shards:
+            return range(num_shards)
+        if not (colon and first.isdecimal() and last.isdecimal()):
+            raise ValueError(f"--shards is {self.shards!r}; it must be FIRST:LAST, such as 0:32.")
+        if not int(first) < int(last) <= num_shards:
+            raise ValueError(
+                f"--shards is {self.shards}; of {num_shards} shards, 0:{num_shards} are there to "
+                "choose from."
+            )
+        return range(int(first), int(last))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Makes what a command line asks for; bad input is one sentence, exit code 2."""
+    try:
+        run, config = parse(arguments)
+        left = make_tokens(run, config)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nInterrupted; the same command continues.", file=sys.stderr)
+        return 130
+    if left:
+        print(f"{config.out} lacks {left} more shards, which are made by other --shards.")
+    else:
+        print(f"{config.out} is complete; train on it with --tokens {config.out} 1.0.")
+    return 0
+
+
+def parse(arguments: Sequence[str]) -> tuple[Path, TokenizeConfig]:
+    """Returns the run and the configuration that `RUN [KIND] [--knob value ...]` asks for.
+
+    Raises:
+        ValueError: If there is no such run, or it does not know the kind of data.
+    """
+    arguments = list(arguments)
+    named = []
+    while arguments and not arguments[0].startswith("-") and len(named) < 2:
+        named.append(arguments.pop(0))
+    if not named and arguments and arguments[0] in ("-h", "--help"):
+        print(f"usage: python -m data_pipeline.tokenize RUN [{'|'.join(KINDS)}] [--help]\n")
+        print(__doc__)
+        raise SystemExit(0)
+    if not named:
+        raise ValueError("Name a run directory, whose tokenizers are used, such as runs/scenes.")
+    run, kind = Path(named[0]).expanduser(), named[1] if len(named) > 1 else None
+    # AvoidSubcommands: the kind is chosen above, and knobs are those of its class.
+    config = tyro.cli(
+        TokenizeConfig,
+        default=_defaults(run, kind),
+        args=arguments,
+        prog=f"python -m data_pipeline.tokenize {' '.join(named)}",
+        config=(tyro.conf.AvoidSubcommands,),
+    )
+    if not config.out:
+        raise ValueError("Say with --out in which folder to keep the tokens.")
+    if config.processes < 1:
+        raise ValueError(f"--processes is {config.processes}; it must be at least 1.")
+    config.crops.check()
+    return run, config
+
+
+def make_tokens(run: Path, config: TokenizeConfig) -> int:
+    """Makes the shards that are asked for and missing; returns how many others are missing.
+
+    Raises:
+        ValueError: If the data, a tokenizer or the folder can't be used.
+    """
+    folder = Path(config.out).expanduser()
+    source, tokenizers = open_all(run, config)
+    fingerprints = {name: fingerprint_files(_tokenizer(run, name)) for name in tokenizers}
+    made_from = describe_source(config.data, config.crops, config.seed, config.split)
+    plan = plan_store(source, tokenizers, fingerprints, made_from, config.num_shards)
+    numbers = config.chosen(plan.num_shards)
+    open_folder(folder, plan)
+    missing = missing_shards(folder, plan, numbers, config.check)
+    samples = {number: len(plan.range_of(number)) for number in numbers}
+    with tqdm(
+        total=sum(samples.values()),
+        initial=sum(samples[number] for number in numbers if number not in missing),
+        desc="tokens",
+        unit="sample",
+        dynamic_ncols=True,
+    ) as bar:
+        if config.processes == 1 or len(missing) < 2:
+            for number in missing:
+                write_shard(source, tokenizers, folder, plan, number, bar.update)
+        else:
+            opener = partial(open_all, run, config)
+            write_in_processes(opener, folder, plan, missing, config.processes, bar.update)
+    return close_folder(folder, plan)
+
+
+def open_all(run: Path, config: TokenizeConfig) -> tuple[Source, dict[str, Tokenizer]]:
+    """Opens the samples and loads the tokenizers that they go through."""
+    names = config.modalities or _names(run)
+    for name in names:
+        if name not in _names(run):
+            raise ValueError(
+                f"--modalities names {name!r}; {run} has tokenizers of {', '.join(_names(run))}."
+            )
+    tokenizers = {name: load_tokenizer(_tokenizer(run, name)) for name in names}
+    source = config.crops.apply(
+        config.data.open(config.split),
+        {name: tokenizer.values for name, tokenizer in tokenizers.items()},
+        {
+            name: getattr(tokenizer, "picture_size", (config.crops.size,))[0]
+            for name, tokenizer in tokenizers.items()
+        },
+        config.seed,
+        with_views=True,
+    )
+    return source, tokenizers
+
+
+def _defaults(run: Path, kind: str | None) -> TokenizeConfig:
+    """Returns the run's own data and crops, or blank data of a kind."""
+    if not (run / "tokenizers").is_dir():
+        raise ValueError(f"{run} has no folder of tokenizers; give a run directory that has one.")
+    try:
+        plain = json.loads((run / "config.json").read_text(encoding="utf-8"))
+        known = {
+            name: from_plain(plain[name], TokenizeConfig)
+            for name in ("data", "crops", "seed")
+            if name in plain
+        }
+    except (OSError, ValueError, TypeError) as error:
+        raise ValueError(f"{run / 'config.json'} can't be used ({error}).") from error
+    config = replace(TokenizeConfig(ScenesData()), **known)
+    if kind is None:
+        if "data" not in known:
+            raise ValueError(f"{run} has no data of its own; name a kind: {', '.join(KINDS)}.")
+        return config
+    match kind:
+        case "scenes":
+            data = ScenesData()
+        case "files":
+            values = {name: load_tokenizer(_tokenizer(run, name)).values for name in _names(run)}
+            data = FilesData(modalities={name: format_for(name, v) for name, v in values.items()})
+        case "tfds":
+            data = TfdsData()
+        case _:
+            raise ValueError(f"There is no kind of data {kind!r}; there are {', '.join(KINDS)}.")
+    return config if isinstance(config.data, type(data)) and known else replace(config, data=data)
+
+
+def _names(run: Path) -> tuple[str, ...]:
+    folders = (run / "tokenizers").iterdir()
+    return tuple(sorted(path.name for path in folders if not path.name.startswith(".")))
+
+
+def _tokenizer(run: Path, name: str) -> Path:
+    return run / "tokenizers" / name
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
