@@ -1,0 +1,141 @@
+"""Runs whose input has pixels and vectors, and runs that train on tokens made beforehand."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_pipeline.token_store import TokenStore
+from data_pipeline.tokenize import main as tokenize
+from tests.test_train import losses_of
+from tokenizers.features import PixelTokenizer, Vectors, VectorTokenizer
+from train import main
+
+# Tests of one group run in one process, which makes the run that they share once.
+pytestmark = pytest.mark.xdist_group("run on tokens")
+
+CAPTIONS = ("a red cube", "a blue cone", "a green ball")
+CONFIG = """
+from configs.schema import CropConfig, RunConfig
+from data_pipeline.files import ArrayFile, NumberFile, TextFile
+from data_pipeline.files_source import FilesData
+from fourm.evaluation import EvaluationConfig
+from fourm.masking import MaskingComponent, MaskingConfig
+from fourm.model import ModelConfig
+from fourm.probing import ProbeConfig
+from fourm.training.loop import TrainingConfig
+from tokenizers.features import Vectors
+from tokenizers.modality import Modality, SavedTokenizerConfig
+from tokenizers.scalars import Scalar, ScalarTokenizerConfig
+from tokenizers.text import Text, TextTokenizerConfig
+from tokenizers.values import Colors
+
+MODALITIES = {{
+    "rgb@8": Modality(Colors(), SavedTokenizerConfig({rgb!r})),
+    "t5": Modality(Vectors(width=6, longest=4), SavedTokenizerConfig({t5!r})),
+    "caption": Modality(
+        Text(), TextTokenizerConfig(vocab_size=320, max_tokens=10, num_sentinels=4)
+    ),
+    "count": Modality(Scalar(), ScalarTokenizerConfig(num_bins=4)),
+}}
+config = RunConfig(
+    modalities=MODALITIES,
+    data=FilesData(
+        path={data!r},
+        modalities={{
+            "rgb@8": ArrayFile("rgb"),
+            "t5": ArrayFile(),
+            "caption": TextFile(),
+            "count": NumberFile(),
+        }},
+    ),
+    crops=CropConfig(size=8, views=2),
+    masking=MaskingConfig((
+        MaskingComponent(
+            inputs=dict.fromkeys(MODALITIES, 0.5),
+            targets={{"caption": 0.5, "count": 0.5}},
+            num_inputs=(1, 6),
+            num_targets=(4, 4),
+        ),
+    )),
+    model=ModelConfig(dim=16, num_heads=2, encoder_layers=1, decoder_layers=1),
+    training=TrainingConfig(steps=3, batch_size=8, log_every=1, checkpoint_every=3),
+    evaluation=EvaluationConfig(pairs=("rgb@8->count",), num_samples=2),
+    probes=ProbeConfig(input="rgb@8"),
+)
+"""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    """A run over pictures as pixels, vectors, captions and numbers, some of them missing."""
+    folder = tmp_path_factory.mktemp("runs")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 7), ("val", 3)):
+        for name in ("rgb", "t5", "caption", "count"):
+            (folder / "data" / split / name).mkdir(parents=True)
+        for key in range(count):
+            place = folder / "data" / split
+            (place / "caption" / f"{key}.txt").write_text(CAPTIONS[key % 3])
+            (place / "count" / f"{key}.txt").write_text(str(key % 4))
+            if key != 2:
+                picture = rng.integers(0, 256, (8, 8, 3)).astype(np.uint8)
+                np.save(place / "rgb" / f"{key}.npy", picture)
+            if key != 1:
+                vectors = rng.normal(size=(key % 3 + 1, 6)).astype(np.float32)
+                np.save(place / "t5" / f"{key}.npy", vectors)
+    PixelTokenizer(8, 4).save(folder / "rgb")
+    VectorTokenizer(Vectors(width=6, longest=4)).save(folder / "t5")
+    paths = {name: str(folder / name) for name in ("rgb", "t5", "data")}
+    (folder / "config.py").write_text(CONFIG.format(**paths))
+    assert main([str(folder / "config.py"), "--run-dir", str(folder / "run")]) == 0
+    return folder / "run"
+
+
+def model_losses(folder: Path) -> list[float]:
+    return [line["loss"] for line in losses_of(folder) if line["stage"] == "model"]
+
+
+def test_a_run_with_pixels_and_vectors_reaches_its_report(run):
+    assert np.isfinite(model_losses(run)).all() and len(model_losses(run)) == 3
+    last = losses_of(run)[-1]
+    # What is never predicted has no floor.
+    assert {name for name in last if "entropy/" in name} == {"entropy/caption", "entropy/count"}
+    rows = json.loads((run / "report.json").read_text())["results"]
+    assert {(*row["inputs"], row["target"]) for row in rows} == {("rgb@8", "count")}
+    batch = TokenStore.open(run / "tokens").batch(np.arange(14))
+    assert batch.num_real["rgb@8"].tolist() == [4] * 4 + [0] * 2 + [4] * 8
+    assert batch.num_real["t5"].tolist() == [1, 1, 0, 0, 3, 3, 1, 1, 2, 2, 3, 3, 1, 1]
+
+
+def test_the_command_makes_what_the_run_made_itself(run):
+    made = {path: path.stat().st_mtime_ns for path in (run / "tokens").iterdir()}
+    assert tokenize([str(run), "--out", str(run / "tokens")]) == 0
+    assert {path: path.stat().st_mtime_ns for path in (run / "tokens").iterdir()} == made
+
+
+def test_a_run_trains_on_tokens_made_beforehand(run, tmp_path):
+    """The run's own tokens, made apart and named, give the losses of the run."""
+    config, tokens = str(run.parent / "config.py"), str(tmp_path / "tokens")
+    assert tokenize([str(run), "--out", tokens, "--num-shards", "3"]) == 0
+    folder = tmp_path / "again"
+    assert main([config, "--tokens", tokens, "1.0", "--run-dir", str(folder)]) == 0
+    assert not (folder / "tokens").exists()
+    assert model_losses(folder) == model_losses(run)
+
+
+def test_a_run_trains_on_a_mixture_and_refuses_what_does_not_fit(run, tmp_path, capsys):
+    config, texts = str(run.parent / "config.py"), str(tmp_path / "texts")
+    assert tokenize([str(run), "--out", texts, "--modalities", "caption", "count"]) == 0
+    mixture = ("--tokens", texts, "3.0", str(run / "tokens"), "1.0")
+    folder = tmp_path / "mixed"
+    assert main([config, *mixture, "--run-dir", str(folder)]) == 0
+    losses = model_losses(folder)
+    assert np.isfinite(losses).all() and losses != model_losses(run)
+    capsys.readouterr()
+    # Other captions make another tokenizer.
+    other = ("--modalities.caption.tokenizer.num-sentinels", "5")
+    assert main([config, *mixture, *other, "--run-dir", str(tmp_path / "other")]) == 2
+    told = capsys.readouterr().err
+    assert f"{texts} were made by other tokenizers of caption" in told
