@@ -11,7 +11,8 @@ import jax
 from flax import nnx
 from jaxtyping import PyTree
 
-from configs.schema import RunConfig, differing_knobs, from_plain, to_plain
+from configs.schema import RunConfig
+from data_pipeline.plain import differing_knobs, from_plain, to_plain
 from fourm.model import FourM, ModelConfig
 from fourm.results import write_file
 from fourm.run import CONFIG, TOKENIZERS
@@ -111,7 +112,8 @@ def check_usable(
     if not wrong and has_model:
         saved = [source / TOKENIZERS / name for name in config.modalities]
         space = TokenSpace.build({path.name: load_tokenizer(path) for path in saved})
-        before = from_plain(plain["model"]), from_plain(plain["training"]["optimizer"])
+        parts = plain["model"], plain["training"]["optimizer"]
+        before = tuple(from_plain(part, RunConfig) for part in parts)
         there = describe_state(space, *before)
         here = describe_state(space, config.model, config.training.optimizer)
         differences = (describe_difference(there[part], here[part]) for part in there)

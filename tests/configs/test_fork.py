@@ -10,7 +10,7 @@ import pytest
 from configs import fork
 from configs.fork import fork_run, read_fork
 from configs.presets import load_preset
-from configs.schema import to_plain
+from data_pipeline.plain import to_plain
 from fourm.training.train_state import OptimizerConfig
 from tests.fourm.tiny_run import make_tokenizers
 
