@@ -22,6 +22,10 @@ Segments = tuple[tuple[int, int], ...]
 """(first id, vocabulary size) per modality."""
 
 
+HEIGHTS = 8
+"""Heights of the last tile of a modality: its targets are rounded up to one of them."""
+
+
 @dataclass(frozen=True)
 class LossConfig:
     """How the modalities' losses are joined."""
@@ -102,54 +106,86 @@ def _forward(features, table, labels, group, weights, segments, tile, with_gradi
     correct = jnp.zeros(rows + tile, bool)
     x_grad = jnp.zeros_like(x) if with_gradient else None
     table_grad = jnp.zeros(table.shape, jnp.float32) if with_gradient else None
-    for number, (first, size) in enumerate(segments):
-        if not size:
-            continue  # Features have no vocabulary.
-        segment = table[first : first + size].astype(features.dtype)
-        start, count = starts[number], counts[number]
-        num_tiles = (count + tile - 1) // tile
+    carry = nll, correct, x_grad, table_grad
+    for size in sorted({size for _, size in segments if size}):  # Features have no vocabulary.
+        # One loop serves all vocabularies of a size: there is less to compile.
+        members = [number for number, segment in enumerate(segments) if segment[1] == size]
+        first_ids = jnp.array([segments[number][0] for number in members])
+        own_starts, own_counts = starts[jnp.array(members)], counts[jnp.array(members)]
 
-        def body(i, carry, segment=segment, first=first, start=start, count=count):
-            nll, correct, x_grad, segment_grad = carry
-            at = start + i * tile
-            is_own = i * tile + jnp.arange(tile) < count
+        def take_group(number, carry, size=size, of=(first_ids, own_starts, own_counts)):
+            first, start, count = (values[number] for values in of)
+            segment = jax.lax.dynamic_slice_in_dim(table, first, size).astype(features.dtype)
+            step = partial(_take_tile, segment, first, x, label, weight, start, count)
+            for height, done, trips in plan_tiles(count, tile):
+                carry = jax.lax.fori_loop(0, trips, partial(step, height, done), carry)
+            return carry
 
-            def take(array):
-                return jax.lax.dynamic_slice_in_dim(array, at, tile)
+        carry = jax.lax.fori_loop(0, len(members), take_group, carry)
 
-            def put(array, new):
-                mask = is_own.reshape(-1, *[1] * (array.ndim - 1))
-                new = jnp.where(mask, new.astype(array.dtype), take(array))
-                return jax.lax.dynamic_update_slice_in_dim(array, new, at, 0)
-
-            tile_x = take(x)
-            own = jnp.where(is_own, take(label) - first, 0)
-            logits = multiply(tile_x, segment.T)
-            top = logits.max(1)
-            exp = jnp.exp(logits - top[:, None])
-            total = exp.sum(1)
-            right = jnp.take_along_axis(logits, own[:, None], 1)[:, 0]
-            nll = put(nll, jnp.log(total) + top - right)
-            correct = put(correct, right >= top)
-            if with_gradient:
-                scale = jnp.where(is_own, take(weight), 0.0)
-                slope = exp * (scale / total)[:, None]
-                slope = slope.at[jnp.arange(tile), own].add(-scale).astype(tile_x.dtype)
-                x_grad = put(x_grad, multiply(slope, segment))
-                segment_grad = segment_grad + multiply(slope.T, tile_x)
-            return nll, correct, x_grad, segment_grad
-
-        segment_grad = jnp.zeros(segment.shape, jnp.float32) if with_gradient else None
-        carry = (nll, correct, x_grad, segment_grad)
-        nll, correct, x_grad, segment_grad = jax.lax.fori_loop(0, num_tiles, body, carry)
-        if with_gradient:
-            table_grad = table_grad.at[first : first + size].set(segment_grad)
-
+    nll, correct, x_grad, table_grad = carry
     back = jnp.argsort(order)
     scores = TokenScores(nll[back], correct[back])
     loss = jnp.sum(weights * scores.nll)
     gradients = (x_grad[back], table_grad.astype(table.dtype)) if with_gradient else None
     return (loss, scores), gradients
+
+
+def _take_tile(segment, first, x, label, weight, start, count, height, done, number, carry):
+    """Scores `height` rows of a group, and adds what they say to the gradients."""
+    nll, correct, x_grad, table_grad = carry
+    offset = done + number * height
+    is_own = offset + jnp.arange(height) < count
+
+    def take(array):
+        return jax.lax.dynamic_slice_in_dim(array, start + offset, height)
+
+    def put(array, new):
+        mask = is_own.reshape(-1, *[1] * (array.ndim - 1))
+        new = jnp.where(mask, new.astype(array.dtype), take(array))
+        return jax.lax.dynamic_update_slice_in_dim(array, new, start + offset, 0)
+
+    rows = take(x)
+    own = jnp.where(is_own, take(label) - first, 0)
+    logits = multiply(rows, segment.T)
+    top = logits.max(1)
+    exp = jnp.exp(logits - top[:, None])
+    total = exp.sum(1)
+    right = jnp.take_along_axis(logits, own[:, None], 1)[:, 0]
+    nll = put(nll, jnp.log(total) + top - right)
+    correct = put(correct, right >= top)
+    if table_grad is not None:
+        scale = jnp.where(is_own, take(weight), 0.0)
+        # Compared rather than scattered into: that is part of the same pass.
+        is_right = jnp.arange(logits.shape[1])[None] == own[:, None]
+        slope = exp * (scale / total)[:, None] - jnp.where(is_right, scale[:, None], 0.0)
+        slope = slope.astype(rows.dtype)
+        x_grad = put(x_grad, multiply(slope, segment))
+        so_far = jax.lax.dynamic_slice_in_dim(table_grad, first, len(segment))
+        table_grad = jax.lax.dynamic_update_slice_in_dim(
+            table_grad, so_far + multiply(slope.T, rows), first, 0
+        )
+    return nll, correct, x_grad, table_grad
+
+
+def plan_tiles(
+    count: Int[Array, ""], tile: int
+) -> list[tuple[int, Int[Array, ""], Int[Array, ""]]]:
+    """Covers `count` rows by tiles of `tile`, and what is left by one that is hardly higher.
+
+    Compiled code needs fixed heights: there is a loop for each of them, most of which run once or
+    not at all.
+
+    Returns:
+        Per height, in rows: the height, the rows covered before it, and how many such tiles.
+    """
+    whole, left = count // tile, count % tile
+    plan = [(tile, jnp.zeros_like(count), whole)]
+    grain = -(-tile // HEIGHTS)
+    for low in range(0, tile, grain):
+        is_needed = (left > low) & (left <= low + grain)
+        plan.append((min(low + grain, tile), whole * tile, is_needed.astype(count.dtype)))
+    return plan
 
 
 def multiply(a: Float[Array, "i j"], b: Float[Array, "j k"]) -> Float[Array, "i k"]:

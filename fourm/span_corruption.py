@@ -65,9 +65,8 @@ def corrupt_spans(
     """
     tokens = ids.shape[0]
     is_real = jnp.arange(tokens) < num_real
-    draws = jnp.where(is_real, draws, jnp.inf)
-    order = jnp.argsort(draws)
-    rank = jnp.argsort(order)
+    order = argsort_draws(jnp.where(is_real, draws, 1.0))
+    rank = jnp.zeros_like(order).at[order].set(jnp.arange(tokens), unique_indices=True)
     # Keeping one token more, in the order of the draws, splits a span, shortens it or ends it:
     # that depends on which of its neighbours are dropped at that time, those drawn higher.
     left_is_dropped = jnp.pad(rank[:-1] > rank[1:], (1, 0))
@@ -76,7 +75,7 @@ def corrupt_spans(
     counts = jnp.arange(tokens + 1)
     spans = jnp.cumsum(jnp.append(num_real > 0, more_spans[order]))
     fits = (counts + spans <= budget) & (spans < num_sentinels)
-    wanted = jnp.sum(draws <= keep)
+    wanted = jnp.sum((draws <= keep) & is_real)
     count = jnp.max(jnp.where(fits & (counts <= wanted), counts, 0))
     is_kept = (rank < count) & is_real
     return split_spans(is_kept, ids, num_real, budget > 0, first_sentinel)
@@ -216,9 +215,36 @@ def count_starts(spans: SpanCorruption) -> Int[Array, ""]:
     return jnp.maximum(spans.is_sentinel.sum() - 1, 1)
 
 
+def argsort_draws(draws: Float[Array, "tokens"]) -> Int[Array, "tokens"]:
+    """Returns the order of numbers in [0, 1], as `jnp.argsort` does.
+
+    Number and place are sorted as one integer, which takes a CPU a tenth of the time. Uniform
+    draws are multiples of 2**-23: up to 256 tokens nothing is rounded, and in longer streams only
+    ties come more often.
+    """
+    bits = max(1, (draws.shape[0] - 1).bit_length())
+    place = jnp.arange(draws.shape[0], dtype=jnp.uint32)
+    scale = 2.0 ** min(23, 31 - bits)
+    keys = (draws * scale).astype(jnp.uint32) << bits | place
+    return (jnp.sort(keys) & (2**bits - 1)).astype(jnp.int32)
+
+
+def find_chosen(
+    is_chosen: Bool[Array, "tokens"], length: int
+) -> tuple[Int[Array, "{length}"], Bool[Array, "{length}"]]:
+    """Returns where the first `length` chosen tokens are, and which of these there are.
+
+    Searched for rather than scattered, which a CPU does one by one.
+    """
+    count = jnp.cumsum(is_chosen)
+    number = jnp.arange(1, length + 1)
+    place = jnp.searchsorted(count, number, method="scan_unrolled")
+    return jnp.minimum(place, len(is_chosen) - 1), number <= count[-1]
+
+
 def pack(
     values: Int[Array, "tokens"], is_chosen: Bool[Array, "tokens"], length: int
 ) -> Int[Array, "{length}"]:
     """Moves the chosen values to the front, in their order; zeros follow."""
-    place = jnp.where(is_chosen, jnp.cumsum(is_chosen) - 1, length)
-    return jnp.zeros(length, values.dtype).at[place].set(values, mode="drop")
+    place, is_real = find_chosen(is_chosen, length)
+    return jnp.where(is_real, values[place], 0)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from fourm.span_corruption import SpanCorruption, pack
+from fourm.span_corruption import SpanCorruption, argsort_draws, find_chosen
 from fourm.token_space import MASK_ID, Inputs, Targets, TokenRange, TokenSpace
 
 
@@ -46,7 +46,7 @@ def split_grid(
 ) -> tuple[Stream, Stream]:
     """Shows and asks disjoint random tokens of a grid."""
     place = jnp.arange(entry.num_tokens)
-    rank = jnp.argsort(draws)
+    rank = argsort_draws(draws)
     shared = Stream(
         ids=ids + entry.first_id,
         previous=jnp.full_like(ids, MASK_ID),
@@ -122,8 +122,7 @@ def pack_streams(streams: list[Stream], space: TokenSpace, length: int) -> dict[
     ]
     joined = jax.tree.map(lambda *parts: jnp.concatenate(parts), *streams)
     chosen = joined.is_chosen
-    source = pack(jnp.arange(len(chosen)), chosen, length)
-    is_real = jnp.arange(length) < chosen.sum()
+    source, is_real = find_chosen(chosen, length)
     fields = joined._asdict() | {"modality": jnp.concatenate(modality)}
     packed = {name: jnp.where(is_real, value[source], 0) for name, value in fields.items()}
     return packed | {"is_real": is_real}

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from fourm.loss import LossConfig, grouped_cross_entropy, masked_loss
+from fourm.loss import LossConfig, grouped_cross_entropy, masked_loss, plan_tiles
 from fourm.masking import MaskingComponent, MaskingConfig, mask_batch
 from tests.fourm.tiny import SPACE, build_model, make_tokens
 
 QUICK = {"xla_backend_optimization_level": 0}  # to compile
-SEGMENTS = ((1, 5), (6, 1), (7, 12), (19, 3))
-VOCAB, DIM = 22, 6
+SEGMENTS = ((1, 5), (6, 1), (7, 12), (19, 5))  # Two of a size share a loop.
+VOCAB, DIM = 24, 6
 
 
 def make_rows(rows=40, groups=(0, 1, 2, 3, 4), seed=0):
@@ -69,6 +69,17 @@ def test_the_grouped_head_equals_the_plain_one_in_value_and_gradients(tile, grou
     expected = value_and_gradients(naive, rows)
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("tile", [1, 5, 8, 20])
+def test_tiles_cover_every_number_of_rows_once_and_little_more(tile):
+    for count in range(3 * tile):
+        covered = 0
+        for height, done, trips in plan_tiles(jnp.array(count), tile):
+            if trips:
+                assert done == covered and height <= tile
+                covered += height * int(trips)
+        assert count <= covered < count + -(-tile // 8)
 
 
 def test_large_logits_stay_finite():

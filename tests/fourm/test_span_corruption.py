@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 
 from fourm.span_corruption import (
+    argsort_draws,
     choose_window,
     corrupt_by_chance,
     corrupt_spans,
     count_starts,
     cut_window,
+    find_chosen,
 )
 
 
@@ -58,6 +60,31 @@ def corrupt_many(count=400, tokens=14, sentinels=5, seed=0, keep=None, budget=No
         targets = found.targets[row, : found.num_targets[row]].tolist()
         marks = found.is_sentinel[row]
         yield text, inputs, targets, marks, budgets[row], keeps[row], draws[row]
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 196, 256])
+def test_draws_are_put_in_the_order_of_a_stable_sort(tokens):
+    draws = jax.random.uniform(jax.random.key(tokens), (tokens,))
+    draws = draws.at[tokens // 2 :].set(draws[: tokens - tokens // 2])  # Ties, and the largest.
+    draws = draws.at[-1].set(1.0)
+    assert jnp.array_equal(argsort_draws(draws), jnp.argsort(draws, stable=True))
+
+
+def test_long_streams_are_put_in_an_order_in_which_only_near_ties_are_swapped():
+    draws = jax.random.uniform(jax.random.key(0), (3000,))
+    order = argsort_draws(draws)
+    assert jnp.array_equal(jnp.sort(order), jnp.arange(3000))
+    assert jnp.diff(draws[order]).min() > -(2.0**-18)
+
+
+@pytest.mark.parametrize("length", [1, 3, 9])
+def test_chosen_tokens_are_found_in_their_order(length):
+    rng = np.random.default_rng(length)
+    for is_chosen in [*(rng.random((20, 6)) < 0.5), np.zeros(6, bool), np.ones(6, bool)]:
+        place, is_real = find_chosen(jnp.asarray(is_chosen), length)
+        expected = np.flatnonzero(is_chosen)[:length]
+        assert place[is_real].tolist() == expected.tolist()
+        assert is_real.tolist() == [True] * len(expected) + [False] * (length - len(expected))
 
 
 def test_spans_are_those_of_trying_ever_fewer_kept_tokens():
