@@ -106,7 +106,7 @@ class BatchIterator(Generic[Batch]):
         next_step: int = 0,
         ahead: int = 2,
         threads: int = 1,
-        rows: slice = slice(None),
+        rows: slice | Int[np.ndarray, "rows"] = slice(None),
     ):
         """Starts to load.
 
@@ -177,7 +177,10 @@ class _Steps(Generic[Batch]):
     """The batches of an order by their steps, as grain takes a data set."""
 
     def __init__(
-        self, order: BatchOrder, load: Callable[[Int64[np.ndarray, "batch"]], Batch], rows: slice
+        self,
+        order: BatchOrder,
+        load: Callable[[Int64[np.ndarray, "batch"]], Batch],
+        rows: slice | Int[np.ndarray, "rows"],
     ):
         self._order, self._load, self._rows = order, load, rows
 

@@ -4,7 +4,7 @@ The records are described in `token_records`, the folder in `token_index`; `toke
 """
 
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -26,6 +26,8 @@ Unpacked = TypeVar("Unpacked")
 
 READ_BYTES = 2**15
 """Bytes read from a file at once at least: a few records of ids."""
+MOST_OPEN = 512
+"""Files kept open at once; an operating system allows a process about a thousand."""
 IN_MEMORY = 256 * 2**20
 """Bytes of arrays up to which a store is unpacked once and kept."""
 
@@ -48,7 +50,8 @@ class TokenStore:
         self.folder, self.index = folder, index
         self.wanted = index.layouts if wanted is None else wanted
         self._starts = np.cumsum([0, *(shard.samples for shard in index.shards)])
-        self._readers: dict[int, ArrayRecordReader] = {}
+        # Threads share readers, and may open one twice: the library allows both.
+        self._reader = lru_cache(MOST_OPEN)(self._open_reader)
         sample = sum(
             4 * each.num_tokens * (each.width if each.kind == "features" else 1)
             for each in self.wanted.values()
@@ -137,16 +140,13 @@ class TokenStore:
                 records[row] = record
         return records
 
-    def _reader(self, number: int) -> ArrayRecordReader:
-        # Threads share readers, and may open one twice: the library allows both.
-        if number not in self._readers:
-            # Reading ahead within a file would be of samples that are asked for elsewhere.
-            self._readers[number] = ArrayRecordReader(
-                str(self.folder / self.index.file_of(number)),
-                options="readahead_buffer_size:0,max_parallelism:0",
-                file_reader_buffer_size=READ_BYTES,
-            )
-        return self._readers[number]
+    def _open_reader(self, number: int) -> ArrayRecordReader:
+        # Reading ahead within a file would be of samples that are asked for elsewhere.
+        return ArrayRecordReader(
+            str(self.folder / self.index.file_of(number)),
+            options="readahead_buffer_size:0,max_parallelism:0",
+            file_reader_buffer_size=READ_BYTES,
+        )
 
     def _find_damaged(self, indices: Int[np.ndarray, "batch"]) -> int:
         """Returns the first sample that can't be read."""

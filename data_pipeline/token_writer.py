@@ -23,8 +23,10 @@ from data_pipeline.transforms import CropConfig
 from tokenizers.base import PADDING, RawBatch, Tokenizer
 from tokenizers.features import FeatureTokenizer
 
-CHUNK = 1024
+CHUNK = 512
 """Samples read and encoded at once."""
+SHARD = 1024
+"""Samples of a shard, unless that makes too many shards."""
 
 
 def plan_store(
@@ -49,7 +51,7 @@ def plan_store(
     """
     samples = len(source)
     if num_shards is None:
-        num_shards = max(1, min(64, -(-samples // CHUNK)))
+        num_shards = max(1, min(64, -(-samples // SHARD)))
     if not 1 <= num_shards <= samples:
         raise ValueError(
             f"{samples} samples can't be divided into {num_shards} shards; --num-shards must be 1 "

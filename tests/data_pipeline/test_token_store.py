@@ -5,6 +5,8 @@ import json
 import numpy as np
 import pytest
 
+from data_pipeline import token_store
+from data_pipeline.batches import BatchIterator, BatchOrder
 from data_pipeline.token_index import StoreIndex, fingerprint_files
 from data_pipeline.token_records import build_layouts
 from data_pipeline.token_store import TokenStore
@@ -59,6 +61,19 @@ def test_a_batch_is_rows_with_their_indices_in_memory_or_not(tmp_path, in_memory
     for name in ("pixels", "vectors"):
         assert batch.features[name].dtype == np.float32
         np.testing.assert_array_equal(batch.features[name], whole.features[name][[7, 22, 0, 7]])
+
+
+def test_any_number_of_threads_read_the_same_from_disk(tmp_path, monkeypatch):
+    monkeypatch.setattr(token_store, "MOST_OPEN", 2)  # Of five shards.
+    reference = everything(build(tmp_path))
+    store = TokenStore.open(tmp_path, in_memory=0)
+    order = BatchOrder(23, 16)
+    with BatchIterator(order, store.batch, ahead=8, threads=4) as batches:
+        for step in range(60):
+            batch, indices = next(batches), order.indices(step)
+            np.testing.assert_array_equal(batch.ids["grid"], reference.ids["grid"][indices])
+            for name, features in reference.features.items():
+                np.testing.assert_array_equal(batch.features[name], features[indices])
 
 
 def test_keys_are_those_of_the_data_or_else_indices(tmp_path):
