@@ -46,11 +46,11 @@ from fourm.pictures import draw_curves, draw_samples
 from fourm.probing import probe, untrained_like
 from fourm.report import Report, write_report
 from fourm.run import CONFIG, MODEL, TOKENIZERS, load
-from fourm.run_log import RunLog, read_metrics
+from fourm.run_log import RunLog, SilentLog, read_metrics
 from fourm.sample_set import HELDOUT, TRAINING, SampleSet, load_heldout, save_heldout
 from fourm.saved_model import load_model, save_model
 from fourm.token_space import TokenSpace
-from fourm.training.distributed import initialize
+from fourm.training.distributed import initialize, is_main, run_on_main, wait_for_all
 from fourm.training.loop import TrainingConfig, train
 from fourm.training.recent import NonFiniteLossError
 from fourm.training.sharding import Layout
@@ -85,6 +85,9 @@ class Stages:
 
     @contextmanager
     def __call__(self, name: str, output: Path) -> Iterator[None]:
+        if not is_main():
+            yield
+            return
         print(f"{name} -> {output}", flush=True)
         start = time.perf_counter()
         try:
@@ -119,15 +122,19 @@ def run(arguments: Sequence[str]) -> Path:
     if launch.distributed:
         initialize(launch.coordinator, launch.num_processes, launch.process_index)
     config, _ = parse_command_line(arguments)
-    folder = open_run(config, launch.fork)
+    layout = Layout.build(config.mesh)
+    layout.check(config.model.num_heads, config.training.batch_size, config.training.accumulation)
+    folder = Path(config.run_dir)
+    run_on_main(lambda: open_run(config, folder, launch.fork))
     if is_reported(folder, config):
         return folder
     stage = Stages(folder)
-    with RunLog(folder) as log:
+    with RunLog(folder) if is_main() else SilentLog() as log:
         with stage("samples", folder / HELDOUT):
             sources = open_sources(config)
             sample = read_sample(config, sources, folder)
-            write_config(config, folder)
+            if is_main():
+                write_config(config, folder)
         with stage("tokenizers", folder / "tokenizers"):
             tokenizers = {
                 name: make_tokenizer(config, name, number, sample, folder, log)
@@ -137,18 +144,18 @@ def run(arguments: Sequence[str]) -> Path:
             tokens = make_tokens(config, sources["train"], tokenizers, folder)
         del sample
         with stage("model", folder / "model"):
-            train_model(config, tokenizers, tokens, folder, log)
-    evaluate(config, folder, stage, shlex.join(["python", "train.py", *arguments]))
+            train_model(config, tokenizers, tokens, folder, log, layout)
+    command = shlex.join(["python", "train.py", *arguments])
+    run_on_main(lambda: evaluate(config, folder, stage, command))
     return folder
 
 
-def open_run(config: RunConfig, fork: str = "") -> Path:
+def open_run(config: RunConfig, folder: Path, fork: str = "") -> None:
     """Opens the run directory, or starts it, from another run if `fork` names one.
 
     Raises:
         ValueError: If it was made with other settings, or from another run, or is something else.
     """
-    folder = Path(config.run_dir)
     file = folder / CONFIG
     forked_from = read_fork(folder).get("from", "")
     if fork and (forked_from or file.exists()) and forked_from != fork:
@@ -176,7 +183,6 @@ def open_run(config: RunConfig, fork: str = "") -> Path:
     elif (folder / SECONDS).exists():
         # A run whose data could not be read: what it left was made with settings now unknown.
         shutil.rmtree(folder / HELDOUT, ignore_errors=True)
-    return folder
 
 
 def is_free(knob: str) -> bool:
@@ -247,7 +253,7 @@ def read_sample(
                 len(source), max(config.evaluation.num_samples, config.probes.num_test)
             )
             kept[split] = (source, np.arange(num_samples))
-    for split, (source, indices) in kept.items():
+    for split, (source, indices) in kept.items() if is_main() else ():
         is_kept = (folder / HELDOUT / split).exists()
         if not is_kept or load_heldout(folder, split).size < len(indices):
             samples = source.__getitems__(indices.tolist())
@@ -270,10 +276,13 @@ def make_tokenizer(
     is_new = not isinstance(settings, SavedTokenizerConfig)
     if is_new and hasattr(tokenizer, "loss"):
         order = BatchOrder(len(raw), settings.batch_size, config.seed)
+        layout = Layout.repeated()
         train(
             tokenizer,
             lambda model, batch, key: model.loss(batch, key),
-            lambda step: BatchIterator(order, lambda indices: raw[indices], step),
+            lambda step: BatchIterator(
+                order, lambda indices: layout.distribute(raw[indices]), step
+            ),
             TrainingConfig(
                 steps=settings.steps,
                 batch_size=settings.batch_size,
@@ -289,8 +298,11 @@ def make_tokenizer(
             data=asdict(order),
             samples_at=lambda step: sample.rows([name])[order.indices(step)],
             forked_at=forked_at(folder, f"tokenizer-{name}"),
+            layout=layout,
         )
-    tokenizer.save(saved)
+        layout.fetch(tokenizer)
+    if is_main():
+        tokenizer.save(saved)
     return tokenizer
 
 
@@ -301,13 +313,18 @@ def make_tokens(
     folder: Path,
 ) -> TokenMixture:
     """Encodes the training split once, or opens the tokens that the configuration names."""
+    wait_for_all()  # Process 0 is saving the last tokenizer.
     made_by = {name: fingerprint_files(folder / "tokenizers" / name) for name in tokenizers}
     if config.tokens:
         return TokenMixture.open(config.tokens, tokenizers, made_by)
     made_from = describe_source(config.data, config.crops, config.seed, "train")
     plan = plan_store(source, tokenizers, made_by, made_from)
-    with tqdm(total=plan.samples, desc="tokens", unit="sample", dynamic_ncols=True) as bar:
-        write_tokens(source, tokenizers, folder / "tokens", plan, bar.update)
+
+    def write() -> None:
+        with tqdm(total=plan.samples, desc="tokens", unit="sample", dynamic_ncols=True) as bar:
+            write_tokens(source, tokenizers, folder / "tokens", plan, bar.update)
+
+    run_on_main(write)
     return TokenMixture.open({str(folder / "tokens"): 1.0}, tokenizers, made_by)
 
 
@@ -317,12 +334,11 @@ def train_model(
     tokens: TokenMixture,
     folder: Path,
     log: RunLog,
+    layout: Layout,
 ) -> None:
     """Trains the transformer on masked tokens and saves it."""
     if (folder / "model").exists():
         return
-    layout = Layout.build(config.mesh)
-    layout.check(config.model.num_heads, config.training.batch_size, config.training.accumulation)
     model = create_model(config, tokenizers, folder, layout)
     space = model.space
     rows = layout.rows(config.training.batch_size)
@@ -352,7 +368,8 @@ def train_model(
             layout=layout,
         )
     layout.fetch(model)
-    save_model(folder / "model", model)
+    if is_main():
+        save_model(folder / "model", model)
 
 
 def create_model(

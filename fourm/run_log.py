@@ -95,6 +95,22 @@ class RunLog:
         return events
 
 
+class SilentLog(RunLog):
+    """Keeps nothing: the log of all processes of a run but one."""
+
+    def __init__(self) -> None:
+        pass
+
+    def write(self, stage: str, step: int, values: Mapping[str, float]) -> None:
+        pass
+
+    def rewind(self, stage: str, step: int) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """Returns the lines of a run directory's `metrics.jsonl`, in order; none if there is no file.
 

@@ -1,6 +1,18 @@
 """Several processes of one run, by JAX's own runtime."""
 
+from collections.abc import Callable
+from itertools import count
+from typing import TypeVar
+
 import jax
+import numpy as np
+from jax.experimental.multihost_utils import broadcast_one_to_all
+from orbax.checkpoint import multihost
+
+Result = TypeVar("Result")
+PATIENCE = 30 * 24 * 3600 * 1000
+"""Milliseconds for which processes wait for each other; the runtime tells them if one dies."""
+_barriers = count()
 
 
 def initialize(coordinator: str, num_processes: int | None, process_index: int | None) -> None:
@@ -30,3 +42,35 @@ def initialize(coordinator: str, num_processes: int | None, process_index: int |
 def is_main() -> bool:
     """True in the one process that prepares, writes logs and evaluates."""
     return jax.process_index() == 0
+
+
+def wait_for_all() -> None:
+    """Returns when all processes of the run have called this, however long that takes."""
+    if jax.process_count() > 1:
+        # Not by a collective over the devices, which would give up after half a minute.
+        barrier = multihost.get_barrier_sync_fn()
+        barrier(key=f"run-{next(_barriers)}", timeout_ms=PATIENCE)
+
+
+def run_on_main(work: Callable[[], Result]) -> Result | None:
+    """Does something in process 0 alone, while the others wait.
+
+    Returns:
+        What `work` returns, in process 0; None in the others.
+
+    Raises:
+        ValueError: In the others, if it failed in process 0, which raises what stopped it.
+    """
+    result, error = None, None
+    if is_main():
+        try:
+            result = work()
+        except BaseException as raised:  # Raised again, when the others know.
+            error = raised
+    wait_for_all()
+    has_failed = bool(broadcast_one_to_all(np.asarray(error is not None)))
+    if error is not None:
+        raise error
+    if has_failed:
+        raise ValueError("Process 0 stopped, for a reason that it tells.")
+    return result

@@ -157,10 +157,18 @@ class Layout:
         mesh: The devices, by the axes `data`, `fsdp` and `tensor`.
     """
 
-    def __init__(self, mesh: Mesh | AbstractMesh):
+    def __init__(self, mesh: Mesh | AbstractMesh, repeats: bool = False):
+        """Describes a run.
+
+        Args:
+            mesh: The devices.
+            repeats: Nothing is split: every device does all of it.
+        """
         self.mesh = mesh
         self._fsdp, self._tensor = mesh.shape["fsdp"], mesh.shape["tensor"]
-        self._is_split = mesh.size > 1
+        self._repeats = repeats
+        self._is_split = mesh.size > 1 and not repeats
+        self._batch = P() if repeats else BATCH
 
     @classmethod
     def build(cls, config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> "Layout":
@@ -180,6 +188,18 @@ class Layout:
         """Returns the layout of a run on one device of this process."""
         return cls.build(MeshConfig(), jax.local_devices()[:1])
 
+    @classmethod
+    def repeated(cls) -> "Layout":
+        """Returns the layout of something small that every process does alike, on one device.
+
+        So all have the result, and take part in saving it, without anything to exchange.
+        """
+        if jax.process_count() == 1:
+            return cls.single()
+        first = {device.process_index: device for device in reversed(jax.devices())}
+        devices = [first[index] for index in sorted(first)]
+        return cls(cls.build(MeshConfig(), devices).mesh, repeats=True)
+
     def check(self, num_heads: int, batch_size: int, accumulation: int) -> None:
         """Raises ValueError, in one sentence, if a run can't be split so."""
         if num_heads % self._tensor:
@@ -198,6 +218,8 @@ class Layout:
 
     def spec(self, path: tuple, leaf: Any) -> P:
         """Returns the placement of one array of a tree; see `partition`."""
+        if self._repeats:
+            return P()
         return partition(path, leaf.shape, self._fsdp, self._tensor)
 
     def shardings(self, tree: PyTree) -> PyTree:
@@ -211,14 +233,14 @@ class Layout:
 
         Numbers from a key do not depend on the mesh: JAX draws each from its place alone.
         """
-        if not self._is_split:
+        if self.mesh.size == 1:
             return make(*arguments)
         shapes = jax.eval_shape(make, *arguments)
         return jax.jit(make, out_shardings=self.shardings(shapes))(*arguments)
 
     def create_model(self, build: Callable[[], nnx.Module]) -> nnx.Module:
         """Returns the model that `build` makes, no device ever having held more than its part."""
-        if not self._is_split:
+        if self.mesh.size == 1:
             return build()
         model = nnx.eval_shape(build)
         state = nnx.state(model)
@@ -229,7 +251,7 @@ class Layout:
 
     def place(self, tree: PyTree) -> PyTree:
         """Puts arrays that are whole in every process, or lie elsewhere, where they belong."""
-        if not self._is_split:
+        if self.mesh.size == 1:
             return tree
 
         def put(array: Array, sharding: NamedSharding) -> Array:
@@ -244,7 +266,7 @@ class Layout:
 
     def keep_in_place(self, tree: PyTree) -> PyTree:
         """Says, inside a compiled function, that arrays lie where they belong."""
-        if not self._is_split:
+        if self.mesh.size == 1:
             return tree
         return jax.lax.with_sharding_constraint(tree, self.shardings(tree))
 
@@ -262,7 +284,9 @@ class Layout:
         Raises:
             ValueError: If the mesh mixes the devices of several processes.
         """
-        placed = NamedSharding(self.mesh, BATCH).addressable_devices_indices_map((batch_size,))
+        placed = NamedSharding(self.mesh, self._batch).addressable_devices_indices_map(
+            (batch_size,)
+        )
         rows = np.unique(np.concatenate([np.arange(batch_size)[at] for at in placed.values()]))
         if rows[-1] - rows[0] >= len(rows):
             raise ValueError(
@@ -273,9 +297,9 @@ class Layout:
 
     def distribute(self, batch: PyTree) -> PyTree:
         """Returns one batch over all devices, of which each process gives its `rows`."""
-        if not self._is_split:
+        if self.mesh.size == 1:
             return batch
-        sharding = NamedSharding(self.mesh, BATCH)
+        sharding = NamedSharding(self.mesh, self._batch)
         return jax.tree.map(
             lambda rows: jax.make_array_from_process_local_data(sharding, np.asarray(rows)), batch
         )
