@@ -125,7 +125,7 @@ def run(arguments: Sequence[str]) -> Path:
     layout = Layout.build(config.mesh)
     layout.check(config.model.num_heads, config.training.batch_size, config.training.accumulation)
     folder = Path(config.run_dir)
-    run_on_main(lambda: open_run(config, folder, launch.fork))
+    run_on_main(lambda: open_run(config, launch.fork))
     if is_reported(folder, config):
         return folder
     stage = Stages(folder)
@@ -150,12 +150,13 @@ def run(arguments: Sequence[str]) -> Path:
     return folder
 
 
-def open_run(config: RunConfig, folder: Path, fork: str = "") -> None:
+def open_run(config: RunConfig, fork: str = "") -> Path:
     """Opens the run directory, or starts it, from another run if `fork` names one.
 
     Raises:
         ValueError: If it was made with other settings, or from another run, or is something else.
     """
+    folder = Path(config.run_dir)
     file = folder / CONFIG
     forked_from = read_fork(folder).get("from", "")
     if fork and (forked_from or file.exists()) and forked_from != fork:
@@ -183,6 +184,7 @@ def open_run(config: RunConfig, folder: Path, fork: str = "") -> None:
     elif (folder / SECONDS).exists():
         # A run whose data could not be read: what it left was made with settings now unknown.
         shutil.rmtree(folder / HELDOUT, ignore_errors=True)
+    return folder
 
 
 def is_free(knob: str) -> bool:

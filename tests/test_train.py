@@ -5,6 +5,8 @@ import os
 import random
 import shutil
 import signal
+import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -191,6 +193,47 @@ def test_a_run_killed_at_random_moments_ends_in_the_same_bits(run, tmp_path):
     assert not (folder / "model").exists()
     assert main(arguments) == 0
     assert_same_end(run, folder)
+
+
+@shares_run
+def test_two_processes_train_together_what_one_trains(run, tmp_path):
+    folder = without_its_model(run, tmp_path / "together")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    command = [sys.executable, str(ROOT / "train.py"), CONFIG, "--run-dir", str(folder)]
+    command += ["--mesh.fsdp", "4", "--evaluation.pairs", "rgb->distance", "--probes.tasks"]
+    command += ["--distributed", "--coordinator", address, "--num-processes", "2"]
+    quick = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    devices = "--xla_force_host_platform_device_count=2"
+    started = [
+        subprocess.Popen(
+            [*command, "--process-index", index],
+            env=dict(os.environ, JAX_PLATFORMS="cpu", XLA_FLAGS=f"{devices} {quick}"),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in ("0", "1")
+    ]
+    try:
+        (told, errors), (other, other_errors) = [each.communicate(timeout=600) for each in started]
+    finally:
+        for each in started:
+            each.kill()
+    assert [each.returncode for each in started] == [0, 0], errors[-2000:] + other_errors[-2000:]
+    # One process says what is done, and logs it.
+    assert "evaluation ->" in told and "->" not in other
+    assert "step/s" in errors and "step/s" not in other_errors
+    together, alone = [losses_of(each) for each in (folder, run)]
+    assert [line["step"] for line in together] == [line["step"] for line in alone]
+    for here, there in zip(together, alone, strict=True):
+        assert here["loss"] == pytest.approx(there["loss"], abs=1e-5)
+    # What was saved by all is used by one.
+    expected, found = arrays_of(run), arrays_of(folder)
+    for name, array in expected.items():
+        np.testing.assert_allclose(found[name], array, atol=1e-3)
+    assert [path.name for path in sorted((folder / "checkpoints" / "model").iterdir())][-1] == "8"
 
 
 @shares_run
