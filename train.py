@@ -356,7 +356,11 @@ def train_model(
             model,
             loss_fn,
             lambda step: BatchIterator(
-                order, lambda indices: layout.distribute(tokens.batch(indices)), step, rows=rows
+                order,
+                lambda indices: layout.distribute(tokens.batch(indices)),
+                step,
+                threads=tokens.threads,
+                rows=rows,
             ),
             config.training,
             stage="model",

@@ -54,7 +54,7 @@ class InputPipeline:
     """Samples of the store."""
     shards: int = 16
     """Files of the store."""
-    threads: int = 2
+    threads: int = 4
     """Batches that are read at the same time."""
     repeats: int = 10
     """Times that 16 batches are timed."""
@@ -116,7 +116,7 @@ def run(config: InputPipeline) -> dict[str, Any]:
                 STEPS * config.batch,
             )
 
-        with BatchIterator(order, load, ahead=4, threads=config.threads) as batches:
+        with BatchIterator(order, load, threads=config.threads) as batches:
             whole = times(lambda step: mask(key, next(batches)))
         parts = {
             "read": times(lambda step: store.batch(order.indices(step)).index),

@@ -104,7 +104,7 @@ class BatchIterator(Generic[Batch]):
         order: BatchOrder,
         load: Callable[[Int64[np.ndarray, "batch"]], Batch],
         next_step: int = 0,
-        ahead: int = 2,
+        ahead: int | None = None,
         threads: int = 1,
         rows: slice | Int[np.ndarray, "rows"] = slice(None),
     ):
@@ -115,11 +115,13 @@ class BatchIterator(Generic[Batch]):
             load: Returns a batch from the samples' indices, such as `TokenStore.batch`. If it also
                 puts them on the devices, that too is done ahead.
             next_step: The step of the first batch.
-            ahead: How many batches are loaded before they are asked for, at least 1.
+            ahead: How many batches are loaded before they are asked for, at least 1; one more than
+                threads by default.
             threads: How many of them at the same time, at least 1.
             rows: Which part of every batch to load. The order is the same whatever it is, so that
                 processes that load different parts have whole batches together.
         """
+        ahead = threads + 1 if ahead is None else ahead
         if ahead < 1 or threads < 1:
             raise ValueError(
                 f"The iterator got ahead={ahead}, threads={threads}; it loads at least 1 batch "

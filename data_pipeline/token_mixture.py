@@ -12,6 +12,9 @@ from data_pipeline.token_records import build_layouts
 from data_pipeline.token_store import TokenStore
 from tokenizers.base import TokenBatch, Tokenizer
 
+READERS = 4
+"""Threads that read from disk. Of ids alone one would do; pixels are many times as large."""
+
 
 class TokenMixture:
     """Several token stores with weights.
@@ -53,9 +56,9 @@ class TokenMixture:
         return int(self._starts[-1])
 
     @property
-    def is_in_memory(self) -> bool:
-        """Whether batches need no reading from disk."""
-        return all(store.is_in_memory for store in self.stores)
+    def threads(self) -> int:
+        """In how many threads batches should be read: one is enough for what is in memory."""
+        return 1 if all(store.is_in_memory for store in self.stores) else READERS
 
     def order(self, batch_size: int, seed: int) -> BatchOrder:
         """Returns which samples are in the batch of each step."""

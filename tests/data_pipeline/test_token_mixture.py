@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from data_pipeline.token_mixture import TokenMixture
+from data_pipeline.token_store import TokenStore
 from tests.data_pipeline.token_samples import (
     Samples,
     assert_same,
@@ -28,7 +29,7 @@ def open_both(folder, weights=(3.0, 1.0), tokenizers=TOKENIZERS) -> TokenMixture
 
 def test_samples_are_counted_through_and_absent_where_a_store_has_none(tmp_path):
     mixture = open_both(tmp_path)
-    assert len(mixture) == 34 and mixture.is_in_memory
+    assert len(mixture) == 34
     indices = np.array([30, 2, 23, 22, 2, 33])
     batch = mixture.batch(indices)
     assert batch.index.tolist() == indices.tolist() and batch.index.dtype == np.int32
@@ -51,6 +52,12 @@ def test_a_batch_out_of_one_store_is_that_of_the_store(tmp_path):
     whole = mixture.batch(np.arange(23))
     assert_same(whole, everything(mixture.stores[0]))
     assert mixture.batch(np.arange(23, 34)).index.tolist() == list(range(23, 34))
+
+
+def test_only_what_is_on_disk_is_read_in_several_threads(tmp_path):
+    assert open_both(tmp_path).threads == 1
+    from_disk = TokenStore.open(tmp_path / "a", in_memory=0)
+    assert TokenMixture([from_disk], (1.0,)).threads > 1
 
 
 def test_stores_are_drawn_from_by_their_weights(tmp_path):
