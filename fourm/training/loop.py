@@ -26,6 +26,7 @@ from fourm.training.train_state import (
     build_optimizer,
     build_schedule,
     create_state,
+    describe_state,
     make_train_step,
     merge_state,
 )
@@ -123,7 +124,6 @@ def train(
     """
     optimizer = build_optimizer(config.optimizer, config.steps)
     layout = Layout.single() if layout is None else layout
-    _, state = create_state(model, optimizer, layout)
     step_fn = make_train_step(
         model, loss_fn, optimizer, config.average_decay, config.accumulation, layout
     )
@@ -132,7 +132,11 @@ def train(
 
     # Closing waits for the last save, also when a loss is not finite or the user interrupts.
     with closing(Checkpoints(folder, config.keep_checkpoints)) as checkpoints:
-        state, progress = checkpoints.restore(state, origin, forked_at)
+        if checkpoints.latest_step is None:
+            state, progress = create_state(model, optimizer, layout)[1], {}
+        else:
+            like = describe_state(model, optimizer, layout)
+            state, progress = checkpoints.restore(like, origin, forked_at)
         first = int(state.step)
         recent = Recent(stage, config.log_every, first, progress.get("recent"))
         lines = Lines(stage, config, recent, log, references or {}, first)

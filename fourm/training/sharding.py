@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.experimental.multihost_utils import process_allgather
-from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, PyTree
 
@@ -226,6 +226,17 @@ class Layout:
         """Returns where each array of a tree of arrays, or of their shapes, lies."""
         return jax.tree_util.tree_map_with_path(
             lambda path, leaf: NamedSharding(self.mesh, self.spec(path, leaf)), tree
+        )
+
+    def describe(self, shapes: PyTree) -> PyTree:
+        """Returns types and shapes of arrays that also say where these are to lie."""
+        places = self.shardings(shapes)
+        if not self._is_split:
+            places = jax.tree.map(lambda _: SingleDeviceSharding(self.mesh.devices.item()), places)
+        return jax.tree.map(
+            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+            shapes,
+            places,
         )
 
     def create(self, make: Callable[..., PyTree], *arguments: PyTree) -> PyTree:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -147,16 +148,29 @@ def create_state(
     layout = Layout.single() if layout is None else layout
     graph, params, variables = nnx.split(model, nnx.Param, ...)
     params, variables = layout.place((nnx.to_pure_dict(params), nnx.to_pure_dict(variables)))
+    rest = layout.create(partial(begin, optimizer), params)
+    return graph, TrainState(params=params, variables=variables, **rest)
 
-    def begin(params: PyTree) -> dict[str, PyTree]:
-        return {
-            "step": jnp.zeros((), jnp.int32),
-            # A copy: the step donates its buffers, and one buffer can't be donated twice.
-            "average": jax.tree.map(jnp.copy, params),
-            "opt_state": optimizer.init(params),
-        }
 
-    return graph, TrainState(params=params, variables=variables, **layout.create(begin, params))
+def begin(optimizer: optax.GradientTransformation, params: PyTree) -> dict[str, PyTree]:
+    """Returns the parts of a `TrainState` that follow from the parameters, before any step."""
+    return {
+        "step": jnp.zeros((), jnp.int32),
+        # A copy: the step donates its buffers, and one buffer can't be donated twice.
+        "average": jax.tree.map(jnp.copy, params),
+        "opt_state": optimizer.init(params),
+    }
+
+
+def describe_state(
+    model: nnx.Module, optimizer: optax.GradientTransformation, layout: Layout | None = None
+) -> TrainState:
+    """Returns types, shapes and places of what `create_state` would make; nothing is made."""
+    _, params, variables = nnx.split(model, nnx.Param, ...)
+    params, variables = nnx.to_pure_dict(params), nnx.to_pure_dict(variables)
+    rest = jax.eval_shape(partial(begin, optimizer), params)
+    shapes = TrainState(params=params, variables=variables, **rest)
+    return (Layout.single() if layout is None else layout).describe(shapes)
 
 
 def merge_state(model: nnx.Module, state: TrainState, use_average: bool = True) -> None:

@@ -4,8 +4,11 @@ import json
 import math
 import os
 import signal
+import subprocess
+import sys
 from contextlib import closing, nullcontext
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +26,7 @@ from fourm.training.recent import NonFiniteLossError
 from fourm.training.termination import Terminated, raises_terminated
 from fourm.training.train_state import OptimizerConfig
 from tests.fourm.tiny import Shape, build_model, make_tokens
+from tests.fourm.training.test_sharding import FAST, free_port
 from tokenizers.base import SequenceTokens, TokenBatch
 
 SPACE = TokenSpace.build(
@@ -33,6 +37,8 @@ SPACE = TokenSpace.build(
 )
 ALPHAS = {name: 1.0 for name in SPACE.names}
 MASKING = MaskingConfig((MaskingComponent(ALPHAS, ALPHAS, (1, 4), (4, 4)),))
+# Tests of one group run in one process, which starts the programs once.
+shares_runs = pytest.mark.xdist_group("elastic runs")
 CONFIG = TrainingConfig(
     steps=12,
     batch_size=4,
@@ -397,6 +403,48 @@ def test_sigterm_ends_the_run_after_the_step_and_its_checkpoint(tmp_path, uninte
     for a, b in zip(parameters(model), uninterrupted[0], strict=True):
         np.testing.assert_array_equal(a, b)
     assert measured(tmp_path) == uninterrupted[1]
+
+
+@pytest.fixture(scope="module")
+def elastic(tmp_path_factory) -> tuple[list[int], dict[str, dict]]:
+    """Exit codes of two processes of one run, and what runs on 1, 2 and 8 devices measured."""
+    folder = tmp_path_factory.mktemp("elastic")
+
+    def start(*arguments: str) -> subprocess.Popen:
+        return subprocess.Popen(
+            [sys.executable, "-m", "tests.fourm.training.elastic_worker", str(folder), *arguments],
+            env=dict(os.environ, JAX_PLATFORMS="cpu", XLA_FLAGS=FAST),
+            cwd=Path(__file__).parents[3],
+        )
+
+    together = ("--processes", f"127.0.0.1:{free_port()}", "2")
+    codes = [each.wait() for each in [start(*together, index) for index in ("0", "1")]]
+    assert start().wait() == 0
+    found = json.loads((folder / "found.json").read_text())
+    for run in found.values():
+        run["lines"] = [{**line, "samples_per_second": 0} for line in run["lines"]]
+    return codes, found
+
+
+@shares_runs
+def test_a_run_that_was_killed_goes_on_to_the_same_bits_on_the_same_devices(elastic):
+    _, found = elastic
+    assert found["resumed"] == found["whole"]
+
+
+@shares_runs
+@pytest.mark.parametrize("name", ["elastic", "together"])
+def test_a_run_goes_on_with_other_devices_over_the_same_samples_and_masks(elastic, name):
+    # One device, then eight, then two; or one of each of two processes, then two of one.
+    codes, found = elastic
+    assert codes == [75, 75]  # of the two processes only one got SIGTERM
+    for line, expected in zip(found[name]["lines"], found["whole"]["lines"], strict=True):
+        assert set(line) == set(expected)
+        for metric, value in line.items():
+            if metric.startswith("targets/") or metric in ("step", "stage", "skipped"):
+                assert value == expected[metric]
+            elif not metric.startswith("accuracy/"):
+                np.testing.assert_allclose(value, expected[metric], rtol=1e-5)
 
 
 @pytest.mark.parametrize(
