@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -132,7 +133,9 @@ def fingerprint(folder: Path) -> dict[str, str]:
     found = {}
     for stage in sorted((folder / "checkpoints").iterdir()):
         step = max((path for path in stage.iterdir() if path.name.isdigit()), key=step_of)
-        parts = ocp.load_checkpointables(step)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of restoring as many devices as saved
+            parts = ocp.load_checkpointables(step)
         parts.pop("metrics", None)
         for name, part in parts.items():
             arrays = [np.asarray(leaf) for leaf in jax.tree.leaves(part)]
