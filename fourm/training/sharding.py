@@ -307,9 +307,12 @@ class Layout:
         return slice(int(rows[0]), int(rows[-1]) + 1)
 
     def distribute(self, batch: PyTree) -> PyTree:
-        """Returns one batch over all devices, of which each process gives its `rows`."""
+        """Returns one batch over all devices, of which each process gives its `rows`.
+
+        Called where batches are read ahead, so that they are there when their step begins.
+        """
         if self.mesh.size == 1:
-            return batch
+            return jax.device_put(batch)
         sharding = NamedSharding(self.mesh, self._batch)
         return jax.tree.map(
             lambda rows: jax.make_array_from_process_local_data(sharding, np.asarray(rows)), batch
