@@ -64,7 +64,8 @@ def load_run(folder: Path) -> tuple[RunConfig, str]:
     config = replace(
         config,
         modalities=modalities,
-        model=model,
+        # Precision is this machine's choice again.
+        model=replace(model, compute_dtype="auto"),
         start_from=str(folder),
         run_dir=f"{folder}-tuned",
     )

@@ -149,7 +149,6 @@ def scenes_gpu() -> RunConfig:
             num_heads=6,
             encoder_layers=6,
             decoder_layers=6,
-            compute_dtype="bfloat16",
             scan_layers=True,
         ),
         training=TrainingConfig(

@@ -7,14 +7,15 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-Dtype = Literal["float32", "bfloat16"]
+Dtype = Literal["auto", "float32", "bfloat16"]
+Remat = Literal["none", "blocks", "everything"]
 Activation = Literal["gelu", "silu", "relu", "geglu", "swiglu", "reglu"]
 ACTIVATIONS: dict[str, tuple[Callable[[Array], Array], bool]] = {
     "gelu": (partial(nnx.gelu, approximate=False), False),
@@ -82,11 +83,20 @@ class ModelConfig:
     scan_layers: bool = False
     """Scan over layers (compile time does not grow with depth) instead of unrolling them
     (faster steps on a CPU)."""
-    remat: bool = False
-    """Recompute activations in the backward pass to save memory."""
-    compute_dtype: Dtype = "float32"
-    """Precision of activations; bfloat16 where the hardware has it. Parameters, norms, softmax
-    and loss stay float32."""
+    remat: Remat = "none"
+    """What the backward pass computes again instead of keeping it. blocks keeps what goes into
+    each block: one more forward pass. everything keeps that of every few blocks only: two more
+    (Chen et al. 2016)."""
+    compute_dtype: Dtype = "auto"
+    """Precision of activations. auto is bfloat16 on GPUs and TPUs and float32 on a CPU, and is
+    settled when a model is made. Parameters, norms, softmax and loss stay float32."""
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        """Of activations, on this machine if that is left to it."""
+        if self.compute_dtype == "auto":
+            return jnp.dtype("float32" if jax.default_backend() == "cpu" else "bfloat16")
+        return jnp.dtype(self.compute_dtype)
 
     @property
     def is_gated(self) -> bool:
@@ -110,6 +120,10 @@ class ModelConfig:
                 f"--model.encoder-layers is {self.encoder_layers} and --model.decoder-layers "
                 f"{self.decoder_layers}; both must be at least 1."
             )
+        if self.remat not in get_args(Remat):
+            raise ValueError(
+                f"--model.remat is {self.remat!r}; it must be one of {', '.join(get_args(Remat))}."
+            )
         if self.registers_in_context and not self.num_registers:
             raise ValueError(
                 "--model.registers-in-context needs registers; raise --model.num-registers from 0."
@@ -125,14 +139,14 @@ def dense(
         outputs,
         use_bias=use_bias,
         kernel_init=nnx.initializers.xavier_uniform(),
-        dtype=jnp.dtype(config.compute_dtype),
+        dtype=config.dtype,
         rngs=rngs,
     )
 
 
 def norm(config: ModelConfig, dim: int, rngs: nnx.Rngs) -> nnx.RMSNorm | nnx.LayerNorm:
     """Builds the normalisation; statistics are taken in float32."""
-    dtype = jnp.dtype(config.compute_dtype)
+    dtype = config.dtype
     if config.norm == "rmsnorm":
         return nnx.RMSNorm(dim, epsilon=1e-6, dtype=dtype, rngs=rngs)
     return nnx.LayerNorm(dim, epsilon=1e-6, use_bias=config.norm_bias, dtype=dtype, rngs=rngs)

@@ -7,6 +7,7 @@ earlier ones, and to all that the encoder has read.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -75,8 +76,35 @@ class Stack(nnx.Module):
             layer, share = layer_and_share
             return apply_layer(nnx.merge(graph, layer), carry, share)
 
-        body = jax.checkpoint(body) if self.remat else body
-        return jax.lax.scan(body, carry, (stacked, per_layer), unroll=self.unroll)
+        if self.remat == "none":
+            return jax.lax.scan(body, carry, (stacked, per_layer), unroll=self.unroll)
+        body = jax.checkpoint(body)
+        if self.remat == "blocks":
+            return jax.lax.scan(body, carry, (stacked, per_layer), unroll=self.unroll)
+        return scan_in_groups(body, carry, (stacked, per_layer), self.unroll)
+
+
+def scan_in_groups(
+    body: Callable[[PyTree, PyTree], tuple[PyTree, PyTree]],
+    carry: PyTree,
+    layers: PyTree,
+    unroll: int,
+) -> tuple[PyTree, PyTree]:
+    """Scans over layers, keeping for the backward pass what goes into every group of them.
+
+    With groups of about the square root of their number, what is kept and what is computed again
+    at a time are about as large (Chen et al. 2016, section 4.1).
+    """
+    count = len(jax.tree.leaves(layers)[0])
+    size = next(n for n in range(1, count + 1) if count % n == 0 and n * n >= count)
+    groups = jax.tree.map(lambda x: x.reshape(count // size, size, *x.shape[1:]), layers)
+    carry, made = jax.lax.scan(
+        jax.checkpoint(lambda carry, group: jax.lax.scan(body, carry, group, unroll=unroll)),
+        carry,
+        groups,
+        unroll=min(unroll, count // size),
+    )
+    return carry, jax.tree.map(lambda x: x.reshape(count, *x.shape[2:]), made)
 
 
 def can_attend_targets(
@@ -144,6 +172,8 @@ class FourM(nnx.Module):
 
     def __init__(self, space: TokenSpace, config: ModelConfig, rngs: nnx.Rngs):
         config.check()
+        # Settled here, so that a saved model says what it was trained with.
+        config = replace(config, compute_dtype=config.dtype.name)
         self.space, self.config = space, config
         init = nnx.initializers.normal(config.embedding_std)
         key = rngs.params

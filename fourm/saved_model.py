@@ -75,6 +75,8 @@ def _read_config(knobs: dict[str, Any]) -> ModelConfig:
     if "use_bias" in knobs:  # Models saved when one knob stood for four.
         parts = ("qkv_bias", "out_bias", "mlp_bias", "norm_bias")
         knobs |= dict.fromkeys(parts, knobs.pop("use_bias"))
+    if isinstance(knobs.get("remat"), bool):  # Models saved when this was a switch.
+        knobs["remat"] = "blocks" if knobs["remat"] else "none"
     return ModelConfig(**knobs)
 
 

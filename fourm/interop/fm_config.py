@@ -144,7 +144,9 @@ def to_model_config(config: Config) -> ModelConfig:
         causal_targets=config["decoder_causal_mask"],
         embedding_std=0.02,
         scan_layers=True,
-        remat=config["use_act_checkpoint"],
+        remat="blocks" if config["use_act_checkpoint"] else "none",
+        # So are they compared with recordings.
+        compute_dtype="float32",
     )
     if not ours.num_heads:
         raise ValueError("The configuration's num_heads is 0; it must be at least 1.")
@@ -221,11 +223,11 @@ def from_ours(space: TokenSpace, model: ModelConfig) -> Config:
         "decoder_sep_mask": model.separate_targets,
         "num_register_tokens": model.num_registers,
         "share_modality_embeddings": model.share_modality_embeddings,
-        "use_act_checkpoint": model.remat,
+        "use_act_checkpoint": model.remat != "none",
     }
     again = to_model_config(config)
     # These are matters of starting and of computing, not of what is computed.
-    free = ("embedding_std", "scan_layers", "compute_dtype")
+    free = ("embedding_std", "scan_layers", "remat", "compute_dtype")
     again = replace(again, **{name: getattr(model, name) for name in free})
     wrong = {
         field.name: getattr(model, field.name)

@@ -156,7 +156,15 @@ def with_config(model, **changes) -> FourM:
     return nnx.merge(graph, nnx.state(model))
 
 
-@pytest.mark.parametrize("changes", [dict(scan_layers=False), dict(remat=True)])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        dict(scan_layers=False),
+        dict(remat="blocks"),
+        dict(remat="everything"),
+        dict(remat="everything", scan_layers=False),
+    ],
+)
 def test_scanned_unrolled_and_rematerialised_layers_are_the_same_function(model, changes):
     value, grads = gradients(model)
     other_value, other_grads = gradients(with_config(model, **changes))
@@ -238,7 +246,7 @@ OPTIONS = dict(
     separate_targets=(False, True),
     causal_targets=(False, True),
     scan_layers=(False, True),
-    remat=(False, True),
+    remat=("none", "everything"),
     compute_dtype=("float32", "bfloat16"),
 )
 

@@ -106,7 +106,7 @@ def places_of(tree) -> dict[str, list]:
 def compile_large() -> dict:
     """Compiles a step of the published large model on all devices, without its numbers."""
     published = build_abstract(fourm_l("7"))
-    space, config = published.space, replace(published.config, scan_layers=True, remat=True)
+    space, config = published.space, replace(published.config, scan_layers=True, remat="blocks")
     layout = Layout.build(MeshConfig(data=1, fsdp=-1))
 
     def build() -> FourM:
