@@ -111,7 +111,8 @@ def test_a_run_of_ours_keeps_its_own_settings(source, tmp_path):
     for name in ("data", "masking", "training", "evaluation", "crops", "loss", "generation"):
         assert getattr(further, name) == getattr(made, name)
     assert further.start_from == str(folder) and further.run_dir == f"{folder}-tuned"
-    assert further.model == make_run().model.config
+    # Precision is this machine's choice again.
+    assert further.model == replace(make_run().model.config, compute_dtype="auto")
     assert all(isinstance(m.tokenizer, SavedTokenizerConfig) for m in further.modalities.values())
 
 
