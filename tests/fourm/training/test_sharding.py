@@ -127,8 +127,9 @@ def test_a_device_has_an_eighth_of_the_large_model(found):
 
 @shares_runs
 def test_the_large_model_is_never_whole_on_a_device(found):
-    # What is gathered all the time are the two tables and their gradients.
-    assert found["eight"]["large"]["temporary"] < found["eight"]["large"]["parameters"]
+    # Whole parameters and gradients would be twice as many. What is whole for the length of a step
+    # are three tables and their gradients.
+    assert found["eight"]["large"]["temporary"] < 1.2 * found["eight"]["large"]["parameters"]
     gathered = [row for row in found["eight"]["large"]["collectives"] if row[0] == "all-gather"]
     layers = [row for row in gathered if "1024,2730" in row[1]]
     assert layers and all("while/body" in origin for _, _, origin in layers)
