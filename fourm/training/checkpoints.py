@@ -18,6 +18,10 @@ from fourm.training.train_state import TrainState
 logging.getLogger("absl").setLevel(logging.ERROR)  # orbax narrates every save
 
 
+# Beside the copy of the state, which training may change meanwhile. As fast as without a limit.
+WRITING = {"write_concurrent_bytes": 2**30}
+
+
 class Checkpoints:
     """The checkpoints of one stage of a run that are kept: the newest, and the best.
 
@@ -55,6 +59,7 @@ class Checkpoints:
                 ]
             ),
             cleanup_tmp_directories=True,
+            context=ocp.Context(memory_options=ocp.options.MemoryOptions(**WRITING)),
         )
 
     @property
