@@ -2,11 +2,12 @@
 
 Masking, forward and backward pass, optimizer and moving average, on random tokens. Prints one
 line of JSON. Its share of the peak counts useful work only (`benchmarks.flops`), and both are
-measured in turn.
+measured in turn. For several devices on a CPU, XLA_FLAGS=--xla_force_host_platform_device_count=8.
 """
 
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Literal
 
@@ -16,19 +17,32 @@ from flax import nnx
 
 from benchmarks.flops import count_flops
 from benchmarks.measure import print_line, summarize, summarize_share, time_beside_peak
-from benchmarks.workloads import Modalities, Size, build_mixture, build_workload, draw_tokens
-from fourm.layers import Dtype
+from benchmarks.workloads import (
+    Modalities,
+    Precision,
+    Size,
+    build_mixture,
+    build_workload,
+    draw_tokens,
+)
+from fourm.layers import ModelConfig, Remat
 from fourm.loss import LossConfig, masked_loss
 from fourm.masking import mask_batch
 from fourm.memory import restart_with_huge_pages
 from fourm.mixture import Rules
 from fourm.model import FourM
+from fourm.token_space import TokenSpace
+from fourm.training.sharding import Layout, MeshConfig
 from fourm.training.train_state import (
     OptimizerConfig,
+    TrainState,
     build_optimizer,
     create_state,
     make_train_step,
 )
+
+MASKS = 8
+"""Steps whose masks the useful work is a mean of; it varies by some per cent."""
 
 
 @dataclass(frozen=True)
@@ -42,66 +56,100 @@ class TrainStep:
     features: bool = False
     """Also pixels and T5 embeddings, which are only ever read."""
     batch: int = 16
-    """Samples per step."""
+    """Samples per step, on all devices."""
     budget: int = 128
     """Tokens shown, and tokens asked."""
     rules: Rules = "ours"
     """Of masking."""
-    dtype: Dtype = "float32"
+    dtype: Precision = "float32"
     """Precision of activations."""
     scan_layers: bool = False
     """Scan over layers instead of unrolling them."""
+    remat: Remat = "none"
+    """What the backward pass computes again."""
     tile: int = LossConfig().tile
     """Targets that go through the output head at once."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """Its update is part of the step."""
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    """How the devices share the work."""
     repeats: int = 10
     """Steps to time."""
 
 
-def run(config: TrainStep) -> dict:
-    """Returns the figures."""
+@dataclass(frozen=True)
+class Step:
+    """A training step, not yet compiled, and what it takes."""
+
+    space: TokenSpace
+    model: ModelConfig
+    mask: Callable
+    layout: Layout
+    create_state: Callable[[], TrainState]
+    state_shapes: Callable[[], TrainState]
+    train_step: Callable
+
+
+def build_step(config: TrainStep) -> Step:
+    """Builds the step without any number of its state."""
     space, model_config = build_workload(
         config.size, config.modalities, config.features, config.scan_layers, config.dtype
     )
-    tokens = draw_tokens(space, config.batch)
-    mask = partial(
-        mask_batch, space=space, config=build_mixture(space, config.budget, rules=config.rules)
-    )
+    model_config = replace(model_config, remat=config.remat)
+    mixture = build_mixture(space, config.budget, rules=config.rules)
+    mask = partial(mask_batch, space=space, config=mixture)
+    layout = Layout.build(config.mesh)
+    layout.check(model_config.num_heads, config.batch, 1)
     loss_config = LossConfig(tile=config.tile)
 
     def loss_fn(model, batch, key):
-        return masked_loss(model, mask(key, batch), loss_config)
-
-    model = nnx.jit(lambda: FourM(space, model_config, nnx.Rngs(0)))()
-    optimizer = build_optimizer(OptimizerConfig(name=config.optimizer), 1000)
-    _, state = create_state(model, optimizer)
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    train_step = make_train_step(model, loss_fn, optimizer, average_decay=0.99)
-    del model
-    key = jax.random.key(0)
-    # Masks differ from step to step, and with them the work; the mean over some is near enough.
-    flops = (
-        sum(
-            count_flops(space, model_config, mask(jax.random.fold_in(key, step), tokens))
-            for step in range(4)
+        return masked_loss(
+            model, mask(key, batch), loss_config, layout.add_up, layout.cross_entropy
         )
-        / 4
-    )
 
-    def step():
+    def build() -> FourM:
+        return FourM(space, model_config, nnx.Rngs(0))
+
+    optimizer = build_optimizer(OptimizerConfig(name=config.optimizer), 1000)
+    like = nnx.eval_shape(build)
+    train_step = make_train_step(like, loss_fn, optimizer, average_decay=0.99, layout=layout)
+
+    def create() -> TrainState:
+        return create_state(layout.create_model(nnx.jit(build)), optimizer, layout)[1]
+
+    def shapes() -> TrainState:
+        return jax.eval_shape(lambda: create_state(build(), optimizer)[1])
+
+    return Step(space, model_config, mask, layout, create, shapes, train_step)
+
+
+def run(config: TrainStep) -> dict:
+    """Returns the figures."""
+    step = build_step(config)
+    tokens = draw_tokens(step.space, config.batch)
+    key = jax.random.key(0)
+    mask = jax.jit(step.mask)
+    flops = [
+        count_flops(step.space, step.model, mask(jax.random.fold_in(key, number), tokens))
+        for number in range(MASKS)
+    ]
+    useful = sum(flops) / MASKS
+    state, tokens = step.create_state(), step.layout.distribute(tokens)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+
+    def call():
         nonlocal state
-        state, metrics = train_step(state, tokens, key)
+        state, metrics = step.train_step(state, tokens, key)
         return metrics
 
     start = time.perf_counter()
-    jax.block_until_ready(step())
+    jax.block_until_ready(call())
     first = time.perf_counter() - start
-    seconds, peaks = time_beside_peak(step, config.repeats, config.dtype)
+    seconds, peaks = time_beside_peak(call, config.repeats, config.dtype)
     return {
         **summarize(seconds, config.batch),
-        "gflops_per_sample": round(flops / config.batch / 1e9, 2),
-        **summarize_share(seconds, peaks, flops),
+        "gflops_per_sample": round(useful / config.batch / 1e9, 2),
+        **summarize_share(seconds, peaks, useful),
         "seconds_to_first_step": round(first, 2),
         "parameters": parameters,
     }

@@ -17,6 +17,7 @@ from tokenizers.base import PADDING, TokenBatch
 
 Size = Literal["tiny", "b", "l", "xl"]
 Modalities = Literal["7", "21"]
+Precision = Literal["float32", "bfloat16"]
 
 MEAN_LENGTHS = {"caption": 26, "det": 41}
 """Mean tokens of texts in 4M's data; other sequences are taken as full."""
@@ -27,7 +28,7 @@ def build_workload(
     modalities: Modalities = "7",
     features: bool = False,
     scan_layers: bool = False,
-    dtype: str = "float32",
+    dtype: Precision = "float32",
 ) -> tuple[TokenSpace, ModelConfig]:
     """Returns a published model's modalities and shape.
 
