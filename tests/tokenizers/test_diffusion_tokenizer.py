@@ -25,6 +25,9 @@ from tokenizers.unet import UNetConfig
 from tokenizers.values import Classes, Colors, Directions, Distances, Reals
 from tokenizers.vit import NetworkConfig
 
+# In one worker, so that what they share is trained once.
+pytestmark = pytest.mark.xdist_group("diffusion tokenizer")
+
 ENCODER = CodeEncoderConfig(
     patch_size=4,
     network=NetworkConfig(width=16, depth=1, num_heads=2),
