@@ -264,6 +264,17 @@ def make_train_step(
         gradient = jax.tree.map(lambda g: g / accumulation, total)
         return gradient, variables, join_metrics(metrics)
 
+    def update(state: TrainState, gradient: PyTree, variables: PyTree) -> TrainState:
+        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        count = state.step.astype(jnp.float32)
+        decay = jnp.minimum(average_decay, (1 + count) / (10 + count))
+        average = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, state.average, params)
+        return TrainState(state.step + 1, params, average, opt_state, variables)
+
+    def skip(state: TrainState, gradient: PyTree, variables: PyTree) -> TrainState:
+        return state._replace(step=state.step + 1)
+
     def step(state: TrainState, batch: PyTree, seed_key: Key[Array, ""]):
         key = jax.random.fold_in(seed_key, state.step)
         if accumulation == 1:
@@ -272,19 +283,10 @@ def make_train_step(
             )
         else:
             gradient, variables, metrics = accumulate(state.params, state.variables, batch, key)
-        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        count = state.step.astype(jnp.float32)
-        decay = jnp.minimum(average_decay, (1 + count) / (10 + count))
-        average = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, state.average, params)
         norm = optax.global_norm(gradient)
         is_finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
-        # A choice per number, which melts into the update, rather than a branch around it.
-        state = jax.tree.map(
-            lambda new, old: jnp.where(is_finite, new, old),
-            TrainState(state.step + 1, params, average, opt_state, variables),
-            state._replace(step=state.step + 1),
-        )
+        # A choice number by number would read and write everything once more.
+        state = jax.lax.cond(is_finite, update, skip, state, gradient, variables)
         skipped = 1.0 - is_finite.astype(jnp.float32)
         return layout.keep_in_place(state), {**metrics, "gradient_norm": norm, "skipped": skipped}
 
