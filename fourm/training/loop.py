@@ -29,6 +29,7 @@ from fourm.training.train_state import (
     describe_state,
     make_train_step,
     merge_state,
+    parameter_names,
 )
 
 
@@ -138,7 +139,8 @@ def train(
             like = describe_state(model, optimizer, layout)
             state, progress = checkpoints.restore(like, origin, forked_at)
         first = int(state.step)
-        recent = Recent(stage, config.log_every, first, progress.get("recent"))
+        names = parameter_names(state.params)
+        recent = Recent(stage, names, config.log_every, first, progress.get("recent"))
         lines = Lines(stage, config, recent, log, references or {}, first)
         agreement, clock = Agreement(), Clock(config.checkpoint_minutes)
         log.rewind(stage, first)

@@ -7,12 +7,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from fourm.training.train_state import Metrics
+from fourm.training.train_state import IS_FINITE, StepMetrics
 
 MOST_SKIPPED = 3
 """Steps in a row without a finite loss and gradient that end a run."""
-MOST_NAMED = 256
+MOST_SAMPLES = 256
 """Samples that a sentence names."""
+MOST_PARAMETERS = 3
+"""Parameters that a sentence names."""
 
 
 class NonFiniteLossError(RuntimeError):
@@ -26,16 +28,24 @@ class Recent:
     steps, and steps skipped in a row are counted alike, wherever a run was interrupted.
     """
 
-    def __init__(self, stage: str, size: int, next_step: int, saved: Mapping[str, Any] | None):
+    def __init__(
+        self,
+        stage: str,
+        parameters: Sequence[str],
+        size: int,
+        next_step: int,
+        saved: Mapping[str, Any] | None,
+    ):
         """Starts empty, or from what `to_plain` returned.
 
         Args:
             stage: What is being trained, for errors.
+            parameters: Their names, for errors.
             size: Steps that a mean can go over.
             next_step: The step whose metrics come next.
             saved: As from `to_plain` at that step.
         """
-        self._stage = stage
+        self._stage, self._parameters = stage, parameters
         self._next_step = next_step
         self._metrics: deque[Mapping[str, Any]] = deque(maxlen=max(size, MOST_SKIPPED))
         self._metrics.extend(saved["metrics"] if saved else [])
@@ -44,7 +54,7 @@ class Recent:
         """Steps skipped since the training began, as far as `check` has gone."""
         self._unchecked = 0
 
-    def add(self, metrics: Metrics) -> None:
+    def add(self, metrics: StepMetrics) -> None:
         """Appends the metrics of a step, which may still be under way."""
         self._metrics.append(metrics)
         self._next_step += 1
@@ -54,8 +64,8 @@ class Recent:
         """Counts skipped steps, waiting for all but the newest `ahead` of them.
 
         Raises:
-            NonFiniteLossError: At the third in a row, with its step, its modalities and its
-                samples.
+            NonFiniteLossError: At the third in a row, with its step, its samples, and the
+                modalities of which the loss is not finite, or the parameters whose gradient is not.
         """
         while self._unchecked > ahead:
             metrics = self._metrics[-self._unchecked]
@@ -93,10 +103,12 @@ class Recent:
         for number, metrics in enumerate(self._metrics):
             if any(isinstance(value, jax.Array) for value in metrics.values()):
                 fetched = jax.device_get(metrics)
+                fetched.pop(IS_FINITE)  # Of use until the step is checked.
                 self._metrics[number] = {name: float(value) for name, value in fetched.items()}
 
     def _explain(self, step: int, metrics: Mapping[str, Any], samples: Sequence[Any]) -> str:
-        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        values = jax.device_get(metrics)
+        is_finite = values.pop(IS_FINITE)
         bad = [
             name.removeprefix("loss/")
             for name, value in values.items()
@@ -105,15 +117,28 @@ class Recent:
             # A modality without targets in a batch has no loss.
             and values.get(name.replace("loss/", "targets/"), 1) > 0
         ]
-        what = "gradient" if np.isfinite(values["loss"]) else "loss"
-        where = f" of {', '.join(bad)}" if bad else ""
-        named = ", ".join(str(sample) for sample in samples[:MOST_NAMED])
-        more = f" and {len(samples) - MOST_NAMED} more" if len(samples) > MOST_NAMED else ""
+        what, where = "loss", ", ".join(bad)
+        if np.isfinite(values["loss"]):
+            pairs = zip(self._parameters, is_finite, strict=True)
+            named = [name for name, is_good in pairs if not is_good]
+            what, where = "gradient", where or enumerate_some(named, MOST_PARAMETERS)
+        of = f" of {where}" if where else ""
         return (
-            f"Training of {self._stage} stopped: the {what}{where} is not finite at step {step}, "
-            f"the third in a row, with the samples {named}{more}; the last checkpoint is intact: "
-            "lower --*.optimizer.learning-rate, or look at these samples."
+            f"Training of {self._stage} stopped: the {what}{of} is not finite at step {step}, the "
+            f"third in a row, with the samples {enumerate_some(samples, MOST_SAMPLES)}; the last "
+            "checkpoint is intact: lower --*.optimizer.learning-rate, or look at these samples."
         )
+
+
+def enumerate_some(names: Sequence[Any], most: int) -> str:
+    """Returns the first names for a sentence, and how many more there are.
+
+    Example:
+        >>> enumerate_some(["a", "b", "c", "d"], 3)
+        'a, b, c and 1 more'
+    """
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(str(name) for name in names[:most]) + more
 
 
 def nan_mean(values: list) -> float:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jaxtyping import Array, Float, Int, Key, PyTree
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 from optax.contrib import MuonDimensionNumbers, muon
 
 from fourm.training.sharding import Layout
@@ -17,6 +17,11 @@ from fourm.training.sharding import Layout
 Metrics = dict[str, Float[Array, ""]]
 LossFn = Callable[[Any, Any, Key[Array, ""]], tuple[Float[Array, ""], Metrics]]
 """(model, batch, key) -> (loss, metrics). May change the model's non-parameter variables."""
+StepMetrics = dict[str, Float[Array, ""] | Bool[Array, "parameters"]]
+"""The metrics of a step, and `IS_FINITE`."""
+
+IS_FINITE = "gradient_is_finite"
+"""Of every parameter, in the order of `parameter_names`."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,17 @@ class TrainState(NamedTuple):
 def last_name(path: tuple) -> str:
     """Returns a parameter's own name from its path in the tree."""
     return str(getattr(path[-1], "key", path[-1]))
+
+
+def parameter_names(params: PyTree) -> list[str]:
+    """Returns the path of every parameter.
+
+    Example:
+        >>> parameter_names({"norm": {"scale": 1.0, "bias": 0.0}})
+        ['norm.bias', 'norm.scale']
+    """
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    return [jax.tree_util.keystr(path, simple=True, separator=".") for path in paths]
 
 
 def is_matrix(path: tuple, _: Array) -> bool:
@@ -203,7 +219,7 @@ def make_train_step(
     average_decay: float,
     accumulation: int = 1,
     layout: Layout | None = None,
-) -> Callable[[TrainState, PyTree, Key[Array, ""]], tuple[TrainState, Metrics]]:
+) -> Callable[[TrainState, PyTree, Key[Array, ""]], tuple[TrainState, StepMetrics]]:
     """Returns the jitted step (state, batch, seed key) -> (state, metrics).
 
     The state is split once and `jax.jit`ted rather than `nnx.jit`ted, whose call costs
@@ -211,7 +227,7 @@ def make_train_step(
 
     A step whose loss or gradient is not finite is skipped: nothing of the state changes but the
     count of steps, and the metric `skipped` is 1 instead of 0. The optimizer counts updates, so
-    the learning rate stays where it was.
+    the learning rate stays where it was. `IS_FINITE` says which parameters have a finite gradient.
 
     Args:
         model: Gives the structure; its values are not used.
@@ -283,12 +299,15 @@ def make_train_step(
             )
         else:
             gradient, variables, metrics = accumulate(state.params, state.variables, batch, key)
-        norm = optax.global_norm(gradient)
+        squares = [jnp.sum(jnp.square(g)) for g in jax.tree.leaves(gradient)]
+        norm = jnp.sqrt(sum(squares))
         is_finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
         # A choice number by number would read and write everything once more.
         state = jax.lax.cond(is_finite, update, skip, state, gradient, variables)
         skipped = 1.0 - is_finite.astype(jnp.float32)
-        return layout.keep_in_place(state), {**metrics, "gradient_norm": norm, "skipped": skipped}
+        metrics |= {"gradient_norm": norm, "skipped": skipped}
+        metrics[IS_FINITE] = jnp.isfinite(jnp.stack(squares))
+        return layout.keep_in_place(state), metrics
 
     return jax.jit(step, donate_argnums=0)
 

@@ -26,6 +26,7 @@ from fourm.token_space import TokenSpace
 from fourm.training.distributed import initialize
 from fourm.training.sharding import BATCH, Layout, MeshConfig
 from fourm.training.train_state import (
+    IS_FINITE,
     OptimizerConfig,
     build_optimizer,
     create_state,
@@ -76,6 +77,7 @@ def train_on(sizes: tuple[int, int, int], accumulation: int) -> dict:
         batch = make_tokens(BATCH_SIZE, step, SPACE, present=0.8)
         mine = jax.tree.map(lambda x: np.asarray(x)[rows], batch)
         state, metrics = step_fn(state, layout.distribute(mine), jax.random.key(7))
+        assert metrics.pop(IS_FINITE).all()
         found.append({name: float(value) for name, value in jax.device_get(metrics).items()})
     return {
         "metrics": found,

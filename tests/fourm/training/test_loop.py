@@ -283,7 +283,7 @@ def test_a_run_that_skipped_steps_is_killed_and_ends_with_the_same_bits(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("part", "named"), [("loss", "the loss of map"), ("gradient", "the gradient")]
+    ("part", "named"), [("loss", "the loss of map"), ("gradient", "the gradient of kernel")]
 )
 def test_three_in_a_row_stop_the_run_with_their_samples_and_leave_the_checkpoint(
     tmp_path, uninterrupted, part, named

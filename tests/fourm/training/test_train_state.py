@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 
 from fourm.training.train_state import (
+    IS_FINITE,
     OptimizerConfig,
     build_optimizer,
     build_schedule,
@@ -17,6 +18,7 @@ from fourm.training.train_state import (
     is_matrix,
     make_train_step,
     merge_state,
+    parameter_names,
 )
 from tests.fourm.tiny import build_model
 
@@ -124,6 +126,8 @@ def test_a_gradient_that_is_not_finite_is_skipped_though_the_loss_is_finite():
     kept = jax.tree.map(np.asarray, state.params)
     state, metrics = take(1, state, make_train_step(model, loss_fn, optimizer, 0.9))
     assert np.isfinite(metrics["loss"]) and metrics["skipped"] == 1
+    named = dict(zip(parameter_names(state.params), metrics[IS_FINITE], strict=True))
+    assert named == {"bias": False, "kernel": True}
     for a, b in zip(jax.tree.leaves(kept), jax.tree.leaves(state.params), strict=True):
         np.testing.assert_array_equal(a, b)
 
