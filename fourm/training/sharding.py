@@ -10,7 +10,7 @@ Where an array lies follows from its own name and shape alone; see `partition`.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from functools import partial
 from typing import Any
@@ -320,11 +320,15 @@ class Layout:
 
     # The loss.
 
-    def gather_when_used(self, state: nnx.State) -> nnx.State:
+    def gather_when_used(self, state: nnx.State, dtypes: Mapping[tuple, Any]) -> nnx.State:
         """Returns variables of which a device has a part, and that are whole when they are read.
 
         So a layer's parameters are gathered when it is that layer's turn, and its gradients are
         summed and handed out again. What tensor parallelism splits stays split.
+
+        Args:
+            state: Parameters or other variables of a model.
+            dtypes: As from `precisions`; others are gathered as they are stored.
         """
         if not self._is_split:
             return state
@@ -336,7 +340,7 @@ class Layout:
                 if path[-1] == OUTPUT_TABLE:
                     own = None
                 used = P(*["tensor" if axis == own else None for axis in range(len(stored))])
-                variable.set_metadata(on_get_value=partial(gather, stored, used))
+                variable.set_metadata(on_get_value=partial(gather, stored, used, dtypes.get(path)))
         return state
 
     def share_loss(self, compute_loss: Callable) -> Callable:
@@ -431,8 +435,21 @@ def names_in(entry: Any) -> tuple[str, ...]:
     return entry if isinstance(entry, tuple) else (entry,) if entry else ()
 
 
-def gather(stored: P, used: P, _: nnx.Variable, part: Array) -> Array:
-    """Makes a variable whole but for what `used` leaves split; nnx calls it when one is read."""
+def precisions(model: nnx.Module) -> dict[tuple, Any]:
+    """Returns the dtype of kernels that are cast before they are used, by their paths."""
+    return {
+        (*path, "kernel"): layer.dtype
+        for path, layer in nnx.iter_modules(model)
+        if isinstance(layer, nnx.Linear) and layer.dtype is not None
+    }
+
+
+def gather(stored: P, used: P, dtype: Any, _: nnx.Variable, part: Array) -> Array:
+    """Makes a variable whole but for what `used` leaves split; nnx calls it when one is read.
+
+    What is used in a lower precision travels in it: half the traffic and memory. The gradient is
+    summed in that of the variable.
+    """
     # A layer that is scanned over has no axis of layers any more.
     stored, used = (P(*spec[len(spec) - part.ndim :]) for spec in (stored, used))
 
@@ -444,9 +461,17 @@ def gather(stored: P, used: P, _: nnx.Variable, part: Array) -> Array:
         return part
 
     split = keep_axes(stored, "tensor")
-    if not any(split):
+    if any(split):
+        # By hand over this axis, too: the partitioner would gather the array over it first.
+        collect = jax.shard_map(
+            collect, in_specs=split, out_specs=used, axis_names={"tensor"}, check_vma=False
+        )
+    if dtype is None or part.dtype == dtype:
         return collect(part)
-    # By hand over this axis, too: the partitioner would gather the array over it first.
-    return jax.shard_map(
-        collect, in_specs=split, out_specs=used, axis_names={"tensor"}, check_vma=False
-    )(part)
+    hand_out = jax.linear_transpose(collect, part)
+    cast_and_collect = jax.custom_vjp(lambda part: collect(part.astype(dtype)))
+    cast_and_collect.defvjp(
+        lambda part: (cast_and_collect(part), None),
+        lambda _, gradient: hand_out(gradient.astype(part.dtype)),
+    )
+    return cast_and_collect(part)

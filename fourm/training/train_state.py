@@ -12,7 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 from optax.contrib import MuonDimensionNumbers, muon
 
-from fourm.training.sharding import Layout
+from fourm.training.sharding import Layout, precisions
 
 Metrics = dict[str, Float[Array, ""]]
 LossFn = Callable[[Any, Any, Key[Array, ""]], tuple[Float[Array, ""], Metrics]]
@@ -243,8 +243,9 @@ def make_train_step(
     """
     graph, params_like, variables_like = nnx.split(model, nnx.Param, ...)
     layout = Layout.single() if layout is None else layout
-    params_like = layout.gather_when_used(params_like)
-    variables_like = layout.gather_when_used(variables_like)
+    dtypes = precisions(model)
+    params_like = layout.gather_when_used(params_like, dtypes)
+    variables_like = layout.gather_when_used(variables_like, dtypes)
 
     def build(params, variables):
         filled = jax.tree.map(lambda x: x, params_like), jax.tree.map(lambda x: x, variables_like)

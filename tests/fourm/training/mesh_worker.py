@@ -9,11 +9,14 @@ Writes the metrics of every step on every mesh, and where the parameters lie.
 import argparse
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import nnx
 from jax.sharding import NamedSharding
 
@@ -151,6 +154,44 @@ def compile_large() -> dict:
     }
 
 
+class Projections(nnx.Module):
+    """Two kernels that a mesh splits in different ways, used in bfloat16."""
+
+    def __init__(self):
+        def draw(key, shape, dtype):  # whole numbers, so that nothing is rounded
+            return jax.random.randint(key, shape, -1, 2).astype(dtype)
+
+        rngs = nnx.Rngs(0)
+        options = dict(use_bias=False, dtype=jnp.bfloat16, kernel_init=draw, rngs=rngs)
+        self.query, self.context = nnx.Linear(4, 4, **options), nnx.Linear(4, 4, **options)
+
+
+def descend_in_bfloat16(sizes: tuple[int, int, int], devices: Sequence[jax.Device]) -> dict:
+    """Takes a step down the gradient; says what kernels become and what is exchanged for it."""
+    layout = Layout.build(MeshConfig(*sizes), devices)
+
+    def loss_fn(model, rows, key):
+        return layout.add_up(model.context(model.query(rows)).astype(jnp.float32).sum()), {}
+
+    model = layout.create_model(Projections)
+    optimizer = optax.sgd(1.0)
+    _, state = create_state(model, optimizer, layout)
+    step_fn = make_train_step(model, loss_fn, optimizer, 0.9, layout=layout)
+    rows = np.random.default_rng(0).integers(-1, 2, (BATCH_SIZE, 4)).astype(np.float32)
+    arguments = layout.distribute(rows), jax.random.key(0)
+    # Before it is compiled: no CPU exchanges bfloat16, and its compiler takes float32 instead.
+    program = step_fn.lower(state, *arguments).as_text()
+    state, _ = step_fn(state, *arguments)
+    exchanged = {
+        name: re.findall(rf'"stablehlo.{name}".*?-> tensor<\S*x(\w+)>$', program, re.S | re.M)
+        for name in ("all_gather", "reduce_scatter")
+    }
+    return {
+        "kernels": [np.asarray(kernel).tolist() for kernel in jax.tree.leaves(state.params)],
+        **exchanged,
+    }
+
+
 def collectives_of(program: str) -> list[tuple[str, str, str]]:
     """Returns name, result and origin of every exchange between devices."""
     names = "all-gather|all-reduce|all-to-all|reduce-scatter|collective-permute"
@@ -181,6 +222,10 @@ def main() -> None:
         found[text] = train_on(tuple(sizes), accumulation)
     if arguments.large:
         found["large"] = compile_large()
+        found["bfloat16"] = {
+            "one": descend_in_bfloat16((1, 1, 1), jax.devices()[:1]),
+            "eight": descend_in_bfloat16((2, 2, 2), jax.devices()),
+        }
     arguments.output.write_text(json.dumps(found))
 
 

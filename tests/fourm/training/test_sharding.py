@@ -148,6 +148,16 @@ def test_no_sample_leaves_its_device(found):
     assert integers == ["s32[8]{0}"]
 
 
+@shares_runs
+def test_kernels_are_gathered_as_they_are_used_and_their_gradients_summed_in_float32(found):
+    one, eight = found["eight"]["bfloat16"]["one"], found["eight"]["bfloat16"]["eight"]
+    assert eight["kernels"] == one["kernels"]  # whole numbers
+    # The context's kernel is split over both axes at once, the query's over fsdp.
+    assert eight["all_gather"] == ["bf16"] * 2
+    assert eight["reduce_scatter"] == ["f32"] * 2
+    assert one["all_gather"] == one["reduce_scatter"] == []
+
+
 def path_of(name: str) -> tuple:
     return tuple(map(DictKey, name.split(".")))
 
