@@ -10,92 +10,52 @@ Exit codes: 0 done; 2 bad input; 130 Ctrl-C; 75 SIGTERM, after saving, so that a
 requeues on 75 continues the run.
 """
 
-import json
 import os
 import shlex
-import shutil
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import jax
 import numpy as np
-from flax import nnx
 from tqdm import tqdm
 
-from configs.fork import fork_run, read_fork
+from configs.fork import forked_at
 from configs.launch import read_launch
 from configs.presets import parse_command_line
+from configs.run_directory import is_reported, open_run, write_config
 from configs.schema import RunConfig
 from data_pipeline.batches import BatchIterator, BatchOrder
-from data_pipeline.plain import differing_knobs, to_plain
-from data_pipeline.token_index import fingerprint_files
+from data_pipeline.plain import to_plain
 from data_pipeline.token_mixture import TokenMixture
 from data_pipeline.token_writer import describe_source, plan_store, write_tokens
 from data_pipeline.transforms import TransformedSource
 from fourm.evaluation import Evaluator
-from fourm.files import write_file
+from fourm.initial_model import create_model, find_start
 from fourm.loss import masked_loss
 from fourm.masking import mask_batch
 from fourm.memory import restart_with_huge_pages
-from fourm.model import FourM, initialize_from_codes
+from fourm.model import FourM
 from fourm.pictures import draw_curves, draw_samples
 from fourm.probing import probe, untrained_like
 from fourm.report import Report, write_report
-from fourm.run import CONFIG, MODEL, TOKENIZERS, load
+from fourm.run import load
 from fourm.run_log import RunLog, SilentLog, read_metrics
 from fourm.sample_set import HELDOUT, TRAINING, SampleSet, load_heldout, save_heldout
-from fourm.saved_model import load_model, save_model
-from fourm.token_space import TokenSpace
+from fourm.saved_model import save_model
+from fourm.stages import Stages
 from fourm.training.distributed import initialize, is_main, run_on_main, wait_for_all
 from fourm.training.loop import TrainingConfig, train
 from fourm.training.recent import NonFiniteLossError
 from fourm.training.sharding import Layout
 from fourm.training.termination import Terminated, raises_terminated
 from fourm.training.train_state import OptimizerConfig
-from fourm.warm_start import take_weights
-from tokenizers.base import CodeFeatures, Tokenizer
+from tokenizers.base import Tokenizer
 from tokenizers.modality import Modality, SavedTokenizerConfig, load_tokenizer
+from tokenizers.storage import fingerprint_files
 
-# What may differ from the run that a directory was made by: it changes nothing made earlier.
-FREE_KNOBS = (
-    "evaluation",
-    "generation",
-    "mesh",
-    "probes",
-    "run_dir",
-    "training.checkpoint_every",
-    "training.checkpoint_minutes",
-    "training.keep_checkpoints",
-)
 REQUEUE = os.EX_TEMPFAIL
-SECONDS = "seconds.json"
-OUTPUTS = ("report.json", "report.md", "samples.png", "curves.png")
-
-
-class Stages:
-    """Says what a run is doing and counts the seconds, across interruptions."""
-
-    def __init__(self, folder: Path):
-        self.file = folder / SECONDS
-        self.seconds = json.loads(self.file.read_text()) if self.file.exists() else {}
-
-    @contextmanager
-    def __call__(self, name: str, output: Path) -> Iterator[None]:
-        if not is_main():
-            yield
-            return
-        print(f"{name} -> {output}", flush=True)
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            spent = self.seconds.get(name, 0.0) + time.perf_counter() - start
-            self.seconds[name] = round(spent, 2)
-            write_file(self.file, json.dumps(self.seconds, indent=2).encode())
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -126,7 +86,7 @@ def run(arguments: Sequence[str]) -> Path:
     layout.check(config.model.num_heads, config.training.batch_size, config.training.accumulation)
     folder = Path(config.run_dir)
     run_on_main(lambda: open_run(config, launch.fork))
-    if is_reported(folder, config):
+    if is_reported(config):
         return folder
     stage = Stages(folder)
     with RunLog(folder) if is_main() else SilentLog() as log:
@@ -134,7 +94,7 @@ def run(arguments: Sequence[str]) -> Path:
             sources = open_sources(config)
             sample = read_sample(config, sources, folder)
             if is_main():
-                write_config(config, folder)
+                write_config(config)
         with stage("tokenizers", folder / "tokenizers"):
             tokenizers = {
                 name: make_tokenizer(config, name, number, sample, folder, log)
@@ -148,65 +108,6 @@ def run(arguments: Sequence[str]) -> Path:
     command = shlex.join(["python", "train.py", *arguments])
     run_on_main(lambda: evaluate(config, folder, stage, command))
     return folder
-
-
-def open_run(config: RunConfig, fork: str = "") -> Path:
-    """Opens the run directory, or starts it, from another run if `fork` names one.
-
-    Raises:
-        ValueError: If it was made with other settings, or from another run, or is something else.
-    """
-    folder = Path(config.run_dir)
-    file = folder / CONFIG
-    forked_from = read_fork(folder).get("from", "")
-    if fork and (forked_from or file.exists()) and forked_from != fork:
-        raise ValueError(
-            f"{folder} is a run already, and not forked from {fork}; give --run-dir another folder."
-        )
-    if file.exists():
-        try:
-            before = json.loads(file.read_text())
-        except ValueError as error:
-            raise ValueError(
-                f"{file} is damaged ({error}); give --run-dir another folder."
-            ) from error
-        knobs = differing_knobs(before, to_plain(config))
-        fixed = [knob for knob in knobs if not is_free(knob)]
-        if fixed:
-            raise ValueError(
-                f"{folder} was made with other values of {', '.join(fixed) or 'everything'}; give "
-                f"--run-dir another folder, with --fork {folder} to go on from there, or delete "
-                f"{folder} to start afresh."
-            )
-        write_config(config, folder)
-    elif fork or forked_from:
-        fork_run(Path(fork or forked_from).expanduser(), config)
-    elif (folder / SECONDS).exists():
-        # A run whose data could not be read: what it left was made with settings now unknown.
-        shutil.rmtree(folder / HELDOUT, ignore_errors=True)
-    return folder
-
-
-def is_free(knob: str) -> bool:
-    """True if a knob may differ from what a run directory was made with."""
-    return any(knob == free or knob.startswith(f"{free}.") for free in FREE_KNOBS)
-
-
-def forked_at(folder: Path, stage: str) -> int | None:
-    """Returns the step at which a stage was taken over from another run, if it was."""
-    return read_fork(folder).get("steps", {}).get(stage)
-
-
-def write_config(config: RunConfig, folder: Path) -> None:
-    """Fixes the settings of a run, as soon as they have proved to fit the data."""
-    write_file(folder / CONFIG, json.dumps(to_plain(config), indent=2).encode())
-
-
-def is_reported(folder: Path, config: RunConfig) -> bool:
-    """True if the run has its report, of this configuration."""
-    if not all((folder / name).exists() for name in OUTPUTS):
-        return False
-    return json.loads((folder / "report.json").read_text())["config"] == to_plain(config)
 
 
 def open_sources(config: RunConfig) -> dict[str, TransformedSource]:
@@ -341,7 +242,7 @@ def train_model(
     """Trains the transformer on masked tokens and saves it."""
     if (folder / "model").exists():
         return
-    model = create_model(config, tokenizers, folder, layout)
+    model = make_model(config, tokenizers, folder, layout)
     space = model.space
     rows = layout.rows(config.training.batch_size)
     order = tokens.order(config.training.batch_size, config.seed)
@@ -378,67 +279,14 @@ def train_model(
         save_model(folder / "model", model)
 
 
-def create_model(
+def make_model(
     config: RunConfig, tokenizers: dict[str, Tokenizer], folder: Path, layout: Layout
 ) -> FourM:
-    """Makes the transformer, from random weights or from those of another run.
-
-    No device ever holds more than its part: random weights are made where they belong, those of
-    another run are put together in the host's memory.
-
-    Raises:
-        ValueError: If the mixture, the loss or the run to start from do not fit.
-    """
-    space = TokenSpace.build(tokenizers)
-    taken: list[str] = []
-    if config.start_from:
-        with jax.default_device(jax.local_devices(backend="cpu")[0]):
-            source = load_model(Path(config.start_from).expanduser() / MODEL)
-        taken = find_shared(Path(config.start_from).expanduser(), folder, tokenizers)
-        space = space.with_roles_of(source.space, taken)
-    config.masking.check(space)
-    config.loss.check(space)
-    codes = {
-        name: tokenizer.code_features()
-        for name, tokenizer in tokenizers.items()
-        if isinstance(tokenizer, CodeFeatures) and name not in taken
-    }
-
-    def build() -> FourM:
-        model = FourM(space, config.model, nnx.Rngs(config.seed))
-        initialize_from_codes(model, codes, jax.random.key(config.seed))
-        return model
-
-    if not config.start_from:
-        return layout.create_model(build)
-    with jax.default_device(jax.local_devices(backend="cpu")[0]):
-        model = build()
-        take_weights(model, source, taken)
-    new = [name for name in tokenizers if name not in taken]
-    print(f"from {config.start_from}: {', '.join(taken)}; anew: {', '.join(new) or 'nothing'}")
-    return model
-
-
-def find_shared(source: Path, folder: Path, tokenizers: dict[str, Tokenizer]) -> list[str]:
-    """Returns the modalities whose tokenizers are the same, bit for bit, in another run.
-
-    Raises:
-        ValueError: If there is none: then there is nothing to start from.
-    """
-    of_source = {path.name: path for path in (source / TOKENIZERS).iterdir() if path.is_dir()}
-    shared = [
-        name
-        for name in tokenizers
-        if name in of_source
-        and fingerprint_files(of_source[name]) == fingerprint_files(folder / TOKENIZERS / name)
-    ]
-    if not shared:
-        raise ValueError(
-            f"The run {source} has no modality with the same tokenizer as one of "
-            f"{', '.join(tokenizers)}; give these its tokenizers (SavedTokenizerConfig), or no "
-            "--start-from."
-        )
-    return shared
+    """Makes the transformer that training begins with, if the settings fit its modalities."""
+    start = find_start(tokenizers, folder, config.start_from)
+    config.masking.check(start.space)
+    config.loss.check(start.space)
+    return create_model(start, config.model, tokenizers, config.seed, layout)
 
 
 def evaluate(config: RunConfig, folder: Path, stage: Stages, command: str) -> None:

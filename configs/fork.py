@@ -84,6 +84,11 @@ def read_fork(folder: Path) -> dict[str, Any]:
     return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
 
+def forked_at(folder: Path, stage: str) -> int | None:
+    """Returns the step at which a stage was taken over from another run, if it was."""
+    return read_fork(folder).get("steps", {}).get(stage)
+
+
 def read_config(source: Path) -> dict[str, Any]:
     """Returns the configuration of a run that `train.py` made.
 

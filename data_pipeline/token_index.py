@@ -33,16 +33,6 @@ Counts = dict[str, Int64[np.ndarray, "_"]]
 """Per modality with ids, how often each occurs."""
 
 
-def fingerprint_files(folder: Path) -> str:
-    """Returns a hash of all files of a folder, such as a saved tokenizer's: names and contents."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            content = hashlib.sha256(path.read_bytes()).hexdigest()
-            digest.update(f"{path.relative_to(folder).as_posix()} {content}\n".encode())
-    return digest.hexdigest()
-
-
 @dataclass(frozen=True)
 class Shard:
     """One file of records."""

@@ -26,7 +26,6 @@ from data_pipeline.plain import from_plain
 from data_pipeline.scenes import ScenesData
 from data_pipeline.source import Source
 from data_pipeline.tfds_source import TfdsData
-from data_pipeline.token_index import fingerprint_files
 from data_pipeline.token_workers import write_in_processes
 from data_pipeline.token_writer import (
     close_folder,
@@ -39,6 +38,7 @@ from data_pipeline.token_writer import (
 from data_pipeline.transforms import CropConfig
 from tokenizers.base import Tokenizer
 from tokenizers.modality import load_tokenizer
+from tokenizers.storage import fingerprint_files
 
 KINDS = ("scenes", "files", "tfds")
 

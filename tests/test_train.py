@@ -16,10 +16,9 @@ from PIL import Image
 
 import fourm
 from benchmarks.kill import kill_once
-from configs.presets import parse_command_line
 from fourm.loss import masked_loss
 from fourm.training.train_state import OptimizerConfig, build_schedule
-from train import main, open_run
+from train import main
 
 ROOT = Path(__file__).parent.parent
 CONFIG = str(ROOT / "tests" / "fixtures" / "tiny_scenes.py")
@@ -307,15 +306,6 @@ def test_a_fork_needs_a_folder_and_weights_of_its_own(run, tmp_path, capsys):
     told = capsys.readouterr().err
     assert "other values of model.dim: " in told and told.count("\n") == 1
     assert not folder.exists()
-
-
-@shares_run
-def test_how_often_a_run_is_saved_may_change(run, tmp_path):
-    folder = tmp_path / "run"
-    folder.mkdir()
-    shutil.copy(run / "config.json", folder)
-    often = ("--training.checkpoint-minutes", "3", "--training.keep-checkpoints", "7")
-    assert open_run(parse_command_line([CONFIG, "--run-dir", str(folder), *often])[0]) == folder
 
 
 @shares_run

@@ -113,6 +113,16 @@ def read_description(folder: Path) -> dict[str, Any]:
     return _read_record(Path(folder))[0]
 
 
+def fingerprint_files(folder: Path) -> str:
+    """Returns a hash of all files of a folder, such as a saved tokenizer's: names and contents."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            content = hashlib.sha256(path.read_bytes()).hexdigest()
+            digest.update(f"{path.relative_to(folder).as_posix()} {content}\n".encode())
+    return digest.hexdigest()
+
+
 def _read_record(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """Returns description and checksums."""
     if not (folder / DESCRIPTION).is_file():

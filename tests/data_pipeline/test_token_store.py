@@ -7,7 +7,7 @@ import pytest
 
 from data_pipeline import token_store
 from data_pipeline.batches import BatchIterator, BatchOrder
-from data_pipeline.token_index import StoreIndex, fingerprint_files
+from data_pipeline.token_index import StoreIndex
 from data_pipeline.token_records import build_layouts
 from data_pipeline.token_store import TokenStore
 from tests.data_pipeline.token_samples import (
@@ -149,15 +149,3 @@ def test_damage_is_named_with_file_and_sample_and_mended_by_running_again(tmp_pa
     again = build(tmp_path, source, tokenizers={"grid": Grid()})
     assert source.reads == [13, 14, 15, 16, 17]
     assert_same(everything(again), reference)
-
-
-def test_a_fingerprint_follows_names_and_contents(tmp_path):
-    file = tmp_path / "a" / "b" / "c.json"
-    file.parent.mkdir(parents=True)
-    file.write_text(json.dumps([1]))
-    first = fingerprint_files(tmp_path / "a")
-    assert fingerprint_files(tmp_path / "a") == first
-    file.write_text(json.dumps([2]))
-    second = fingerprint_files(tmp_path / "a")
-    file.rename(file.with_name("d.json"))
-    assert len({first, second, fingerprint_files(tmp_path / "a")}) == 3

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from tokenizers.storage import load_folder, save_folder
+from tokenizers.storage import fingerprint_files, load_folder, save_folder
 
 ARRAYS = {
     "encoder/0/kernel": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -94,3 +94,15 @@ def test_arrays_that_need_pickle_are_refused(tmp_path, array):
     with pytest.raises(ValueError, match="cannot be stored without pickle"):
         save_folder(tmp_path / "t", {}, {"x": array})
     assert not (tmp_path / "t").exists()
+
+
+def test_a_fingerprint_follows_names_and_contents(tmp_path):
+    file = tmp_path / "a" / "b" / "c.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps([1]))
+    first = fingerprint_files(tmp_path / "a")
+    assert fingerprint_files(tmp_path / "a") == first
+    file.write_text(json.dumps([2]))
+    second = fingerprint_files(tmp_path / "a")
+    file.rename(file.with_name("d.json"))
+    assert len({first, second, fingerprint_files(tmp_path / "a")}) == 3

@@ -1,0 +1,92 @@
+"""A run directory and its settings: it is begun, continued or forked, and refuses others."""
+
+import json
+import shutil
+from pathlib import Path
+
+from configs.fork import fork_run, read_fork
+from configs.schema import RunConfig
+from data_pipeline.plain import differing_knobs, to_plain
+from fourm.results import write_file
+from fourm.run import CONFIG
+from fourm.sample_set import HELDOUT
+from fourm.stages import SECONDS
+
+# What may differ from the run that a directory was made by: it changes nothing made earlier.
+FREE_KNOBS = (
+    "evaluation",
+    "generation",
+    "mesh",
+    "probes",
+    "run_dir",
+    "training.checkpoint_every",
+    "training.checkpoint_minutes",
+    "training.keep_checkpoints",
+)
+OUTPUTS = ("report.json", "report.md", "samples.png", "curves.png")
+
+
+def open_run(config: RunConfig, fork: str = "") -> Path:
+    """Opens the run directory, or starts it, from another run if `fork` names one.
+
+    Raises:
+        ValueError: If it was made with other settings, or from another run, or is something else.
+    """
+    folder = Path(config.run_dir)
+    file = folder / CONFIG
+    forked_from = read_fork(folder).get("from", "")
+    if fork and (forked_from or file.exists()) and forked_from != fork:
+        raise ValueError(
+            f"{folder} is a run already, and not forked from {fork}; give --run-dir another folder."
+        )
+    if file.exists():
+        check_same(config)
+        write_config(config)
+    elif fork or forked_from:
+        fork_run(Path(fork or forked_from).expanduser(), config)
+    elif (folder / SECONDS).exists():
+        # A run whose data could not be read: what it left was made with settings now unknown.
+        shutil.rmtree(folder / HELDOUT, ignore_errors=True)
+    return folder
+
+
+def check_same(config: RunConfig) -> None:
+    """Checks that the run directory was made with these settings.
+
+    Raises:
+        ValueError: If it was made with others, which the sentence names, or is damaged.
+    """
+    folder = Path(config.run_dir)
+    try:
+        before = json.loads((folder / CONFIG).read_text())
+    except ValueError as error:
+        raise ValueError(
+            f"{folder / CONFIG} is damaged ({error}); give --run-dir another folder."
+        ) from error
+    knobs = differing_knobs(before, to_plain(config))
+    fixed = [knob for knob in knobs if not is_free(knob)]
+    if fixed:
+        raise ValueError(
+            f"{folder} was made with other values of {', '.join(fixed) or 'everything'}; give "
+            f"--run-dir another folder, with --fork {folder} to go on from there, or delete "
+            f"{folder} to start afresh."
+        )
+
+
+def is_free(knob: str) -> bool:
+    """True if a knob may differ from what a run directory was made with."""
+    return any(knob == free or knob.startswith(f"{free}.") for free in FREE_KNOBS)
+
+
+def write_config(config: RunConfig) -> None:
+    """Fixes the settings of a run, as soon as they have proved to fit the data."""
+    plain = json.dumps(to_plain(config), indent=2)
+    write_file(Path(config.run_dir) / CONFIG, plain.encode())
+
+
+def is_reported(config: RunConfig) -> bool:
+    """True if the run has its report, of this configuration."""
+    folder = Path(config.run_dir)
+    if not all((folder / name).exists() for name in OUTPUTS):
+        return False
+    return json.loads((folder / "report.json").read_text())["config"] == to_plain(config)
