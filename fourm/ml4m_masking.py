@@ -131,7 +131,7 @@ def split_sample(
             first = entry.first_position
             draws = tokens[first : first + entry.num_tokens]
             streams = split_grid(draws, ids[entry.name], entry, shown_budget, asked_budget)
-            taken = [*(stream.is_chosen.sum() for stream in streams), 0, 0, False]
+            taken = [*(stream.count for stream in streams), 0, 0, False]
         shown, wanted = as_usable(*streams, entry)
         inputs.append(shown)
         targets.append(wanted)

@@ -156,7 +156,7 @@ def split_spans(
 
     is_shown = (is_kept | is_start) & is_any_shown
     shown = jnp.where(is_start, first_sentinel + span - 1, ids)
-    inputs = pack(shown, is_shown, tokens)
+    inputs = pack(shown, is_shown)
 
     asked_before = jnp.cumsum(is_dropped) - is_dropped
     length = tokens + 2
@@ -229,22 +229,7 @@ def argsort_draws(draws: Float[Array, "tokens"]) -> Int[Array, "tokens"]:
     return (jnp.sort(keys) & (2**bits - 1)).astype(jnp.int32)
 
 
-def find_chosen(
-    is_chosen: Bool[Array, "tokens"], length: int
-) -> tuple[Int[Array, "{length}"], Bool[Array, "{length}"]]:
-    """Returns where the first `length` chosen tokens are, and which of these there are.
-
-    Searched for rather than scattered, which a CPU does one by one.
-    """
-    count = jnp.cumsum(is_chosen)
-    number = jnp.arange(1, length + 1)
-    place = jnp.searchsorted(count, number, method="scan_unrolled")
-    return jnp.minimum(place, len(is_chosen) - 1), number <= count[-1]
-
-
-def pack(
-    values: Int[Array, "tokens"], is_chosen: Bool[Array, "tokens"], length: int
-) -> Int[Array, "{length}"]:
+def pack(values: Int[Array, "tokens"], is_chosen: Bool[Array, "tokens"]) -> Int[Array, "tokens"]:
     """Moves the chosen values to the front, in their order; zeros follow."""
-    place, is_real = find_chosen(is_chosen, length)
-    return jnp.where(is_real, values[place], 0)
+    place = jnp.where(is_chosen, jnp.cumsum(is_chosen) - 1, len(values))
+    return jnp.zeros_like(values).at[place].set(values, mode="drop")

@@ -2,11 +2,11 @@
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+import numpy as np
+from jaxtyping import Array, Float, Int
 
-from fourm.span_corruption import SpanCorruption, argsort_draws, find_chosen
+from fourm.span_corruption import SpanCorruption, argsort_draws
 from fourm.token_space import MASK_ID, Inputs, Targets, TokenRange, TokenSpace
 
 
@@ -14,16 +14,18 @@ class Stream(NamedTuple):
     """The tokens of one modality on one side, before packing.
 
     Attributes:
-        ids: Shared ids, [length].
+        ids: Shared ids, [length], in the order in which they are taken.
         previous: What the decoder reads in their place (targets only; unused in inputs).
         position: Shared positions.
-        is_chosen: True for tokens that take part.
+        first: Where those that take part begin.
+        count: How many take part.
     """
 
     ids: Int[Array, "length"]
     previous: Int[Array, "length"]
     position: Int[Array, "length"]
-    is_chosen: Bool[Array, "length"]
+    first: Int[Array, ""]
+    count: Int[Array, ""]
 
 
 def with_places(ids: dict[str, Int[Array, "_"]], space: TokenSpace) -> dict[str, Int[Array, "_"]]:
@@ -45,16 +47,17 @@ def split_grid(
     num_asked: Int[Array, ""],
 ) -> tuple[Stream, Stream]:
     """Shows and asks disjoint random tokens of a grid."""
-    place = jnp.arange(entry.num_tokens)
-    rank = argsort_draws(draws)
-    shared = Stream(
-        ids=ids + entry.first_id,
+    order = argsort_draws(draws)
+    num_shown = jnp.minimum(num_shown, entry.num_tokens)
+    shown = Stream(
+        ids=ids[order] + entry.first_id,
         previous=jnp.full_like(ids, MASK_ID),
-        position=place + entry.first_position,
-        is_chosen=rank < num_shown,
+        position=order + entry.first_position,
+        first=jnp.zeros_like(num_shown),
+        count=num_shown,
     )
-    asked = (rank >= num_shown) & (rank < num_shown + num_asked)
-    return shared, shared._replace(is_chosen=asked)
+    num_asked = jnp.minimum(num_asked, entry.num_tokens - num_shown)
+    return shown, shown._replace(first=num_shown, count=num_asked)
 
 
 def split_sequence(
@@ -75,7 +78,8 @@ def split_sequence(
         ids=spans.inputs + entry.first_id,
         previous=jnp.full_like(spans.inputs, MASK_ID),
         position=place + entry.first_position,
-        is_chosen=place < num_shown,
+        first=jnp.zeros_like(num_shown),
+        count=jnp.minimum(num_shown, entry.num_tokens),
     )
     place = jnp.arange(entry.num_tokens + 1)
     stream = jnp.roll(spans.targets, -start) + entry.first_id
@@ -83,7 +87,8 @@ def split_sequence(
         ids=stream[1:],
         previous=stream[:-1],
         position=place + entry.first_position,
-        is_chosen=place < num_asked,
+        first=jnp.zeros_like(num_asked),
+        count=jnp.minimum(num_asked, entry.num_tokens + 1),
     )
     return shown, asked
 
@@ -93,7 +98,7 @@ def as_usable(shown: Stream, asked: Stream, entry: TokenRange) -> tuple[Stream, 
     if entry.kind == "features":
         shown = shown._replace(ids=jnp.zeros_like(shown.ids))
     if not can_be_asked(entry):
-        asked = asked._replace(is_chosen=jnp.zeros_like(asked.is_chosen))
+        asked = asked._replace(count=jnp.zeros_like(asked.count))
     return shown, asked
 
 
@@ -115,17 +120,23 @@ def take_shown(
 
 
 def pack_streams(streams: list[Stream], space: TokenSpace, length: int) -> dict[str, Array]:
-    """Packs the chosen tokens of all modalities into `length` slots; zeros follow."""
-    modality = [
-        jnp.full(stream.ids.shape, entry.index, jnp.int32)
-        for entry, stream in zip(space.ranges, streams, strict=True)
-    ]
-    joined = jax.tree.map(lambda *parts: jnp.concatenate(parts), *streams)
-    chosen = joined.is_chosen
-    source, is_real = find_chosen(chosen, length)
-    fields = joined._asdict() | {"modality": jnp.concatenate(modality)}
-    packed = {name: jnp.where(is_real, value[source], 0) for name, value in fields.items()}
-    return packed | {"is_real": is_real}
+    """Packs the tokens of all modalities that take part into `length` slots; zeros follow."""
+    ends = jnp.cumsum(jnp.stack([stream.count for stream in streams]))
+    slot = jnp.arange(length)
+    modality = jnp.sum(slot[:, None] >= ends[None], axis=1)
+    is_real = slot < ends[-1]
+    lengths = np.array([len(stream.ids) for stream in streams])
+    # Where a modality's tokens would have to begin for its first slot to fall on its first token.
+    shift = jnp.stack([stream.first + stream.count for stream in streams]) - ends
+    shift = shift + (np.cumsum(lengths) - lengths)
+    source = jnp.where(is_real, slot + shift[jnp.minimum(modality, len(streams) - 1)], 0)
+
+    def take(name: str) -> Int[Array, "slots"]:
+        joined = jnp.concatenate([getattr(stream, name) for stream in streams])
+        return jnp.where(is_real, joined[source], 0)
+
+    packed = {name: take(name) for name in ("ids", "previous", "position")}
+    return packed | {"modality": jnp.where(is_real, modality, 0), "is_real": is_real}
 
 
 def pack_inputs(streams: list[Stream], space: TokenSpace, length: int) -> Inputs:

@@ -208,10 +208,11 @@ def check_grids(rows: Sequence[Mapping[str, Any]]) -> Iterator[Comparison]:
     """Compares which tokens of grids are shown and asked, given the noise that orders them."""
     longest = max(row["n"] for row in rows)
     entry = TokenRange("grid", 1, (longest,), None, 0, 1, 0)
-    # What fills up a row is last in its order.
-    noise = np.full((len(rows), longest), np.inf, np.float32)
+    # ml-4m shows the tokens at which the order of the noise is low, ours those that are early in
+    # it: the inverse. What fills up a row is last.
+    draws = np.broadcast_to(np.arange(longest) / longest, (len(rows), longest)).copy()
     for number, row in enumerate(rows):
-        noise[number, : row["n"]] = row["noise"]
+        draws[number, : row["n"]] = np.argsort(row["noise"]) / longest
     shown = np.array([row["input_budget"] for row in rows])
     # Without a budget, all that is not shown is asked.
     rest = np.array([row["n"] for row in rows]) - shown
@@ -221,12 +222,18 @@ def check_grids(rows: Sequence[Mapping[str, Any]]) -> Iterator[Comparison]:
     @jax.jit
     @jax.vmap
     def split(
-        noise: Float[Array, "tokens"], shown: Int[Array, ""], asked: Int[Array, ""]
-    ) -> tuple[Bool[Array, "tokens"], Bool[Array, "tokens"]]:
-        streams = split_grid(noise, jnp.zeros(longest, jnp.int32), entry, shown, asked)
-        return streams[0].is_chosen, streams[1].is_chosen
+        draws: Float[Array, "tokens"], shown: Int[Array, ""], asked: Int[Array, ""]
+    ) -> list[Bool[Array, "tokens"]]:
+        streams = split_grid(draws, jnp.zeros(longest, jnp.int32), entry, shown, asked)
+        place = jnp.arange(longest)
+        return [
+            jnp.zeros(longest, bool)
+            .at[stream.position]
+            .set((place >= stream.first) & (place < stream.first + stream.count))
+            for stream in streams
+        ]
 
-    for name, chosen in zip(("input_mask", "target_mask"), split(noise, shown, asked), strict=True):
+    for name, chosen in zip(("input_mask", "target_mask"), split(draws, shown, asked), strict=True):
         ours = [~np.asarray(own)[: row["n"]] for own, row in zip(chosen, rows, strict=True)]
         yield compare_rows(f"spans/image_mask/{name}", ours, [row[name] for row in rows])
     attention = []
