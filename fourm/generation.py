@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from fourm.decoding import DecoderCache, decode_next, start_cache
 from fourm.model import FourM
-from fourm.sampling import add_gumbel, choose_best, sample_tokens
+from fourm.sampling import add_gumbel, choose_best, order_best, sample_tokens
 from fourm.schedules import Schedule, step_table, temperature_table, temperatures_per_step
 from fourm.token_space import MASK_ID, Inputs, Targets, TokenRange, TokenSpace
 from tokenizers.base import PADDING
@@ -240,30 +240,40 @@ def _generate_grid(
     # A single pass over a grid of which nothing is given never reads any of its tokens.
     reads_target = config.num_steps > 1 or entry.name in known or not known
     unknown = (given == PADDING).sum(axis=1)
-    counts = jnp.asarray(step_table(config.schedule, config.num_steps, tokens))[unknown]
+    table = step_table(config.schedule, config.num_steps, tokens)
+    counts = jnp.asarray(table)[unknown]
     temperatures = None
     if config.temperature > 0 and config.temperature_schedule != "constant":
-        table = temperature_table(
+        values = temperature_table(
             config.temperature_schedule,
             config.temperature,
             config.schedule,
             config.num_steps,
             tokens,
         )
-        temperatures = jnp.asarray(table, jnp.float32)[unknown]
+        temperatures = jnp.asarray(values, jnp.float32)[unknown]
     order_keys = jax.vmap(lambda key: jax.random.fold_in(key, config.num_steps))(keys)
     fixed_order = {
         "random": jax.vmap(lambda key: jax.random.uniform(key, (tokens,)))(order_keys),
         "autoregressive": jnp.broadcast_to(-jnp.arange(tokens, dtype=jnp.float32), (batch, tokens)),
     }.get(config.scheme)
+    if fixed_order is not None:
+        # Which tokens a pass fixes is known before it, so that only these are asked.
+        order = order_best(fixed_order, given == PADDING)
+        most = int(table.max())
 
-    def run_pass(ids: Int[Array, "batch tokens"], is_asked: Bool[Array, "batch tokens"]):
+    def run_pass(
+        ids: Int[Array, "batch tokens"],
+        place: Int[Array, "batch asked"],
+        is_asked: Bool[Array, "batch asked"],
+    ) -> Float[Array, "batch asked vocab"]:
         inputs = gather_inputs(model.space, {**known, entry.name: ids} if reads_target else known)
+        targets = ask_grid(entry, place, is_asked)
         if config.guidance != 1:
             inputs = double(inputs, inputs.modality == entry.index)
-            is_asked = jnp.concatenate([is_asked, is_asked])
+            targets = jax.tree.map(lambda array: jnp.concatenate([array, array]), targets)
         context = model.build_context(model.encode(inputs), inputs)
-        features = model.decode(ask_grid(entry, is_asked), context, inputs.is_real)
+        features = model.decode(targets, context, inputs.is_real)
         return guide(model.logits(features, entry), config.guidance)
 
     def draw_tokens(i: Int[Array, ""], keys: Key[Array, "batch"], logits: Float[Array, "..."]):
@@ -271,22 +281,27 @@ def _generate_grid(
         return sample_tokens(keys, logits, temperature, config.top_k, config.top_p)
 
     def step(i: Int[Array, ""], carry: GridState) -> GridState:
-        is_open = carry.ids == PADDING
         draw_keys, choice_keys = step_keys(keys, i)
         if fixed_order is None:
-            draw = draw_tokens(i, draw_keys, run_pass(carry.ids, is_open))
+            place = jnp.broadcast_to(jnp.arange(tokens), (batch, tokens))
+            is_open = carry.ids == PADDING
+            draw = draw_tokens(i, draw_keys, run_pass(carry.ids, place, is_open))
             score = draw.confidence
             if config.choice_noise > 0:
                 noise = config.choice_noise * (1 - (i + 1) / config.num_steps)
                 score = add_gumbel(choice_keys, score, noise)
             is_chosen = choose_best(score, is_open, counts[:, i])
         else:
-            is_chosen = choose_best(fixed_order, is_open, counts[:, i])
-            draw = draw_tokens(i, draw_keys, run_pass(carry.ids, is_chosen))
+            number = jnp.arange(most)[None]
+            done = jnp.where(jnp.arange(config.num_steps) < i, counts, 0).sum(1, keepdims=True)
+            place = jnp.take_along_axis(order, jnp.minimum(done + number, tokens - 1), axis=1)
+            is_chosen = number < counts[:, i, None]
+            draw = draw_tokens(i, draw_keys, run_pass(carry.ids, place, is_chosen))
+        at = (jnp.arange(batch)[:, None], jnp.where(is_chosen, place, tokens))
         probabilities = carry.probabilities
         if probabilities is not None:
-            probabilities = jnp.where(is_chosen[..., None], draw.probabilities, probabilities)
-        return GridState(jnp.where(is_chosen, draw.ids, carry.ids), probabilities)
+            probabilities = probabilities.at[at].set(draw.probabilities, mode="drop")
+        return GridState(carry.ids.at[at].set(draw.ids, mode="drop"), probabilities)
 
     given_as_codes = None
     if config.decode == "expected":
@@ -294,10 +309,11 @@ def _generate_grid(
     return tuple(jax.lax.fori_loop(0, config.num_steps, step, GridState(given, given_as_codes)))
 
 
-def ask_grid(entry: TokenRange, is_asked: Bool[Array, "batch tokens"]) -> Targets:
-    """Returns decoder queries for the tokens of a grid, in reading order."""
-    mask = jnp.full(is_asked.shape, MASK_ID, jnp.int32)
-    place = jnp.broadcast_to(jnp.arange(entry.num_tokens), is_asked.shape)
+def ask_grid(
+    entry: TokenRange, place: Int[Array, "batch asked"], is_asked: Bool[Array, "batch asked"]
+) -> Targets:
+    """Returns decoder queries for tokens of a grid, given their places in reading order."""
+    mask = jnp.full(place.shape, MASK_ID, jnp.int32)
     return Targets(
         ids=mask,
         previous=mask,

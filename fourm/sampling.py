@@ -104,6 +104,17 @@ def add_gumbel(
     return confidence + scale * noise
 
 
+def order_best(
+    score: Float[Array, "batch tokens"], is_open: Bool[Array, "batch tokens"]
+) -> Int[Array, "batch tokens"]:
+    """Returns each sample's tokens, open ones of the highest score first.
+
+    Equals are in reading order.
+    """
+    # Two keys, so that closed tokens come last whatever the scores are, -inf included.
+    return jnp.lexsort((-score, ~is_open))
+
+
 def choose_best(
     score: Float[Array, "batch tokens"],
     is_open: Bool[Array, "batch tokens"],
@@ -113,7 +124,5 @@ def choose_best(
 
     Among equals the first in reading order are chosen.
     """
-    # Two keys, so that closed tokens come last whatever the scores are, -inf included.
-    order = jnp.lexsort((-score, ~is_open))
-    rank = jnp.argsort(order)
+    rank = jnp.argsort(order_best(score, is_open))
     return is_open & (rank < count[:, None])

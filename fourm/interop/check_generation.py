@@ -240,7 +240,8 @@ def grid_logits(
 ) -> Float[np.ndarray, "batch tokens vocab"]:
     """Returns the guided logits of the asked tokens; of the others they mean nothing."""
     target = gather_inputs(model.space, {entry.name: ids})
-    asked = ask_grid(entry, jnp.asarray(is_asked))
+    place = jnp.broadcast_to(jnp.arange(entry.num_tokens), is_asked.shape)
+    asked = ask_grid(entry, place, jnp.asarray(is_asked))
     halves = []
     for is_emptied in (False, True)[: 1 if scale == 1 else 2]:
         inputs = join([*read_conditions(model, conditions, is_emptied), target])

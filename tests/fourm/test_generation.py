@@ -18,6 +18,7 @@ from fourm.generation import (
 )
 from fourm.masking import MaskingComponent, MaskingConfig, mask_batch
 from fourm.model import FourM, ModelConfig
+from fourm.schedules import tokens_per_step
 from fourm.token_space import Targets, TokenRange, TokenSpace
 from tokenizers.base import PADDING, SequenceTokens, TokenBatch
 
@@ -291,12 +292,37 @@ def test_maskgit_fixes_the_surest_tokens_first_even_at_temperature_zero(model):
     known = {"map": jnp.asarray(grid("map"))}
     ids = np.asarray(run(model, known, ["picture"], temperature=0.0).ids["picture"])
 
-    asked = ask_grid(SPACE["picture"], jnp.ones((BATCH, 12), bool))
+    place = jnp.broadcast_to(jnp.arange(12), (BATCH, 12))
+    asked = ask_grid(SPACE["picture"], place, jnp.ones((BATCH, 12), bool))
     logits = full_logits(model, asked, gather_inputs(SPACE, known), "picture")
     probabilities = np.asarray(jax.nn.softmax(logits))
     surest = np.argsort(-probabilities.max(-1), axis=1)[:, :6]
     first = np.take_along_axis(probabilities.argmax(-1), surest, axis=1)
     assert (np.take_along_axis(ids, surest, axis=1) == first).all()
+
+
+def test_asking_only_what_a_pass_fixes_gives_what_asking_in_place_gives(model):
+    """A fixed order asks for a few slots, wherever their tokens are."""
+    known = {"map": grid("map")}
+    given = grid("picture", share=0.4)
+    given[0] = PADDING
+    settings = dict(scheme="autoregressive", num_steps=3, schedule="linear", temperature=0.0)
+    result = run(model, known | {"picture": given}, ["picture"], decode="expected", **settings)
+
+    ids = given.copy()
+    place = jnp.broadcast_to(jnp.arange(12), (BATCH, 12))
+    counts = [
+        tokens_per_step("linear", 3, missing) for missing in (given == PADDING).sum(1).tolist()
+    ]
+    for i in range(3):
+        is_asked = (ids == PADDING) & (np.cumsum(ids == PADDING, 1) <= np.stack(counts)[:, i, None])
+        asked = ask_grid(SPACE["picture"], place, jnp.asarray(is_asked))
+        inputs = gather_inputs(SPACE, known | {"picture": ids})
+        logits = np.asarray(full_logits(model, asked, inputs, "picture"))
+        ids = np.where(is_asked, logits.argmax(-1), ids)
+        likely = np.asarray(jax.nn.softmax(logits))[is_asked]
+        np.testing.assert_allclose(result.probabilities["picture"][is_asked], likely, atol=1e-5)
+    assert (result.ids["picture"] == ids).all()
 
 
 def test_guidance_of_one_is_the_limit_of_guidance(model):
