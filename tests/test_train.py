@@ -5,7 +5,6 @@ import os
 import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -195,20 +194,27 @@ def test_a_run_killed_at_random_moments_ends_in_the_same_bits(run, tmp_path):
 
 
 @shares_run
-def test_two_processes_train_together_what_one_trains(run, tmp_path):
-    folder = without_its_model(run, tmp_path / "together")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+def test_two_tasks_of_slurm_train_together_what_one_process_trains(run, tmp_path):
+    folder, source = tmp_path / "together", without_its_model(run, tmp_path / "source")
     command = [sys.executable, str(ROOT / "train.py"), CONFIG, "--run-dir", str(folder)]
+    command += ["--fork", str(source)]  # made by one of them, read by both
     command += ["--mesh.fsdp", "4", "--evaluation.pairs", "rgb->distance", "--probes.tasks"]
-    command += ["--distributed", "--coordinator", address, "--num-processes", "2"]
     quick = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
     devices = "--xla_force_host_platform_device_count=2"
+    # What SLURM tells the tasks of a step of two on this machine; JAX takes the port from the job.
+    step = {"SLURM_STEP_NODELIST": "localhost", "SLURM_STEP_NUM_NODES": "1", "SLURM_NTASKS": "2"}
+    step["SLURM_JOB_ID"] = str(os.getpid())
     started = [
         subprocess.Popen(
-            [*command, "--process-index", index],
-            env=dict(os.environ, JAX_PLATFORMS="cpu", XLA_FLAGS=f"{devices} {quick}"),
+            [*command, "--distributed"],
+            env=dict(
+                os.environ,
+                **step,
+                SLURM_PROCID=index,
+                SLURM_LOCALID=index,
+                JAX_PLATFORMS="cpu",
+                XLA_FLAGS=f"{devices} {quick}",
+            ),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -1,6 +1,7 @@
 """Several processes of one run, by JAX's own runtime."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from itertools import count
 from typing import TypeVar
 
@@ -29,14 +30,37 @@ def initialize(coordinator: str, num_processes: int | None, process_index: int |
     """
     # JAX would take SIGTERM for itself; the training loop answers it, in all processes alike.
     jax.config.update("jax_enable_preemption_service", False)
+    # Else a cluster would have its say beside what is given.
+    method = "deactivate" if coordinator else None
     try:
-        jax.distributed.initialize(coordinator or None, num_processes, process_index)
+        jax.distributed.initialize(
+            coordinator or None, num_processes, process_index, cluster_detection_method=method
+        )
     except (ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
         raise ValueError(
             f"The processes of the run do not find each other ({reason}); give --coordinator "
             "HOST:PORT, --num-processes and --process-index."
         ) from error
+    if has_own_gpus(os.environ):
+        for kind in ("cuda", "rocm"):
+            jax.config.update(f"jax_{kind}_visible_devices", "all")
+
+
+def has_own_gpus(environment: Mapping[str, str]) -> bool:
+    """True if SLURM shows this task no GPU that another one is to use.
+
+    JAX takes the third GPU for the third task of a node, and so on. That leaves GPUs idle where a
+    node has one task, and fails where `--gpus-per-task` shows each task its own GPUs alone.
+
+    Example:
+        >>> has_own_gpus({"SLURM_NTASKS": "16", "SLURM_STEP_NUM_NODES": "2"})
+        False
+        >>> has_own_gpus({"SLURM_NTASKS": "2", "SLURM_STEP_NUM_NODES": "2"})
+        True
+    """
+    tasks, nodes = (environment.get(name) for name in ("SLURM_NTASKS", "SLURM_STEP_NUM_NODES"))
+    return "SLURM_GPUS_PER_TASK" in environment or (tasks is not None and tasks == nodes)
 
 
 def is_main() -> bool:

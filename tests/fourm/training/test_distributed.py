@@ -9,18 +9,19 @@ import pytest
 
 from fourm.run_log import SilentLog
 from fourm.training.distributed import initialize, is_main, run_on_main, wait_for_all
-from tests.fourm.training.test_sharding import FAST, ROOT, free_port
+from tests.fourm.training.test_sharding import FAST, ROOT
 
 PROGRAM = """
 import sys, time
 import jax
 from fourm.training.distributed import initialize, is_main, run_on_main, wait_for_all
-address, index, seconds = sys.argv[1:]
-initialize(address, 2, int(index))
+address, index = sys.argv[1:]
+initialize(*((address, 2, 1) if index == "1" else ("", None, None)))
+print(jax.config.read("jax_cuda_visible_devices"))
 
 def work():
     assert is_main()
-    time.sleep(float(seconds))
+    time.sleep(2)
     return "made"
 
 print(run_on_main(work))
@@ -45,17 +46,26 @@ def test_one_process_does_everything_at_once():
 
 
 def test_two_processes_wait_for_the_first_and_hear_of_its_failures():
-    address = f"127.0.0.1:{free_port()}"
+    # SLURM says who the first is, the one task of its node. The second is told on its command
+    # line, though SLURM would know it as the sixth of its node.
+    job = os.getpid()
+    address = f"localhost:{61440 + job % 4096}"  # where JAX makes the tasks of a job meet
+    step = {"SLURM_JOB_ID": str(job), "SLURM_STEP_NODELIST": "localhost", "SLURM_PROCID": "0"}
+    told_by_slurm = {
+        "0": {**step, "SLURM_LOCALID": "0", "SLURM_NTASKS": "2", "SLURM_STEP_NUM_NODES": "2"},
+        "1": {**step, "SLURM_LOCALID": "5", "SLURM_NTASKS": "8", "SLURM_STEP_NUM_NODES": "1"},
+    }
+    quick = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": FAST, "PYTHONPATH": str(ROOT)}
     started = [
         subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, address, index, "2"],
+            [sys.executable, "-c", PROGRAM, address, index],
             cwd=ROOT,
-            env=dict(os.environ, JAX_PLATFORMS="cpu", XLA_FLAGS=FAST, PYTHONPATH=str(ROOT)),
+            env={**os.environ, **quick, **variables},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
-        for index in ("0", "1")
+        for index, variables in told_by_slurm.items()
     ]
     try:
         told = [process.communicate(timeout=300) for process in started]
@@ -66,8 +76,9 @@ def test_two_processes_wait_for_the_first_and_hear_of_its_failures():
     first, second = (
         [line for line in out.splitlines() if not line.startswith("[Gloo]")] for out, _ in told
     )
-    assert first == ["made", "OSError disk full"]
-    assert second == ["None", "ValueError Process 0 stopped, for a reason that it tells."]
+    # Both may use all GPUs that they see.
+    assert first == ["all", "made", "OSError disk full"]
+    assert second == ["all", "None", "ValueError Process 0 stopped, for a reason that it tells."]
 
 
 def test_without_a_cluster_the_missing_options_are_named():
