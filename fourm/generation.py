@@ -19,7 +19,14 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from fourm.decoding import DecoderCache, decode_next, start_cache
 from fourm.model import FourM
 from fourm.sampling import add_gumbel, choose_best, order_best, sample_tokens
-from fourm.schedules import Schedule, step_table, temperature_table, temperatures_per_step
+from fourm.schedules import (
+    Passes,
+    Schedule,
+    group_passes,
+    step_table,
+    temperature_table,
+    temperatures_per_step,
+)
 from fourm.token_space import MASK_ID, Inputs, Targets, TokenRange, TokenSpace
 from tokenizers.base import PADDING
 
@@ -181,8 +188,22 @@ def gather_inputs(space: TokenSpace, known: Known) -> Inputs:
                 is_real=is_real,
             )
         )
-    joined = jax.tree.map(lambda *arrays: jnp.concatenate(arrays, axis=1), *parts)
-    return joined._replace(features=features or None)
+    return join_inputs(parts)._replace(features=features or None)
+
+
+def join_inputs(parts: Sequence[Inputs]) -> Inputs:
+    """Puts inputs side by side; features are those of the first part."""
+    slots = [part._replace(features=None) for part in parts]
+    joined = jax.tree.map(lambda *arrays: jnp.concatenate(arrays, axis=1), *slots)
+    return joined._replace(features=parts[0].features)
+
+
+def keep_real(inputs: Inputs, most: int) -> Inputs:
+    """Returns inputs in `most` slots, of which at least as many are there as are real."""
+    if most >= inputs.is_real.shape[1]:
+        return inputs
+    place = jnp.argsort(~inputs.is_real, axis=1)[:, :most]
+    return jax.tree.map(lambda slots: jnp.take_along_axis(slots, place, axis=1), inputs)
 
 
 def has_ended(ids: Int[Array, "batch tokens"], entry: TokenRange) -> Bool[Array, "batch"]:
@@ -210,6 +231,11 @@ def double(inputs: Inputs, is_kept: Bool[Array, "batch n"]) -> Inputs:
 def step_keys(keys: Key[Array, "batch"], step: Int[Array, ""]) -> Key[Array, "2 batch"]:
     """Returns this step's keys: for drawing tokens, and for choosing among them."""
     return jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, step)), out_axes=1)(keys)
+
+
+LARGE_GRID, MOST_GROUPS = 128, 3
+"""Tokens of a grid from which on its passes are compiled for their own sizes, in so many groups:
+time to compile for time to run."""
 
 
 class GridState(NamedTuple):
@@ -260,14 +286,19 @@ def _generate_grid(
     if fixed_order is not None:
         # Which tokens a pass fixes is known before it, so that only these are asked.
         order = order_best(fixed_order, given == PADDING)
-        most = int(table.max())
+    conditions = {name: ids for name, ids in known.items() if name != entry.name}
 
     def run_pass(
         ids: Int[Array, "batch tokens"],
         place: Int[Array, "batch asked"],
         is_asked: Bool[Array, "batch asked"],
+        most_known: int,
     ) -> Float[Array, "batch asked vocab"]:
-        inputs = gather_inputs(model.space, {**known, entry.name: ids} if reads_target else known)
+        inputs = [gather_inputs(model.space, conditions)] if conditions else []
+        if reads_target:
+            own = gather_inputs(model.space, {entry.name: ids})
+            inputs.append(keep_real(own, max(most_known, 1)))
+        inputs = join_inputs(inputs)
         targets = ask_grid(entry, place, is_asked)
         if config.guidance != 1:
             inputs = double(inputs, inputs.modality == entry.index)
@@ -280,23 +311,26 @@ def _generate_grid(
         temperature = config.temperature if temperatures is None else temperatures[:, i]
         return sample_tokens(keys, logits, temperature, config.top_k, config.top_p)
 
-    def step(i: Int[Array, ""], carry: GridState) -> GridState:
+    def step(passes: Passes, i: Int[Array, ""], carry: GridState) -> GridState:
         draw_keys, choice_keys = step_keys(keys, i)
         if fixed_order is None:
-            place = jnp.broadcast_to(jnp.arange(tokens), (batch, tokens))
             is_open = carry.ids == PADDING
-            draw = draw_tokens(i, draw_keys, run_pass(carry.ids, place, is_open))
+            place = order_best(jnp.zeros((batch, tokens)), is_open)[:, : passes.most_unknown]
+            is_open = jnp.take_along_axis(is_open, place, axis=1)
+            logits = run_pass(carry.ids, place, is_open, passes.most_known)
+            draw = draw_tokens(i, draw_keys, logits)
             score = draw.confidence
             if config.choice_noise > 0:
                 noise = config.choice_noise * (1 - (i + 1) / config.num_steps)
                 score = add_gumbel(choice_keys, score, noise)
             is_chosen = choose_best(score, is_open, counts[:, i])
         else:
-            number = jnp.arange(most)[None]
+            number = jnp.arange(passes.most_fixed)[None]
             done = jnp.where(jnp.arange(config.num_steps) < i, counts, 0).sum(1, keepdims=True)
             place = jnp.take_along_axis(order, jnp.minimum(done + number, tokens - 1), axis=1)
             is_chosen = number < counts[:, i, None]
-            draw = draw_tokens(i, draw_keys, run_pass(carry.ids, place, is_chosen))
+            logits = run_pass(carry.ids, place, is_chosen, passes.most_known)
+            draw = draw_tokens(i, draw_keys, logits)
         at = (jnp.arange(batch)[:, None], jnp.where(is_chosen, place, tokens))
         probabilities = carry.probabilities
         if probabilities is not None:
@@ -306,7 +340,13 @@ def _generate_grid(
     given_as_codes = None
     if config.decode == "expected":
         given_as_codes = jax.nn.one_hot(given, entry.vocab_size)
-    return tuple(jax.lax.fori_loop(0, config.num_steps, step, GridState(given, given_as_codes)))
+    carry = GridState(given, given_as_codes)
+    num_groups = MOST_GROUPS if tokens >= LARGE_GRID else 1
+    is_given = entry.name in known
+    for passes in group_passes(config.schedule, config.num_steps, tokens, num_groups, is_given):
+        one_pass = functools.partial(step, passes)
+        carry = jax.lax.fori_loop(passes.start, passes.end, one_pass, carry)
+    return tuple(carry)
 
 
 def ask_grid(

@@ -1,7 +1,7 @@
 """How many tokens each step of generation fixes, and at what temperature."""
 
 from functools import cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -43,6 +43,48 @@ def step_table(
     """
     rows = [tokens_per_step(schedule, num_steps, unknown) for unknown in range(num_tokens + 1)]
     return np.stack(rows)
+
+
+class Passes(NamedTuple):
+    """Passes over a grid that are compiled as one loop, and the sizes they need.
+
+    Attributes:
+        start: The first pass.
+        end: The one after the last.
+        most_known: Most tokens that are known before one of them.
+        most_unknown: Most tokens that are not.
+        most_fixed: Most tokens that one of them fixes.
+    """
+
+    start: int
+    end: int
+    most_known: int
+    most_unknown: int
+    most_fixed: int
+
+
+def group_passes(
+    schedule: Schedule, num_steps: int, num_tokens: int, num_groups: int, is_given: bool
+) -> list[Passes]:
+    """Splits the passes over a grid into `num_groups` of nearly equal length, in their order.
+
+    Early passes know few tokens and late ones ask for few, so that the sizes of a group are less
+    than the grid's. If tokens may be given, as `is_given` says, all of them may be known.
+    """
+    table = step_table(schedule, num_steps, num_tokens)
+    unknown = np.arange(num_tokens + 1)[:, None] - np.cumsum(table, axis=1) + table
+    known = np.full(num_steps, num_tokens) if is_given else num_tokens - unknown[-1]
+    groups = np.array_split(np.arange(num_steps), min(num_groups, num_steps))
+    return [
+        Passes(
+            int(group[0]),
+            int(group[-1]) + 1,
+            most_known=int(known[group].max()),
+            most_unknown=int(unknown[:, group].max()),
+            most_fixed=int(table[:, group].max()),
+        )
+        for group in groups
+    ]
 
 
 def temperatures_per_step(

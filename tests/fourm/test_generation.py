@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from fourm import generation
 from fourm.decoding import decode_next, start_cache
 from fourm.generation import (
     GenerationConfig,
@@ -323,6 +324,25 @@ def test_asking_only_what_a_pass_fixes_gives_what_asking_in_place_gives(model):
         likely = np.asarray(jax.nn.softmax(logits))[is_asked]
         np.testing.assert_allclose(result.probabilities["picture"][is_asked], likely, atol=1e-5)
     assert (result.ids["picture"] == ids).all()
+
+
+@pytest.mark.parametrize(("scheme", "share"), [("maskgit", 0.0), ("maskgit", 0.4), ("random", 0.0)])
+def test_a_large_grid_becomes_what_it_would_in_passes_of_one_size(
+    model, scheme, share, monkeypatch
+):
+    known = {"text": TEXT}
+    if share:
+        known["picture"] = grid("picture", share=share)
+    settings = dict(scheme=scheme, num_steps=5, temperature=0.0, decode="expected", guidance=2.0)
+    expected = run(model, known, ["picture"], **settings)
+    monkeypatch.setattr(generation, "LARGE_GRID", 12)
+    generation._generate_grid.clear_cache()
+    result = run(model, known, ["picture"], **settings)
+    assert (result.ids["picture"] == expected.ids["picture"]).all()
+    np.testing.assert_allclose(
+        result.probabilities["picture"], expected.probabilities["picture"], atol=1e-5
+    )
+    generation._generate_grid.clear_cache()
 
 
 def test_guidance_of_one_is_the_limit_of_guidance(model):

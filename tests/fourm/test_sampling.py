@@ -7,6 +7,7 @@ import pytest
 
 from fourm.sampling import add_gumbel, choose_best, keep_likeliest, sample_tokens
 from fourm.schedules import (
+    group_passes,
     step_table,
     temperature_table,
     temperatures_per_step,
@@ -120,6 +121,18 @@ def test_schedules_are_those_of_the_published_models():
     assert tokens_per_step("cosine", 6, 9).tolist() == [1, 2, 2, 2, 2, 0]
     assert tokens_per_step("cosine", 4, 64).tolist() == [9, 23, 23, 9]
     assert tokens_per_step("linear", 8, 196).tolist() == [25] * 4 + [24] * 4
+
+
+def test_passes_are_grouped_with_the_sizes_that_they_need_at_most():
+    early, middle, late = group_passes("cosine", 8, 196, 3, is_given=False)
+    assert early == (0, 3, 7 + 21, 196, 32)
+    assert middle == (3, 6, 196 - 60, 196 - 60, 38)
+    # Of few missing tokens, rounding may leave the last passes more than of 196.
+    assert late[:3] == (6, 8, 196 - 7) and late.most_unknown >= 28
+    given = group_passes("linear", 8, 196, 3, is_given=True)
+    assert [passes.most_known for passes in given] == [196] * 3
+    assert [passes.most_unknown for passes in given] == [196, 196 - 75, 48]
+    assert len(group_passes("linear", 2, 9, 3, is_given=False)) == 2
 
 
 def test_temperatures_fall_as_the_schedule_says():
