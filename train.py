@@ -4,6 +4,7 @@ python train.py                                  the built-in scenes
 python train.py nyuv2 --data.path ~/nyuv2        a preset and overrides; --help lists every knob
 python train.py my_config.py                     a configuration of your own
 python train.py runs/4m21 --data.path ~/mine     a model that is there, trained further
+python train.py runs/4m21 none --tokens ids 1.0  the same on stored tokens, without their data
 
 Every stage keeps what it made in the run directory; run again, and what is done is not repeated.
 Exit codes: 0 done; 2 bad input; 130 Ctrl-C; 75 SIGTERM, after saving, so that a scheduler that
@@ -24,23 +25,28 @@ from tqdm import tqdm
 from configs.fork import forked_at
 from configs.launch import read_launch
 from configs.presets import parse_command_line
-from configs.run_directory import is_reported, open_run, write_config
+from configs.run_directory import (
+    check_tokenizers,
+    is_reported,
+    is_trained,
+    open_run,
+    write_config,
+)
 from configs.schema import RunConfig
 from data_pipeline.batches import BatchIterator, BatchOrder
 from data_pipeline.plain import to_plain
+from data_pipeline.token_index import StoreIndex
 from data_pipeline.token_mixture import TokenMixture
 from data_pipeline.token_writer import describe_source, plan_store, write_tokens
 from data_pipeline.transforms import TransformedSource
-from fourm.evaluation import Evaluator
 from fourm.initial_model import create_model, find_start
 from fourm.loss import masked_loss
 from fourm.masking import mask_batch
+from fourm.measurement import measure_run
 from fourm.memory import restart_with_huge_pages
 from fourm.model import FourM
-from fourm.pictures import draw_curves, draw_samples
-from fourm.probing import probe, untrained_like
+from fourm.pictures import draw_curves
 from fourm.report import Report, write_report
-from fourm.run import load
 from fourm.run_log import RunLog, SilentLog, read_metrics
 from fourm.sample_set import HELDOUT, TRAINING, SampleSet, load_heldout, save_heldout
 from fourm.saved_model import save_model
@@ -72,7 +78,9 @@ def main(arguments: Sequence[str]) -> int:
     except Terminated:
         print("\nTerminated by SIGTERM; the same command continues.", file=sys.stderr)
         return REQUEUE
-    print(f"Done. Open {folder / 'report.md'} and {folder / 'samples.png'}.")
+    # Without data there are no samples.
+    picture = "samples.png" if (folder / "samples.png").exists() else "curves.png"
+    print(f"Done. Open {folder / 'report.md'} and {folder / picture}.")
     return 0
 
 
@@ -101,7 +109,7 @@ def run(arguments: Sequence[str]) -> Path:
                 for number, name in enumerate(config.modalities)
             }
         with stage("tokens", folder / "tokens"):
-            tokens = make_tokens(config, sources["train"], tokenizers, folder)
+            tokens = make_tokens(config, sources, tokenizers, folder)
         del sample
         with stage("model", folder / "model"):
             train_model(config, tokenizers, tokens, folder, log, layout)
@@ -113,11 +121,20 @@ def run(arguments: Sequence[str]) -> Path:
 def open_sources(config: RunConfig) -> dict[str, TransformedSource]:
     """Opens every split; only training samples come in several views."""
     values = {name: modality.values for name, modality in config.modalities.items()}
+    for store in () if is_trained(config) else config.tokens:
+        StoreIndex.read(Path(store).expanduser())  # Complains now rather than hours later.
+    try:
+        opened = {split: config.data.open(split) for split in config.data.splits}
+    except ValueError as error:
+        if not config.tokens:
+            raise
+        raise ValueError(
+            f"{str(error).rstrip('.')}; or, after the name of the preset, type none: then "
+            "--tokens are all that is needed."
+        ) from error
     return {
-        split: config.crops.apply(
-            config.data.open(split), values, config.sizes, config.seed, split == "train"
-        )
-        for split in config.data.splits
+        split: config.crops.apply(source, values, config.sizes, config.seed, split == "train")
+        for split, source in opened.items()
     }
 
 
@@ -126,12 +143,16 @@ def read_sample(
 ) -> SampleSet:
     """Reads the training samples that tokenizers see, and keeps what evaluation needs.
 
-    Held-out samples go to the run directory, so that it alone reproduces its numbers.
+    Held-out samples go to the run directory, so that it alone reproduces its numbers. Without
+    data there are no samples, and tokenizers must be there.
     """
+    names = list(config.modalities)
+    if not sources:
+        check_tokenizers(config)
+        return SampleSet.collect([], names)
     train_source = sources["train"]
     if not len(train_source):
         raise ValueError("The training split has no samples; see the knobs of --data.")
-    names = list(config.modalities)
     count = min(config.tokenizer_samples, len(train_source))
     # Evenly spaced over the split: neighbours may be views of one picture.
     chosen = np.arange(count) * len(train_source) // count
@@ -211,15 +232,21 @@ def make_tokenizer(
 
 def make_tokens(
     config: RunConfig,
-    source: TransformedSource,
+    sources: dict[str, TransformedSource],
     tokenizers: dict[str, Tokenizer],
     folder: Path,
-) -> TokenMixture:
-    """Encodes the training split once, or opens the tokens that the configuration names."""
+) -> TokenMixture | None:
+    """Encodes the training split once, or opens the tokens that the configuration names.
+
+    There are none if nothing is to be trained.
+    """
     wait_for_all()  # Process 0 is saving the last tokenizer.
+    if is_trained(config):
+        return None
     made_by = {name: fingerprint_files(folder / "tokenizers" / name) for name in tokenizers}
     if config.tokens:
         return TokenMixture.open(config.tokens, tokenizers, made_by)
+    source = sources["train"]
     made_from = describe_source(config.data, config.crops, config.seed, "train")
     plan = plan_store(source, tokenizers, made_by, made_from)
 
@@ -234,7 +261,7 @@ def make_tokens(
 def train_model(
     config: RunConfig,
     tokenizers: dict[str, Tokenizer],
-    tokens: TokenMixture,
+    tokens: TokenMixture | None,
     folder: Path,
     log: RunLog,
     layout: Layout,
@@ -244,14 +271,14 @@ def train_model(
         return
     model = make_model(config, tokenizers, folder, layout)
     space = model.space
-    rows = layout.rows(config.training.batch_size)
-    order = tokens.order(config.training.batch_size, config.seed)
 
     def loss_fn(model, batch, key):
         masked = mask_batch(key, batch, space, config.masking)
         return masked_loss(model, masked, config.loss, layout.add_up, layout.cross_entropy)
 
-    if config.training.steps:
+    if tokens:
+        rows = layout.rows(config.training.batch_size)
+        order = tokens.order(config.training.batch_size, config.seed)
         entropy = tokens.marginal_entropy()
         train(
             model,
@@ -290,40 +317,14 @@ def make_model(
 
 
 def evaluate(config: RunConfig, folder: Path, stage: Stages, command: str) -> None:
-    """Measures the run on held-out samples, draws its pictures, and writes the report."""
-    split, *other_splits = [name for name in config.data.splits if name.startswith("test")] or [
-        config.data.splits[-1]
-    ]
-    training, heldout = load_heldout(folder, TRAINING), load_heldout(folder, split)
-    model = load(folder)
-    with stage("evaluation", folder / HELDOUT / split):
-        evaluator = Evaluator(model, heldout, training, config.evaluation)
-        tokenizers, results = evaluator.tokenizers(), evaluator.evaluate()
-        fewer = replace(config.evaluation, num_samples=config.evaluation.num_samples_elsewhere)
-        elsewhere = {
-            name: Evaluator(model, load_heldout(folder, name), training, fewer).evaluate()
-            for name in other_splits
-        }
-    with stage("probes", folder / "report.md"):
-        probes, notes = probe(model, untrained_like(model), training, heldout, config.probes)
-    with stage("pictures", folder / "samples.png"):
-        draw_samples(folder / "samples.png", model, heldout, evaluator.examples)
+    """Writes the report: what held-out samples say of the run, if there are any, and its curves."""
+    report = Report(seconds=stage.seconds, config=to_plain(config), command=command)
+    if splits := config.data.splits:
+        found = measure_run(folder, splits, config.evaluation, config.probes, stage)
+        report = replace(report, **found)
+    with stage("curves", folder / "curves.png"):
         draw_curves(folder / "curves.png", read_metrics(folder))
-    write_report(
-        folder,
-        Report(
-            seconds=stage.seconds,
-            tokenizers=tokenizers,
-            results=results,
-            probes=probes,
-            config=to_plain(config),
-            command=command,
-            split=split,
-            num_samples=min(heldout.size, config.evaluation.num_samples),
-            other_splits=elsewhere,
-            notes=notes,
-        ),
-    )
+    write_report(folder, report)
 
 
 if __name__ == "__main__":

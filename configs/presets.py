@@ -17,6 +17,7 @@ from configs.launch import Launch
 from configs.nyuv2 import nyuv2
 from configs.scenes import scenes, scenes_gpu
 from configs.schema import RunConfig
+from data_pipeline.kinds import KINDS, AnyData, blank_data
 
 PRESETS: dict[str, Callable[[], RunConfig]] = {
     "scenes": scenes,
@@ -35,20 +36,27 @@ class CommandLine:
 
 
 def parse_command_line(arguments: Sequence[str]) -> tuple[RunConfig, Launch]:
-    """Returns what `[PRESET | FILE.py | RUN] [--knob value ...]` asks for, and how it is started.
+    """Returns what `[PRESET | FILE.py | RUN] [KIND] [--knob ...]` asks for, and how it is started.
 
     For the second alone, before all else, there is `configs.launch.read_launch`.
+
+    KIND is a kind of data, one of `data_pipeline.kinds.KINDS`. If it is not the preset's own,
+    nothing of the data is set but what follows from the modalities and the knobs.
 
     `run_dir` is filled in: runs/PRESET unless set.
 
     Raises:
-        ValueError: If the preset does not exist, naming the nearest; tyro answers unknown knobs
-            itself, in the same way.
+        ValueError: If the preset does not exist, naming the nearest, or the kind of data; tyro
+            answers unknown knobs itself, in the same way.
     """
     arguments = list(arguments)
-    has_name = bool(arguments) and not arguments[0].startswith("-")
-    name = arguments.pop(0) if has_name else DEFAULT
+    words = []
+    while arguments and not arguments[0].startswith("-") and len(words) < 2:
+        words.append(arguments.pop(0))
+    name = words[0] if words else DEFAULT
     config, description = load_preset(name)
+    if words[1:]:
+        config = replace(config, data=data_of_kind(config, words[1]))
     with warnings.catch_warnings():
         # A file of the user's may define a data class of its own.
         warnings.filterwarnings("ignore", ".*does not match any type in Union")
@@ -56,10 +64,12 @@ def parse_command_line(arguments: Sequence[str]) -> tuple[RunConfig, Launch]:
             CommandLine,
             default=CommandLine(config, Launch()),
             args=arguments,
-            prog=f"python train.py {name}",
+            prog=" ".join(["python train.py", name, *words[1:]]),
             description=f"{description}\n\nPresets: {', '.join(PRESETS)}; or a FILE.py of your own "
             "that sets `config = RunConfig(...)`; or a run directory, whose model is trained "
-            "further. Every knob below overrides the preset's value.",
+            "further. A kind of data may follow "
+            f"({', '.join(KINDS)}), if it is not to be the preset's own; with none, --tokens are "
+            "all there is. Every knob below overrides the preset's value.",
             config=(tyro.conf.AvoidSubcommands,),
         )
     config = line.config
@@ -67,6 +77,17 @@ def parse_command_line(arguments: Sequence[str]) -> tuple[RunConfig, Launch]:
     if not config.run_dir:
         config = replace(config, run_dir=f"runs/{Path(name).stem}")
     return config, line.launch
+
+
+def data_of_kind(config: RunConfig, kind: str) -> AnyData:
+    """Returns the configuration's data if it is of this kind, else blank data.
+
+    Raises:
+        ValueError: If there is no such kind.
+    """
+    values = {name: modality.values for name, modality in config.modalities.items()}
+    data = blank_data(kind, values)
+    return config.data if isinstance(config.data, type(data)) else data
 
 
 def load_preset(name: str) -> tuple[RunConfig, str]:

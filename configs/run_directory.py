@@ -8,9 +8,10 @@ from configs.fork import fork_run, read_fork
 from configs.schema import RunConfig
 from data_pipeline.plain import differing_knobs, to_plain
 from fourm.results import write_file
-from fourm.run import CONFIG
+from fourm.run import CONFIG, MODEL, TOKENIZERS
 from fourm.sample_set import HELDOUT
 from fourm.stages import SECONDS
+from tokenizers.modality import SavedTokenizerConfig
 
 # What may differ from the run that a directory was made by: it changes nothing made earlier.
 FREE_KNOBS = (
@@ -23,7 +24,7 @@ FREE_KNOBS = (
     "training.checkpoint_minutes",
     "training.keep_checkpoints",
 )
-OUTPUTS = ("report.json", "report.md", "samples.png", "curves.png")
+OUTPUTS = ("report.json", "report.md", "curves.png")
 
 
 def open_run(config: RunConfig, fork: str = "") -> Path:
@@ -87,6 +88,27 @@ def write_config(config: RunConfig) -> None:
 def is_reported(config: RunConfig) -> bool:
     """True if the run has its report, of this configuration."""
     folder = Path(config.run_dir)
-    if not all((folder / name).exists() for name in OUTPUTS):
+    pictures = ("samples.png",) if config.data.splits else ()
+    if not all((folder / name).exists() for name in (*OUTPUTS, *pictures)):
         return False
     return json.loads((folder / "report.json").read_text())["config"] == to_plain(config)
+
+
+def is_trained(config: RunConfig) -> bool:
+    """True if the run has its model, or takes that of another run as it is."""
+    return not config.training.steps or (Path(config.run_dir) / MODEL).exists()
+
+
+def check_tokenizers(config: RunConfig) -> None:
+    """Raises ValueError, in one sentence, if a run without data lacks a tokenizer."""
+    missing = [
+        name
+        for name, modality in config.modalities.items()
+        if not isinstance(modality.tokenizer, SavedTokenizerConfig)
+        and not (Path(config.run_dir) / TOKENIZERS / name).exists()
+    ]
+    if missing:
+        raise ValueError(
+            f"There is no data to make tokenizers of {', '.join(missing)} from; take them from the "
+            "run that made the tokens: name it in place of a preset, or with --fork."
+        )

@@ -5,9 +5,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from data_pipeline.files_source import FilesData
-from data_pipeline.scenes import ScenesData
-from data_pipeline.tfds_source import TfdsData
+from data_pipeline.kinds import AnyData, NoData
 from data_pipeline.transforms import CropConfig
 from fourm.evaluation import EvaluationConfig
 from fourm.generation import GenerationConfig
@@ -27,8 +25,9 @@ class RunConfig:
 
     modalities: dict[str, Modality]
     """The modalities, by name."""
-    data: ScenesData | FilesData | TfdsData
-    """Where samples come from."""
+    data: AnyData
+    """Where samples come from. `NoData`: from nowhere; `tokens` are all there is, every tokenizer
+    is a saved one, and nothing is evaluated."""
     masking: MaskingConfig
     """Which tokens are shown and which are asked."""
     evaluation: EvaluationConfig
@@ -72,6 +71,11 @@ class RunConfig:
         if self.tokenizer_samples < 1:
             raise ValueError(
                 f"--tokenizer-samples is {self.tokenizer_samples}; it must be at least 1."
+            )
+        if isinstance(self.data, NoData) and not self.tokens:
+            raise ValueError(
+                "There is neither data nor a store of tokens; give --tokens, or name a kind of "
+                "data in place of none."
             )
         for folder, weight in self.tokens.items():
             if not 0 < weight < math.inf:

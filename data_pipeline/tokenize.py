@@ -20,12 +20,9 @@ from pathlib import Path
 import tyro
 from tqdm import tqdm
 
-from data_pipeline.files import format_for
-from data_pipeline.files_source import FilesData
+from data_pipeline.kinds import KINDS, AnyData, NoData, blank_data
 from data_pipeline.plain import from_plain
-from data_pipeline.scenes import ScenesData
 from data_pipeline.source import Source
-from data_pipeline.tfds_source import TfdsData
 from data_pipeline.token_workers import write_in_processes
 from data_pipeline.token_writer import (
     close_folder,
@@ -40,14 +37,12 @@ from tokenizers.base import Tokenizer
 from tokenizers.modality import load_tokenizer
 from tokenizers.storage import fingerprint_files
 
-KINDS = ("scenes", "files", "tfds")
-
 
 @dataclass(frozen=True)
 class TokenizeConfig:
     """What is turned into tokens, and where to."""
 
-    data: ScenesData | FilesData | TfdsData
+    data: AnyData
     """Where samples come from."""
     out: str = ""
     """Folder of the tokens; always to be given. What is there is not made again."""
@@ -116,7 +111,7 @@ def parse(arguments: Sequence[str]) -> tuple[Path, TokenizeConfig]:
     while arguments and not arguments[0].startswith("-") and len(named) < 2:
         named.append(arguments.pop(0))
     if not named and arguments and arguments[0] in ("-h", "--help"):
-        print(f"usage: python -m data_pipeline.tokenize RUN [{'|'.join(KINDS)}] [--help]\n")
+        print(f"usage: python -m data_pipeline.tokenize RUN [{'|'.join(KINDS[:-1])}] [--help]\n")
         print(__doc__)
         raise SystemExit(0)
     if not named:
@@ -204,22 +199,15 @@ def _defaults(run: Path, kind: str | None) -> TokenizeConfig:
         }
     except (OSError, ValueError, TypeError) as error:
         raise ValueError(f"{run / 'config.json'} can't be used ({error}).") from error
-    config = replace(TokenizeConfig(ScenesData()), **known)
+    config = replace(TokenizeConfig(NoData()), **known)
     if kind is None:
-        if "data" not in known:
-            raise ValueError(f"{run} has no data of its own; name a kind: {', '.join(KINDS)}.")
+        if isinstance(config.data, NoData):
+            kinds = ", ".join(KINDS[:-1])
+            raise ValueError(f"{run} has no data of its own; name a kind: {kinds}.")
         return config
-    match kind:
-        case "scenes":
-            data = ScenesData()
-        case "files":
-            values = {name: load_tokenizer(_tokenizer(run, name)).values for name in _names(run)}
-            data = FilesData(modalities={name: format_for(name, v) for name, v in values.items()})
-        case "tfds":
-            data = TfdsData()
-        case _:
-            raise ValueError(f"There is no kind of data {kind!r}; there are {', '.join(KINDS)}.")
-    return config if isinstance(config.data, type(data)) and known else replace(config, data=data)
+    values = {name: load_tokenizer(_tokenizer(run, name)).values for name in _names(run)}
+    data = blank_data(kind, values)
+    return config if isinstance(config.data, type(data)) else replace(config, data=data)
 
 
 def _names(run: Path) -> tuple[str, ...]:

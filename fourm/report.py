@@ -35,6 +35,11 @@ the same encoder with fresh weights; how often each token occurs in the input. C
 answers the commonest training label."""
 
 
+UNMEASURED = """\
+The model was trained on stored tokens alone, without data to evaluate it on; where there is data,
+`python train.py {folder} files --data.path PATH --training.steps 0` measures it."""
+
+
 def describe_device() -> str:
     """Returns what this process computes on, such as "cpu, 4 cores" or "2 x NVIDIA H100"."""
     device, count = jax.devices()[0], jax.device_count()
@@ -51,20 +56,20 @@ class Report:
 
     seconds: dict[str, float]
     """Time of every stage, in order."""
-    tokenizers: dict[str, dict[str, Any]]
-    """As `Evaluator.tokenizers` returns them."""
-    results: list[Row]
-    """As `Evaluator.evaluate` returns them."""
-    probes: list[dict[str, Any]]
-    """As `probe` returns them."""
     config: Mapping[str, Any]
     """The resolved configuration, as JSON holds it."""
+    tokenizers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """As `Evaluator.tokenizers` returns them."""
+    results: list[Row] = field(default_factory=list)
+    """As `Evaluator.evaluate` returns them."""
+    probes: list[dict[str, Any]] = field(default_factory=list)
+    """As `probe` returns them."""
     device: str = field(default_factory=describe_device)
     """What it ran on, such as "cpu, 4 cores"."""
     command: str = "python train.py"
     """What to type to get this run."""
-    split: str = "test"
-    """Where `results` were measured."""
+    split: str = ""
+    """Where `results` were measured; empty if there was no data to measure anything on."""
     num_samples: int = 0
     """Held-out samples of that split."""
     other_splits: dict[str, list[Row]] = field(default_factory=dict)
@@ -100,7 +105,19 @@ def format_report(folder: Path, report: Report) -> str:
     parts = [f"# {folder.name}", _headline(report, total)]
     if (folder / "samples.png").exists():
         parts.append("![Held-out samples: shown, truth, predicted](samples.png)")
-    parts.append(f"## Predictions on held-out samples ({report.split})")
+    parts += _measured(report) if report.split else [UNMEASURED.format(folder=folder)]
+    if (folder / "curves.png").exists():
+        parts += ["## Training", "![Curves of training](curves.png)"]
+    stages = [(stage, _duration(seconds)) for stage, seconds in report.seconds.items()]
+    parts += ["## Time", _table(("stage", "time"), [*stages, ("**all**", _duration(total))])]
+    if report.notes:
+        parts += ["## Notes", "\n".join(f"- {note}" for note in report.notes)]
+    parts += ["## Again", *_again(folder, report)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _measured(report: Report) -> list[str]:
+    parts = [f"## Predictions on held-out samples ({report.split})"]
     parts += [_results_table(report.results), EXPLANATION]
     for split, rows in report.other_splits.items():
         parts += [f"### On {split}", _results_table(rows)]
@@ -112,19 +129,17 @@ def format_report(folder: Path, report: Report) -> str:
         "Usage is the share of all ids that occur in them; perplexity is the number of equally "
         "likely ids that would have the same entropy."
     )
-    if (folder / "curves.png").exists():
-        parts += ["## Training", "![Curves of training](curves.png)"]
-    stages = [(stage, _duration(seconds)) for stage, seconds in report.seconds.items()]
-    parts += ["## Time", _table(("stage", "time"), [*stages, ("**all**", _duration(total))])]
-    if report.notes:
-        parts += ["## Notes", "\n".join(f"- {note}" for note in report.notes)]
-    parts += [
-        "## Again",
+    return parts
+
+
+def _again(folder: Path, report: Report) -> list[str]:
+    numbers = "`report.json` has all numbers and the resolved configuration."
+    if not report.split:
+        return [f"```\n{report.command}\n```", numbers]
+    return [
         f"```\n{report.command}\npython -m fourm.evaluate {folder}\n```",
-        "The second command measures this run once more from what its directory holds. "
-        "`report.json` has all numbers and the resolved configuration.",
+        f"The second command measures this run once more from what its directory holds. {numbers}",
     ]
-    return "\n\n".join(parts) + "\n"
 
 
 def _headline(report: Report, total: float) -> str:

@@ -138,9 +138,11 @@ def load_heldout(run: Path, split: str) -> SampleSet:
         found = sorted(
             path.name for path in folder.glob("[!.]*") if path.is_dir() and path.name != TRAINING
         )
-        raise ValueError(
-            f"{run} keeps no samples of a split {split!r}; it has {', '.join(found) or 'none'}."
+        have = ", ".join(found) or (
+            f"none at all: python train.py {run} files --data.path PATH --training.steps 0 "
+            "measures its model on data"
         )
+        raise ValueError(f"{run} keeps no samples of a split {split!r}; it has {have}.")
     return SampleSet.load(folder / split)
 
 

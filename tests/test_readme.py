@@ -68,12 +68,20 @@ def test_the_two_commands_stand_there_to_the_letter():
     assert "python -m pytest" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 
 
+@pytest.fixture(scope="module")
+def some_run(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "some"
+    write_run(folder, make_run())
+    return folder
+
+
+# In one process, which makes the run once.
+@pytest.mark.xdist_group("commands of the README")
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("python train.py")])
-def test_training_commands_are_understood(command, tmp_path):
+def test_training_commands_are_understood(command, some_run):
     words = shlex.split(command)[2:]
     if words and words[0].startswith("runs/"):
-        write_run(tmp_path / words[0], make_run())
-        words[0] = str(tmp_path / words[0])
+        words[0] = str(some_run)
     if words and words[-1] == "--help":
         load_preset(words[0])
     else:

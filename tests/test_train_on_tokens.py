@@ -1,13 +1,19 @@
 """Runs whose input has pixels and vectors, and runs that train on tokens made beforehand."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from configs.presets import parse_command_line
+from configs.run_directory import check_tokenizers
+from data_pipeline.files_source import FilesData
+from data_pipeline.kinds import NoData
 from data_pipeline.token_store import TokenStore
 from data_pipeline.tokenize import main as tokenize
+from fourm.evaluate import main as evaluate
 from tests.test_train import losses_of
 from tokenizers.features import PixelTokenizer, Vectors, VectorTokenizer
 from train import main
@@ -19,7 +25,10 @@ CAPTIONS = ("a red cube", "a blue cone", "a green ball")
 CONFIG = """
 from configs.schema import CropConfig, RunConfig
 from data_pipeline.files import ArrayFile, NumberFile, TextFile
+from configs.presets import parse_command_line
+from configs.run_directory import check_tokenizers
 from data_pipeline.files_source import FilesData
+from data_pipeline.kinds import NoData
 from fourm.evaluation import EvaluationConfig
 from fourm.masking import MaskingComponent, MaskingConfig
 from fourm.model import ModelConfig
@@ -139,3 +148,73 @@ def test_a_run_trains_on_a_mixture_and_refuses_what_does_not_fit(run, tmp_path, 
     assert main([config, *mixture, *other, "--run-dir", str(tmp_path / "other")]) == 2
     told = capsys.readouterr().err
     assert f"{texts} were made by other tokenizers of caption" in told
+
+
+def test_tokens_and_tokenizers_are_all_that_training_needs(run, tmp_path, monkeypatch, capsys):
+    """The data that they were made from may be elsewhere, and the model is measured there."""
+    folder, tokens = tmp_path / "run", ("--tokens", str(run / "tokens"), "1.0")
+    arguments = [str(run), "none", *tokens, "--run-dir", str(folder)]
+    with monkeypatch.context() as patched:
+        patched.setattr(FilesData, "open", lambda *_: pytest.fail("there is no data"))
+        assert main(arguments) == 0
+        made = (folder / "report.json").stat().st_mtime_ns
+        assert main(arguments) == 0  # finds everything done
+    assert (folder / "report.json").stat().st_mtime_ns == made
+    losses = model_losses(folder)
+    assert len(losses) == 3 and losses[0] < model_losses(run)[0]  # It starts from that model.
+    assert json.loads((folder / "report.json").read_text())["results"] == []
+    assert "without data to evaluate it on" in (folder / "report.md").read_text()
+    assert not (folder / "heldout").exists() and (folder / "curves.png").exists()
+    capsys.readouterr()
+    assert evaluate([str(folder)]) == 2
+    assert "it has none at all: python train.py" in capsys.readouterr().err
+    data = ("files", "--data.path", str(run.parent / "data"), "--training.steps", "0")
+    measured = tmp_path / "measured"
+    assert main([str(folder), *data, "--run-dir", str(measured)]) == 0
+    rows = json.loads((measured / "report.json").read_text())["results"]
+    assert {(*row["inputs"], row["target"]) for row in rows} == {("rgb@8", "count")}
+    assert not (measured / "tokens").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["RUN", "none"], "neither data nor a store of tokens; give --tokens"),
+        (["CONFIG", "none", "--tokens", "TOKENS", "1.0"], "no data to make tokenizers of caption,"),
+        (["RUN", "none", "--tokens", "nowhere", "1.0"], "There are no tokens in nowhere"),
+        (["RUN", "file"], "no kind of data 'file'; there are scenes, files, tfds, none"),
+        (
+            ["RUN", "files", "--data.path", "nowhere", "--tokens", "TOKENS", "1.0"],
+            "no data folder 'nowhere'; set --data.path to the data set; or, after the name of",
+        ),
+    ],
+)
+def test_what_is_missing_without_data_is_one_sentence(run, tmp_path, capsys, arguments, reason):
+    places = {
+        "RUN": str(run),
+        "CONFIG": str(run.parent / "config.py"),
+        "TOKENS": str(run / "tokens"),
+    }
+    words = [places.get(word, word) for word in arguments]
+    assert main([*words, "--run-dir", str(tmp_path / "run")]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: ") and reason in told and told.count("\n") == 1
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_a_fork_has_the_tokenizers_of_an_unfinished_run(run, tmp_path):
+    begun, folder = tmp_path / "begun", tmp_path / "fork"
+    begun.mkdir()
+    shutil.copy(run / "config.json", begun)
+    shutil.copytree(run / "tokenizers", begun / "tokenizers")
+    tokens = ("--tokens", str(run / "tokens"), "1.0")
+    config = str(run.parent / "config.py")
+    assert main([config, "none", *tokens, "--fork", str(begun), "--run-dir", str(folder)]) == 0
+    assert model_losses(folder) == model_losses(run)
+
+
+def test_a_model_of_another_shape_starts_anew_on_the_tokens_of_a_run(run):
+    knobs = ("--tokens", str(run / "tokens"), "1.0", "--start-from", "", "--model.dim", "32")
+    config, _ = parse_command_line([str(run), "none", *knobs])
+    check_tokenizers(config)
+    assert (config.start_from, config.model.dim, config.data) == ("", 32, NoData())

@@ -289,3 +289,13 @@ def test_a_file_may_bring_a_data_class_of_its_own(tmp_path, recwarn):
     config, _ = parse_command_line([str(file), "--data.plates", "cellar"])
     assert type(config.data).__name__ == "Telescope" and config.data.plates == "cellar"
     assert not [warning for warning in recwarn if "Union" in str(warning.message)]
+
+
+def test_a_kind_of_data_replaces_another_and_keeps_its_own():
+    assert parse_command_line(["scenes", "scenes"])[0] == parse_command_line(["scenes"])[0]
+    config, _ = parse_command_line(["nyuv2", "files", "--data.path", "x"])
+    assert config.data.path == "x" and config.data.table == "train_scenes.csv"
+    config, _ = parse_command_line(["scenes", "files", "--data.path", "x"])
+    assert config.data.path == "x" and set(config.data.modalities) == set(config.modalities)
+    with pytest.raises(ValueError, match="neither data nor a store of tokens"):
+        parse_command_line(["scenes", "none"])

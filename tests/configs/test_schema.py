@@ -12,6 +12,7 @@ from configs.presets import PRESETS
 from configs.schema import CropConfig, RunConfig
 from data_pipeline.files import ArrayFile, BoxesFile, NumberFile, TextFile
 from data_pipeline.files_source import FilesData
+from data_pipeline.kinds import NoData
 from data_pipeline.plain import differing_knobs, from_plain, to_plain
 from data_pipeline.scenes import ScenesData
 from data_pipeline.splits import SplitByFolder, SplitByFraction
@@ -50,7 +51,7 @@ CONFIG_CLASSES = {
     *(ScalarTokenizerConfig, ViTTokenizerConfig, CodeEncoderConfig, QuantizerConfig),
     *(NetworkConfig, DecoderConfig, DiffusionTokenizerConfig, DiffusionConfig, SamplingConfig),
     *(UNetConfig, Codes, Vectors, WordPieceTokenizerConfig, SavedTokenizerConfig),
-    MeshConfig,
+    *(MeshConfig, NoData),
 }
 
 

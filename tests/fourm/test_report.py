@@ -38,6 +38,7 @@ def make_report() -> Report:
         device="cpu (4 cores)",
         config={"seed": np.int64(3), "evaluation": dataclasses.asdict(config)},
         command="python train.py scenes",
+        split="test",
         num_samples=20,
         notes=notes,
     )
@@ -109,6 +110,14 @@ def test_a_run_without_results_or_probes_still_has_a_report(tmp_path):
     assert "Trained in 0.0 s" in (tmp_path / "report.md").read_text()
 
 
+def test_a_run_without_data_says_so_in_place_of_empty_tables(tmp_path):
+    text = format_report(tmp_path / "mine", Report(seconds={"model": 2.0}, config={}))
+    assert "without data to evaluate it on" in text
+    assert f"python train.py {tmp_path / 'mine'} files --data.path PATH" in text
+    for word in ("held-out samples", "Tokenizers", "fourm.evaluate", "floor"):
+        assert word not in text
+
+
 def test_the_share_runs_from_floor_to_ceiling_in_either_direction():
     assert share_of_way(ROW) == (0.2 - 0.4) / (0.1 - 0.4)
     assert share_of_way(ROW | {"value": 0.4}) == 0
@@ -135,7 +144,7 @@ def test_tables_for_the_terminal_are_aligned():
 
 
 def test_the_device_is_named_by_default():
-    report = Report(seconds={}, tokenizers={}, results=[], probes=[], config={})
+    report = Report(seconds={}, config={})
     if jax.default_backend() == "cpu":
         assert re.fullmatch(r"cpu, \d+ cores", report.device)
     else:
