@@ -110,7 +110,7 @@ def build_step(config: TrainStep) -> Step:
     def build() -> FourM:
         return FourM(space, model_config, nnx.Rngs(0))
 
-    optimizer = build_optimizer(OptimizerConfig(name=config.optimizer), 1000)
+    optimizer = build_optimizer(OptimizerConfig(name=config.optimizer), 1000, layout)
     like = nnx.eval_shape(build)
     train_step = make_train_step(like, loss_fn, optimizer, average_decay=0.99, layout=layout)
 

@@ -123,8 +123,8 @@ def train(
         ValueError: If the checkpoint does not fit the model, the optimizer, the seed or the data.
         Terminated: If SIGTERM came; the state is saved.
     """
-    optimizer = build_optimizer(config.optimizer, config.steps)
     layout = Layout.single() if layout is None else layout
+    optimizer = build_optimizer(config.optimizer, config.steps, layout)
     step_fn = make_train_step(
         model, loss_fn, optimizer, config.average_decay, config.accumulation, layout
     )

@@ -155,6 +155,7 @@ class Layout:
 
     Attributes:
         mesh: The devices, by the axes `data`, `fsdp` and `tensor`.
+        is_split: Whether they share the work.
     """
 
     def __init__(self, mesh: Mesh | AbstractMesh, repeats: bool = False):
@@ -167,7 +168,7 @@ class Layout:
         self.mesh = mesh
         self._fsdp, self._tensor = mesh.shape["fsdp"], mesh.shape["tensor"]
         self._repeats = repeats
-        self._is_split = mesh.size > 1 and not repeats
+        self.is_split = mesh.size > 1 and not repeats
         self._batch = P() if repeats else BATCH
 
     @classmethod
@@ -231,7 +232,7 @@ class Layout:
     def describe(self, shapes: PyTree) -> PyTree:
         """Returns types and shapes of arrays that also say where these are to lie."""
         places = self.shardings(shapes)
-        if not self._is_split:
+        if not self.is_split:
             places = jax.tree.map(lambda _: SingleDeviceSharding(self.mesh.devices.item()), places)
         return jax.tree.map(
             lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
@@ -330,7 +331,7 @@ class Layout:
             state: Parameters or other variables of a model.
             dtypes: As from `precisions`; others are gathered as they are stored.
         """
-        if not self._is_split:
+        if not self.is_split:
             return state
         state = jax.tree.map(lambda leaf: leaf, state)
         for path, variable in nnx.to_flat_state(state):
@@ -351,7 +352,7 @@ class Layout:
                 share of the batch and parts of the variables (see `gather_when_used`); the loss
                 and its metrics already added up (see `add_up`), variables unchanged.
         """
-        if not self._is_split:
+        if not self.is_split:
             return compute_loss
 
         def parts(tree: PyTree) -> PyTree:
@@ -374,7 +375,7 @@ class Layout:
 
     def add_up(self, x: Array) -> Array:
         """Adds up, inside the loss, what the shares of the batch contribute."""
-        return jax.lax.psum(x, *BATCH) if self._is_split else x
+        return jax.lax.psum(x, *BATCH) if self.is_split else x
 
     def cross_entropy(
         self,

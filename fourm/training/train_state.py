@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 from optax.contrib import MuonDimensionNumbers, muon
 
 from fourm.training.sharding import Layout, precisions
+from fourm.training.whole_matrices import update_whole_matrices
 
 Metrics = dict[str, Float[Array, ""]]
 LossFn = Callable[[Any, Any, Key[Array, ""]], tuple[Float[Array, ""], Metrics]]
@@ -104,8 +105,17 @@ def build_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
     )
 
 
-def build_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """Builds the optimizer, clipping included, for a run of `steps` steps."""
+def build_optimizer(
+    config: OptimizerConfig, steps: int, layout: Layout | None = None
+) -> optax.GradientTransformation:
+    """Builds the optimizer, clipping included, for a run of `steps` steps.
+
+    Args:
+        config: Which, and its settings.
+        steps: What the learning rate depends on.
+        layout: Where what it updates lies; on one device by default.
+    """
+    layout = Layout.single() if layout is None else layout
     schedule = build_schedule(config, steps)
 
     def decays(params: PyTree) -> PyTree:
@@ -139,7 +149,7 @@ def build_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransf
                 nesterov=True,
             )
             optimizer = optax.partition(
-                {"kernel": kernels, "other": others},
+                {"kernel": update_whole_matrices(kernels, layout), "other": others},
                 lambda params: jax.tree_util.tree_map_with_path(
                     lambda path, _: "kernel" if last_name(path) == "kernel" else "other", params
                 ),

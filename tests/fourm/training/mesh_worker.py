@@ -69,17 +69,21 @@ def train_on(sizes: tuple[int, int, int], accumulation: int) -> dict:
     layout.check(MODEL.num_heads, BATCH_SIZE, accumulation)
     model = layout.create_model(build)
     difference = difference_between(model, build()) if jax.process_count() == 1 else 0.0
-    optimizer = build_optimizer(OptimizerConfig(warmup_steps=1), STEPS)
+    optimizer = build_optimizer(OptimizerConfig(name="muon", warmup_steps=1), STEPS, layout)
     _, state = create_state(model, optimizer, layout)
     places = places_of(state)
     loss_fn = make_loss(SPACE, MASKING, layout, tile=8)
     step_fn = make_train_step(model, loss_fn, optimizer, 0.9, accumulation, layout)
     rows = layout.rows(BATCH_SIZE)
-    found = []
+    found, collectives = [], []
     for step in range(STEPS):
         batch = make_tokens(BATCH_SIZE, step, SPACE, present=0.8)
         mine = jax.tree.map(lambda x: np.asarray(x)[rows], batch)
-        state, metrics = step_fn(state, layout.distribute(mine), jax.random.key(7))
+        arguments = state, layout.distribute(mine), jax.random.key(7)
+        if not step:
+            step_fn = step_fn.lower(*arguments).compile()
+            collectives = collectives_of(step_fn.as_text())
+        state, metrics = step_fn(*arguments)
         assert metrics.pop(IS_FINITE).all()
         found.append({name: float(value) for name, value in jax.device_get(metrics).items()})
     return {
@@ -88,6 +92,7 @@ def train_on(sizes: tuple[int, int, int], accumulation: int) -> dict:
         "difference": difference,
         "places": places,
         "stay": places_of(state) == places,
+        "collectives": collectives,
     }
 
 
@@ -117,7 +122,7 @@ def compile_large() -> dict:
     def build() -> FourM:
         return FourM(space, config, nnx.Rngs(0))
 
-    optimizer = build_optimizer(OptimizerConfig(), 100)
+    optimizer = build_optimizer(OptimizerConfig(), 100, layout)
     shapes = jax.eval_shape(lambda: create_state(build(), optimizer)[1])
     state = jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
