@@ -164,16 +164,17 @@ def build_optimizer(
 def clip_by_global_norm(limit: float) -> optax.GradientTransformation:
     """Scales gradients of a larger global norm down to `limit`.
 
-    One factor multiplies them all, which melts into the update. optax divides every number, and
-    XLA keeps the quotients in memory, as divisions are too dear to repeat in each of their uses.
+    `update` may be told the norm, which costs a pass over memory. One factor multiplies them all,
+    which melts into the update. optax divides every number, and XLA keeps the quotients in memory,
+    as divisions are too dear to repeat in each of their uses.
     """
 
-    def update(gradient: PyTree, state: optax.EmptyState, params: PyTree = None):
-        norm = optax.global_norm(gradient)
+    def update(gradient: PyTree, state: optax.EmptyState, params: PyTree = None, norm=None, **_):
+        norm = optax.global_norm(gradient) if norm is None else norm
         factor = jnp.where(norm < limit, 1.0, limit / norm)
         return jax.tree.map(lambda g: g * factor.astype(g.dtype), gradient), state
 
-    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
 
 def create_state(
@@ -291,15 +292,17 @@ def make_train_step(
         gradient = jax.tree.map(lambda g: g / accumulation, total)
         return gradient, variables, join_metrics(metrics)
 
-    def update(state: TrainState, gradient: PyTree, variables: PyTree) -> TrainState:
-        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+    def update(state: TrainState, gradient: PyTree, norm: Array, variables: PyTree) -> TrainState:
+        updates, opt_state = optax.with_extra_args_support(optimizer).update(
+            gradient, state.opt_state, state.params, norm=norm
+        )
         params = optax.apply_updates(state.params, updates)
         count = state.step.astype(jnp.float32)
         decay = jnp.minimum(average_decay, (1 + count) / (10 + count))
         average = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, state.average, params)
         return TrainState(state.step + 1, params, average, opt_state, variables)
 
-    def skip(state: TrainState, gradient: PyTree, variables: PyTree) -> TrainState:
+    def skip(state: TrainState, gradient: PyTree, norm: Array, variables: PyTree) -> TrainState:
         return state._replace(step=state.step + 1)
 
     def step(state: TrainState, batch: PyTree, seed_key: Key[Array, ""]):
@@ -314,7 +317,7 @@ def make_train_step(
         norm = jnp.sqrt(sum(squares))
         is_finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
         # A choice number by number would read and write everything once more.
-        state = jax.lax.cond(is_finite, update, skip, state, gradient, variables)
+        state = jax.lax.cond(is_finite, update, skip, state, gradient, norm, variables)
         skipped = 1.0 - is_finite.astype(jnp.float32)
         metrics |= {"gradient_norm": norm, "skipped": skipped}
         metrics[IS_FINITE] = jnp.isfinite(jnp.stack(squares))

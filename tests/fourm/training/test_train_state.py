@@ -215,11 +215,15 @@ def test_gradients_are_clipped_by_their_global_norm():
     params = {"kernel": jnp.ones((2, 2))}
     grads = {"kernel": jnp.full((2, 2), 50.0)}
     unit = {"kernel": jnp.full((2, 2), 0.5)}
-    moments = lambda optimizer, grads: optimizer.update(grads, optimizer.init(params), params)[1]  # noqa: E731
-    first = [leaf for leaf in jax.tree.leaves(moments(clipped, grads)) if leaf.ndim]
-    second = [leaf for leaf in jax.tree.leaves(moments(free, unit)) if leaf.ndim]
-    for a, b in zip(first, second, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5)
+
+    def moments(optimizer, grads, **told):
+        _, state = optimizer.update(grads, optimizer.init(params), params, **told)
+        return [leaf for leaf in jax.tree.leaves(state) if leaf.ndim]
+
+    expected = moments(free, unit)
+    for told in ({}, {"norm": jnp.float32(100.0)}):
+        for a, b in zip(moments(clipped, grads, **told), expected, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5)
 
 
 def test_the_learning_rate_warms_up_linearly_and_falls_as_a_cosine():
