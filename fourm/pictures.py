@@ -7,11 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import matplotlib
 import numpy as np
 from jaxtyping import Int
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.font_manager import findfont
 from PIL import Image, ImageDraw, ImageFont
 
 from fourm.evaluation import Example, Predictor
@@ -106,6 +104,9 @@ def draw_curves(path: Path, metrics: Sequence[dict[str, Any]]) -> None:
             modality M, its marginal entropy dashed where it was logged. Those with a
             `reconstruction` are of a tokenizer, named by the end of its stage.
     """
+    # Takes long to import, and curves come last.
+    from matplotlib.figure import Figure
+
     model = [line for line in metrics if any(name.startswith("loss/") for name in line)]
     names = [name.removeprefix("loss/") for line in model for name in line if "loss/" in name]
     panels = ["loss"] * any("loss" in line for line in model) + list(dict.fromkeys(names))
@@ -145,7 +146,9 @@ def draw_curves(path: Path, metrics: Sequence[dict[str, Any]]) -> None:
     write_file(path, content.getvalue())
 
 
-def _plot(ax: Axes, lines: Sequence[dict[str, Any]], key: str, color: str, label: str) -> None:
+def _plot(
+    ax: "matplotlib.axes.Axes", lines: Sequence[dict[str, Any]], key: str, color: str, label: str
+) -> None:
     points = [(line["step"], line[key]) for line in lines if line.get(key) is not None]
     if points:
         steps, values = zip(*points, strict=True)
@@ -153,7 +156,7 @@ def _plot(ax: Axes, lines: Sequence[dict[str, Any]], key: str, color: str, label
         ax.plot(steps, values, color=color, label=label, marker=marker)
 
 
-def _finish(ax: Axes, title: str, unit: str) -> None:
+def _finish(ax: "matplotlib.axes.Axes", title: str, unit: str) -> None:
     ax.set_title(title, fontsize=10)
     ax.set_xlabel("step", fontsize=8)
     ax.set_ylabel(unit, fontsize=8)
@@ -243,5 +246,7 @@ def _fit_text(
 
 @functools.cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
+    from matplotlib.font_manager import findfont
+
     # Comes with matplotlib and knows most scripts, which Pillow's own font does not.
     return ImageFont.truetype(findfont("DejaVu Sans"), size)

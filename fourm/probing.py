@@ -9,11 +9,6 @@ from typing import Any
 import numpy as np
 from flax import nnx
 from jaxtyping import Float, Int, Shaped
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
-from threadpoolctl import threadpool_limits
 
 from fourm.evaluation import Predictor
 from fourm.model import FourM
@@ -184,6 +179,13 @@ def _accuracy(
     truth: Shaped[np.ndarray, "test"],
     config: ProbeConfig,
 ) -> float:
+    # Take long to import, and a run is trained before it is probed.
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import Pipeline, make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    from threadpoolctl import threadpool_limits
+
     def fit(c: float, part: slice) -> Pipeline:
         regression = LogisticRegression(C=c, max_iter=config.max_iterations)
         return make_pipeline(StandardScaler(), regression).fit(features[part], labels[part])

@@ -10,7 +10,6 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Int32
 from PIL import Image, ImageDraw
-from scipy.optimize import linear_sum_assignment
 
 from tokenizers.base import (
     Better,
@@ -122,6 +121,9 @@ class BoxList:
 
         F1 is 1 if there is nothing to find and nothing was found.
         """
+        # Takes long to import, and only those who measure need it.
+        from scipy.optimize import linear_sum_assignment
+
         total = sum(len(boxes.classes) for boxes in (*predicted, *truth))
         scores = {}
         for name, by_class in ((self._main, True), ("f1_any_class", False)):
