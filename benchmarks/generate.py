@@ -73,7 +73,9 @@ def run(config: Generate) -> dict:
         "rgb_to_depth_1_step": generate(DEPTH, num_steps=1, temperature=0.0),
         "rgb_to_depth_maskgit_8_steps": generate(DEPTH, **maskgit),
         "rgb_to_depth_maskgit_8_steps_guided": generate(DEPTH, **maskgit, guidance=2.0),
-        "rgb_to_depth_random_8_steps": generate(DEPTH, scheme="random", num_steps=8),
+        "rgb_to_depth_random_8_steps": generate(
+            DEPTH, scheme="random", num_steps=8, schedule="linear"
+        ),
         "rgb_to_caption": generate(CAPTION, temperature=0.0),
     }
     figures = {name: time_generation(call, config) for name, call in calls.items()}
