@@ -199,8 +199,7 @@ def test_two_tasks_of_slurm_train_together_what_one_process_trains(run, tmp_path
     command = [sys.executable, str(ROOT / "train.py"), CONFIG, "--run-dir", str(folder)]
     command += ["--fork", str(source)]  # made by one of them, read by both
     command += ["--mesh.fsdp", "4", "--evaluation.pairs", "rgb->distance", "--probes.tasks"]
-    quick = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-    devices = "--xla_force_host_platform_device_count=2"
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
     # What SLURM tells the tasks of a step of two on this machine; JAX takes the port from the job.
     step = {"SLURM_STEP_NODELIST": "localhost", "SLURM_STEP_NUM_NODES": "1", "SLURM_NTASKS": "2"}
     step["SLURM_JOB_ID"] = str(os.getpid())
@@ -213,7 +212,7 @@ def test_two_tasks_of_slurm_train_together_what_one_process_trains(run, tmp_path
                 SLURM_PROCID=index,
                 SLURM_LOCALID=index,
                 JAX_PLATFORMS="cpu",
-                XLA_FLAGS=f"{devices} {quick}",
+                XLA_FLAGS=flags,
             ),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -256,7 +256,10 @@ def test_masks_do_not_depend_on_how_the_program_is_compiled():
         jax.jit(
             lambda key, tokens: mask_batch(key, tokens, space, config), compiler_options=options
         )
-        for options in ({}, {"xla_backend_optimization_level": 0})
+        for options in (
+            {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False},
+            {"xla_backend_optimization_level": 0},
+        )
     ]
     first, second = [jax.device_get(compiled(key, tokens)) for compiled in masks]
     jax.tree.map(np.testing.assert_array_equal, first, second)

@@ -26,7 +26,7 @@ from fourm.training.recent import NonFiniteLossError
 from fourm.training.termination import Terminated, raises_terminated
 from fourm.training.train_state import OptimizerConfig
 from tests.fourm.tiny import Shape, build_model, make_tokens
-from tests.fourm.training.test_sharding import FAST, free_port
+from tests.fourm.training.test_sharding import free_port
 from tokenizers.base import SequenceTokens, TokenBatch
 
 SPACE = TokenSpace.build(
@@ -413,7 +413,7 @@ def elastic(tmp_path_factory) -> tuple[list[int], dict[str, dict]]:
     def start(*arguments: str) -> subprocess.Popen:
         return subprocess.Popen(
             [sys.executable, "-m", "tests.fourm.training.elastic_worker", str(folder), *arguments],
-            env=dict(os.environ, JAX_PLATFORMS="cpu", XLA_FLAGS=FAST),
+            env=dict(os.environ, JAX_PLATFORMS="cpu"),
             cwd=Path(__file__).parents[3],
         )
 

@@ -21,8 +21,6 @@ from fourm.training.train_state import OptimizerConfig, build_optimizer, create_
 from tests.fourm.tiny import build_model
 
 ROOT = Path(__file__).parents[3]
-# Compiling costs most of the time; what is compiled runs for milliseconds.
-FAST = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 MESH = "2,2,2,2"
 ALONE = "1,1,1,2"
 
@@ -38,7 +36,7 @@ def start(folder: Path, name: str, *arguments: str) -> tuple[subprocess.Popen, P
     process = subprocess.Popen(
         [*command, *rest],
         cwd=ROOT,
-        env=dict(os.environ, JAX_PLATFORMS="cpu", XLA_FLAGS=FAST),
+        env=dict(os.environ, JAX_PLATFORMS="cpu"),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
