@@ -154,6 +154,7 @@ def test_what_is_measured_may_change_and_only_that_is_done_again(run, tmp_path):
     shutil.copytree(run, folder)
     model = (folder / "model").stat().st_mtime_ns
     changed = ("--evaluation.pairs", "semseg->distance", "--evaluation.num-samples", "3")
+    changed += ("--evaluation.num-samples-elsewhere", "3")
     assert main([CONFIG, "--run-dir", str(folder), *changed]) == 0
     directions = {(*row["inputs"], row["target"]) for row in report_of(folder)["results"]}
     assert directions == {("semseg", "distance")}

@@ -1,6 +1,7 @@
 """A run directory stands for the configuration that trains its model further."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -65,11 +66,9 @@ def test_a_run_made_elsewhere_is_trained_further_on_files(source, tmp_path):
     assert all(np.abs(after[name] - before[name]).max() < 0.01 for name in before)
 
 
-def test_a_run_of_another_modality_keeps_what_it_shares(source, tmp_path, capsys):
-    write_data(tmp_path / "data")
-    config, _ = load_run(source)
-    kept = {name: config.modalities[name] for name in ("depth", "rgb")}
-    file = tmp_path / "mine.py"
+def write_config(file: Path, source: Path, kept: Sequence[str]) -> list[str]:
+    """Writes a configuration of numbers and what it keeps of a run; returns a command line."""
+    write_data(file.parent / "data")
     file.write_text(
         "from dataclasses import replace\n"
         "from pathlib import Path\n"
@@ -88,9 +87,14 @@ def test_a_run_of_another_modality_keeps_what_it_shares(source, tmp_path, capsys
         "config = replace(base, modalities=MODALITIES, masking=MASKING, generation={},\n"
         "    evaluation=EvaluationConfig(), data=replace(base.data, modalities=FILES))\n"
     )
+    return [str(file), "--data.path", str(file.parent / "data")]
+
+
+def test_a_run_of_another_modality_keeps_what_it_shares(source, tmp_path, capsys):
+    kept = ("depth", "rgb")
+    arguments = write_config(tmp_path / "mine.py", source, kept)
     folder = tmp_path / "run"
-    knobs = ["--data.path", str(tmp_path / "data"), "--training.steps", "0"]
-    assert main([str(file), *knobs, "--run-dir", str(folder)]) == 0
+    assert main([*arguments, "--training.steps", "0", "--run-dir", str(folder)]) == 0
     assert "depth, rgb; anew: count" in capsys.readouterr().out
     ours, theirs = load_model(folder / "model"), load_model(source / "model")
     for name in kept:
@@ -163,8 +167,8 @@ def test_no_steps_need_weights_to_start_from(capsys):
 
 
 def test_a_source_without_a_shared_tokenizer_is_refused(source, tmp_path, capsys):
-    knobs = ["--start-from", str(source), "--run-dir", str(tmp_path / "run")]
-    assert main(["tests/fixtures/tiny_scenes.py", *knobs]) == 2
+    arguments = write_config(tmp_path / "mine.py", source, ())
+    assert main([*arguments, "--run-dir", str(tmp_path / "run")]) == 2
     assert "has no modality with the same tokenizer" in capsys.readouterr().err
 
 
