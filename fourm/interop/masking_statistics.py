@@ -122,15 +122,13 @@ def compile_counts(
 
     def count(
         key: Key[Array, ""],
-        chosen: Int[Array, ""],
-        table: ComponentArrays,
+        component: ComponentArrays,
         ids: dict[str, Int[Array, "_"]],
         num_real: dict[str, Int[Array, ""]],
     ) -> Counts:
-        component = jax.tree.map(lambda rows: rows[chosen], table)
         return split_sample(key, component, ids, num_real, {}, space, dict(chunk_sizes)).counts
 
-    return jax.jit(jax.vmap(count, in_axes=(0, 0, None, None, None)))
+    return jax.jit(jax.vmap(count, in_axes=(0, 0, None, None)))
 
 
 def simulate(setting: Mapping[str, Any], samples: int, seed: int = 0) -> Simulation:
@@ -149,11 +147,14 @@ def simulate(setting: Mapping[str, Any], samples: int, seed: int = 0) -> Simulat
     # The last batch is completed by samples that are not counted.
     batches = -(-samples // size)
     padded = np.resize(chosen, batches * size)
+    # By sample, so that mixtures of any number of components are one program.
+    components = jax.tree.map(lambda rows: rows[padded], table)
     keys = jax.random.split(split_key, batches * size)
-    parts = [
-        jax.device_get(count(keys[at : at + size], padded[at : at + size], table, ids, num_real))
-        for at in range(0, batches * size, size)
-    ]
+    parts = []
+    for at in range(0, batches * size, size):
+        part = slice(at, at + size)
+        own = jax.tree.map(lambda rows, part=part: rows[part], components)
+        parts.append(jax.device_get(count(keys[part], own, ids, num_real)))
     counts = jax.tree.map(lambda *rows: np.concatenate(rows)[:samples].astype(np.int64), *parts)
     weights = jnp.array([component.weight for component in config.components])
     draws = jax.random.uniform(component_key, (samples,))

@@ -2,7 +2,6 @@
 
 import json
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -14,12 +13,10 @@ from tests.fourm.tiny_run import make_pictures, make_run, write_run
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    jax.config.update("jax_disable_most_optimizations", True)
     path = tmp_path_factory.mktemp("runs") / "tiny"
     path.mkdir()
     write_run(path, make_run(), {"depth": {"num_steps": 1}, "rgb": {"num_steps": 2}})
-    yield path
-    jax.config.update("jax_disable_most_optimizations", False)
+    return path
 
 
 def generate(folder, *arguments) -> int:

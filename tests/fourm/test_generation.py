@@ -65,21 +65,13 @@ def build_model(**options) -> FourM:
     return model
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """Tiny functions take far longer to compile than to run."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture(scope="module")
-def model(quick_compilation) -> FourM:
+def model() -> FourM:
     return build_model()
 
 
 @pytest.fixture(scope="module")
-def hidden_text(quick_compilation):
+def hidden_text():
     """Two samples that training shows a map of, and asks the text."""
     hidden = MaskingComponent(
         inputs={"map": 1.0}, targets={"text": 1.0}, num_inputs=(6, 6), num_targets=(8, 8)
@@ -256,7 +248,7 @@ def test_temperature_zero_does_not_depend_on_the_seed(model):
         assert (first[name] == other[name]).all()
 
 
-def test_vectors_are_a_condition_and_missing_ones_are_none(quick_compilation):
+def test_vectors_are_a_condition_and_missing_ones_are_none():
     space = TokenSpace.build(
         {"picture": Shape(13, (3, 4)), "pixels": Shape(0, (2, 2), None, feature_width=5)}
     )

@@ -15,7 +15,7 @@ from flax import nnx
 from fourm.layers import attend_heads, attend_in_parts
 from fourm.model import FourM, ModelConfig
 from fourm.saved_model import load_shape, save_model
-from tests.fourm.test_model import BATCH, QUICK
+from tests.fourm.test_model import BATCH
 from tests.fourm.tiny import SPACE, build_model
 
 
@@ -29,8 +29,7 @@ def test_what_is_computed_again_need_not_be_kept():
         again = replace(config, remat=remat)
         graph, state = nnx.split(nnx.eval_shape(lambda: FourM(SPACE, again, nnx.Rngs(0))))
         loss = jax.grad(lambda state, batch: jnp.sum(nnx.merge(graph, state)(batch) ** 2))
-        lowered = jax.jit(loss).lower(state, batch)
-        compiled = lowered.compile(compiler_options=QUICK)
+        compiled = jax.jit(loss).lower(state, batch).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 
     nothing, blocks, everything = map(kept, ("none", "blocks", "everything"))

@@ -12,7 +12,6 @@ from fourm.loss import LossConfig, grouped_cross_entropy, masked_loss, plan_tile
 from fourm.masking import MaskingComponent, MaskingConfig, mask_batch
 from tests.fourm.tiny import SPACE, build_model, make_tokens
 
-QUICK = {"xla_backend_optimization_level": 0}  # to compile
 SEGMENTS = ((1, 5), (6, 1), (7, 12), (19, 5))  # Two of a size share a loop.
 VOCAB, DIM = 24, 6
 
@@ -42,31 +41,29 @@ def naive(features, table, labels, group, weights):
     return jnp.sum(weights * nll), (nll, correct)
 
 
-def grouped(tile, features, table, labels, group, weights):
-    return grouped_cross_entropy(features, table, labels, group, weights, SEGMENTS, tile)
+@functools.cache
+def compiled_head(tile):
+    """The grouped head, or without a tile the plain one."""
 
-
-def in_tiles_of_8(**rows):
-    return grouped(8, **rows)
-
-
-def value_and_gradients(function, rows):
-    def loss(features, table):
-        value, scores = function(**rows | dict(features=features, table=table))
+    def loss(features, table, rows):
+        rows = rows | dict(features=features, table=table)
+        head = functools.partial(grouped_cross_entropy, segments=SEGMENTS, tile=tile)
+        value, scores = (naive if tile is None else head)(**rows)
         return 3.0 * value, scores
 
-    compute = jax.jit(
-        jax.value_and_grad(loss, argnums=(0, 1), has_aux=True), compiler_options=QUICK
-    )
-    return jax.device_get(compute(rows["features"], rows["table"]))
+    return jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
+
+
+def value_and_gradients(tile, rows):
+    return jax.device_get(compiled_head(tile)(rows["features"], rows["table"], rows))
 
 
 @pytest.mark.parametrize("tile", [1, 8, 64])
 @pytest.mark.parametrize("groups", [(0, 1, 2, 3, 4), (2, 4), (3,)], ids=str)
 def test_the_grouped_head_equals_the_plain_one_in_value_and_gradients(tile, groups):
     rows = make_rows(groups=groups, seed=tile)
-    found = value_and_gradients(lambda **kw: grouped(tile, **kw), rows)
-    expected = value_and_gradients(naive, rows)
+    found = value_and_gradients(tile, rows)
+    expected = value_and_gradients(None, rows)
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
@@ -85,14 +82,14 @@ def test_tiles_cover_every_number_of_rows_once_and_little_more(tile):
 def test_large_logits_stay_finite():
     rows = make_rows()
     rows["features"] = rows["features"] * 1e4
-    (loss, _), gradients = value_and_gradients(in_tiles_of_8, rows)
+    (loss, _), gradients = value_and_gradients(8, rows)
     assert np.isfinite(loss)
     assert all(np.isfinite(gradient).all() for gradient in gradients)
 
 
 def test_padding_alone_costs_nothing():
     rows = make_rows(groups=(4,))
-    (loss, scores), gradients = value_and_gradients(in_tiles_of_8, rows)
+    (loss, scores), gradients = value_and_gradients(8, rows)
     assert loss == 0
     assert not scores.nll.any()
     assert not scores.is_correct.any()
@@ -102,8 +99,8 @@ def test_padding_alone_costs_nothing():
 def test_half_precision_features_give_nearly_the_same_loss_and_gradients():
     rows = make_rows()
     half = rows | dict(features=rows["features"].astype(jnp.bfloat16))
-    (loss, _), (features_grad, table_grad) = value_and_gradients(in_tiles_of_8, rows)
-    (near, _), (features_near, table_near) = value_and_gradients(in_tiles_of_8, half)
+    (loss, _), (features_grad, table_grad) = value_and_gradients(8, rows)
+    (near, _), (features_near, table_near) = value_and_gradients(8, half)
     np.testing.assert_allclose(near, loss, rtol=0.02)
     assert features_near.dtype == jnp.bfloat16
     assert table_near.dtype == np.float32
@@ -118,7 +115,7 @@ MODEL = build_model()
 GRAPH, STATE = nnx.split(MODEL)
 ALPHAS = {name: 1.0 for name in SPACE.names}
 MASKING = MaskingConfig((MaskingComponent(ALPHAS, ALPHAS, (6, 14), (8, 18)),))
-MASK = jax.jit(lambda key, tokens: mask_batch(key, tokens, SPACE, MASKING), compiler_options=QUICK)
+MASK = jax.jit(lambda key, tokens: mask_batch(key, tokens, SPACE, MASKING))
 BATCH = MASK(jax.random.key(0), make_tokens(8))
 
 
@@ -127,7 +124,7 @@ def compiled_loss(average):
     def compute(state, batch):
         return masked_loss(nnx.merge(GRAPH, state), batch, LossConfig(average=average, tile=8))
 
-    return jax.jit(jax.value_and_grad(compute, has_aux=True), compiler_options=QUICK)
+    return jax.jit(jax.value_and_grad(compute, has_aux=True))
 
 
 def compute_loss(batch, average="modalities", state=STATE):
@@ -142,15 +139,22 @@ def without_targets(batch, *names):
     return batch._replace(targets=targets._replace(is_real=targets.is_real & ~gone))
 
 
+@jax.jit
+def log_probabilities(batch):
+    model = nnx.merge(GRAPH, STATE)
+    features = model(batch)
+    return {e.name: jax.nn.log_softmax(model.logits(features, e)) for e in SPACE.ranges}
+
+
 def nll_by_modality(batch):
     """Every target's nats, from the model's logits over its own vocabulary."""
-    features = nnx.jit(lambda model: model(batch))(MODEL)
-    found = {}
+    every, found = jax.device_get(log_probabilities(batch)), {}
     for entry in SPACE.ranges:
         own = np.asarray(batch.targets.is_real & (batch.targets.modality == entry.index))
-        log_p = np.asarray(jax.nn.log_softmax(MODEL.logits(features, entry)))
         labels = np.clip(np.asarray(batch.targets.ids) - entry.first_id, 0, entry.vocab_size - 1)
-        found[entry.name] = -np.take_along_axis(log_p, labels[..., None], 2)[..., 0][own]
+        found[entry.name] = -np.take_along_axis(every[entry.name], labels[..., None], 2)[..., 0][
+            own
+        ]
     return found
 
 
@@ -182,10 +186,7 @@ def test_the_mean_over_tokens_is_the_plain_mean():
 def test_weights_weigh_the_means_and_zero_leaves_a_modality_out(average):
     weights = {"picture": 3.0, "text": 0.0}
     config = LossConfig(average=average, weights=weights, tile=8)
-    compute = jax.jit(
-        lambda state: masked_loss(nnx.merge(GRAPH, state), BATCH, config)[0],
-        compiler_options=QUICK,
-    )
+    compute = jax.jit(lambda state: masked_loss(nnx.merge(GRAPH, state), BATCH, config)[0])
     loss = compute(STATE)
     total = count = 0.0
     for name, nll in nll_by_modality(BATCH).items():

@@ -1,7 +1,6 @@
 """The model: what may influence what, and the same numbers however it is run."""
 
 import dataclasses
-import functools
 import itertools
 import math
 
@@ -17,22 +16,19 @@ from fourm.model import FourM, ModelConfig, can_attend_targets, sincos_positions
 from fourm.token_space import Inputs, MaskedBatch, Targets, TokenRange, TokenSpace
 from tests.fourm.tiny import SPACE, build_model, make_tokens
 
-QUICK = {"xla_backend_optimization_level": 0}  # to compile
 ALPHAS = {name: 1.0 for name in SPACE.names}
 MASKING = MaskingConfig((MaskingComponent(ALPHAS, ALPHAS, (6, 14), (8, 18)),))
 
 
 def make_batch() -> MaskedBatch:
-    mask = jax.jit(
-        lambda key, tokens: mask_batch(key, tokens, SPACE, MASKING), compiler_options=QUICK
-    )
+    mask = jax.jit(lambda key, tokens: mask_batch(key, tokens, SPACE, MASKING))
     return mask(jax.random.key(1), make_tokens(6, present=0.8))
 
 
 BATCH = make_batch()
 
 
-@functools.partial(jax.jit, compiler_options=QUICK)
+@jax.jit
 def run(graph, state, batch):
     return nnx.merge(graph, state)(batch)
 
@@ -131,19 +127,18 @@ def test_targets_that_are_not_given_do_not_reveal_themselves(model):
     np.testing.assert_array_equal(apply(model), changed)
 
 
+@jax.jit
+def differentiate(graph, params, rest, batch):
+    def loss(params):
+        features = nnx.merge(graph, params, rest)(batch)
+        kept = jnp.where(batch.targets.is_real[..., None], features, 0)
+        return jnp.sum(jnp.sin(kept.astype(jnp.float32)))
+
+    return jax.value_and_grad(loss)(params)
+
+
 def gradients(model, batch=BATCH):
-    graph, params, rest = nnx.split(model, nnx.Param, ...)
-
-    @functools.partial(jax.jit, compiler_options=QUICK)
-    def compute(params):
-        def loss(params):
-            features = nnx.merge(graph, params, rest)(batch)
-            kept = jnp.where(batch.targets.is_real[..., None], features, 0)
-            return jnp.sum(jnp.sin(kept.astype(jnp.float32)))
-
-        return jax.value_and_grad(loss)(params)
-
-    value, grads = compute(params)
+    value, grads = differentiate(*nnx.split(model, nnx.Param, ...), batch)
     return value, nnx.to_pure_dict(grads)
 
 
@@ -178,11 +173,11 @@ def test_layers_start_with_different_parameters(model):
     assert np.abs(np.asarray(kernel[0] - kernel[1])).max() > 0.01
 
 
-def test_nothing_visible_gives_finite_features_and_gradients():
+def test_nothing_visible_gives_finite_features_and_gradients(model):
     hidden = BATCH._replace(
         inputs=BATCH.inputs._replace(is_real=jnp.zeros_like(BATCH.inputs.is_real))
     )
-    value, grads = gradients(build_model(), hidden)
+    value, grads = gradients(model, hidden)
     assert np.isfinite(value)
     assert all(np.isfinite(grad).all() for grad in jax.tree.leaves(grads))
 

@@ -19,9 +19,7 @@ ONE_PASS = GenerationConfig(num_steps=1)
 
 @pytest.fixture(scope="module")
 def run():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield make_run()
-    jax.config.update("jax_disable_most_optimizations", False)
+    return make_run()
 
 
 def test_every_modality_tokenizes_and_detokenizes(run):

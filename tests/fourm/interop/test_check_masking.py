@@ -1,10 +1,12 @@
 """Masking by ml-4m's rules: examples as recorded, statistics within their errors."""
 
 import dataclasses
+import functools
 import json
 import shutil
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -32,6 +34,15 @@ SAMPLES = 2000
 
 # What is compiled once serves several tests.
 pytestmark = pytest.mark.xdist_group("check_masking")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def optimized():
+    """Masking so many samples takes longer than to optimise it, unlike what other tests compile."""
+    options = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "jit", functools.partial(jax.jit, compiler_options=options))
+        yield
 
 
 def wrong(comparisons):
