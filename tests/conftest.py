@@ -4,7 +4,6 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from importlib.metadata import version
 
 # Four fifths of the time goes to compiling, much of it to compiling the same thing in each worker
 # and in the programs that tests start. All of them share what was compiled, by jax's own cache, in
@@ -16,12 +15,9 @@ if is_owner:
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
-# What is compiled here runs for milliseconds, so that making it fast costs more than it saves. XLA
-# ends a process for a flag that it does not know, and it is about to lose the older emitters.
-FLAGS = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-if version("jaxlib") == "0.10.2":
-    FLAGS += " --xla_cpu_use_fusion_emitters=false"
-os.environ.setdefault("XLA_FLAGS", FLAGS)
+# What is compiled here runs for milliseconds, so that making it fast costs more than it saves.
+QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+os.environ.setdefault("XLA_FLAGS", QUICK)
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
