@@ -3,7 +3,6 @@
 Pre-norm, without dropout (Mizrahi et al. 2023, section 3.2).
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
+
+from fourm.attention import attend_in_parts
 
 Dtype = Literal["auto", "float32", "bfloat16"]
 Remat = Literal["none", "blocks", "everything"]
@@ -156,48 +157,6 @@ def apply_flat(layer: Callable, x: Float[Array, "batch tokens dim"]) -> Float[Ar
     """Applies a layer to tokens as rows: XLA's backward pass on the CPU is slow in 3-D."""
     rows = layer(x.reshape(-1, x.shape[-1]))
     return rows.reshape(*x.shape[:-1], rows.shape[-1])
-
-
-def attend_heads(
-    queries: Float[Array, "batch heads t k"],
-    keys: Float[Array, "batch heads s k"],
-    values: Float[Array, "batch heads s k"],
-    can_attend: Bool[Array, "batch #t s"],
-) -> Float[Array, "batch t dim"]:
-    """Mixes values by the softmax of scaled products; heads are side by side in the result."""
-    scores = jnp.einsum("bhtk,bhsk->bhts", queries, keys).astype(jnp.float32)
-    mask = can_attend[:, None]
-    scores = jnp.where(mask, scores / math.sqrt(queries.shape[-1]), -1e30)
-    weights = jax.nn.softmax(scores, axis=-1).astype(values.dtype)
-    mixed = jnp.einsum("bhts,bhsk->bhtk", weights, values)
-    mixed = jnp.where(mask.any(-1, keepdims=True), mixed, 0)
-    batch, heads, t, k = mixed.shape
-    return mixed.transpose(0, 2, 1, 3).reshape(batch, t, heads * k)
-
-
-def attend_in_parts(
-    queries: Float[Array, "batch heads t k"],
-    keys: Float[Array, "batch heads s k"],
-    values: Float[Array, "batch heads s k"],
-    can_attend: Bool[Array, "batch #t s"],
-) -> Float[Array, "batch t dim"]:
-    """Returns `attend_heads`, of some samples or heads at a time where that is faster.
-
-    It is so on one CPU: XLA takes the many small products of a batch one after another there, on
-    a single core; those of several smaller batches run side by side.
-    """
-    batch, heads, t, _ = queries.shape
-    is_worthwhile = batch * heads * t * keys.shape[2] >= 2**18
-    if jax.default_backend() != "cpu" or jax.device_count() > 1 or not is_worthwhile:
-        return attend_heads(queries, keys, values, can_attend)
-    groups = math.gcd(batch, 8)
-    if groups > 1:
-        arrays = (queries, keys, values, can_attend)
-        parts = zip(*(jnp.split(array, groups) for array in arrays), strict=True)
-        return jnp.concatenate([attend_heads(*part) for part in parts])
-    arrays = (queries, keys, values)
-    parts = zip(*(jnp.split(array, math.gcd(heads, 8), axis=1) for array in arrays), strict=True)
-    return jnp.concatenate([attend_heads(*part, can_attend) for part in parts], axis=-1)
 
 
 class Attention(nnx.Module):

@@ -1,4 +1,4 @@
-"""What layers keep in memory, how precisely and in which parts they compute.
+"""What layers keep in memory, and how precisely they compute.
 
 What they compute is tested with the model.
 """
@@ -8,11 +8,9 @@ from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 from flax import nnx
 
-from fourm.layers import attend_heads, attend_in_parts
 from fourm.model import FourM, ModelConfig
 from fourm.saved_model import load_shape, save_model
 from tests.fourm.test_model import BATCH
@@ -65,24 +63,3 @@ def test_precision_is_settled_when_a_model_is_made(monkeypatch, backend, dtype):
     state, features, logits = jax.eval_shape(build)
     assert {leaf.dtype for leaf in jax.tree.leaves(state)} == {jnp.dtype("float32")}
     assert features.dtype == jnp.dtype(dtype) and logits.dtype == jnp.float32
-
-
-def draw(batch, heads, tokens):
-    rng = np.random.default_rng(0)
-    shape = (batch, heads, tokens, 4)
-    arrays = [jnp.asarray(rng.normal(size=shape), jnp.float32) for _ in range(3)]
-    return *arrays, jnp.asarray(rng.random((batch, tokens, tokens)) < 0.1)
-
-
-@pytest.mark.parametrize(
-    ("batch", "heads", "tokens", "parts"), [(6, 3, 128, 2), (1, 4, 256, 4), (3, 5, 160, 1)]
-)
-def test_large_batches_are_attended_in_parts_of_samples_or_of_heads(batch, heads, tokens, parts):
-    arrays = draw(batch, heads, tokens)
-    # Each part has two products.
-    assert str(jax.make_jaxpr(attend_in_parts)(*arrays)).count("dot_general[") == 2 * parts
-    np.testing.assert_allclose(attend_in_parts(*arrays), attend_heads(*arrays), atol=1e-5)
-
-
-def test_small_batches_are_attended_at_once():
-    assert str(jax.make_jaxpr(attend_in_parts)(*draw(8, 2, 16))).count("dot_general[") == 2
