@@ -20,6 +20,7 @@ import numpy as np
 
 from configs.published import fourm_b, fourm_l, fourm_xl
 from fourm.interop.fm import build_abstract, count_trunk
+from fourm.memory import restart_with_huge_pages
 from fourm.model import FourM
 from fourm.training.checkpoints import Checkpoints
 from fourm.training.sharding import Layout, MeshConfig
@@ -133,4 +134,5 @@ def checksums(state: TrainState) -> list[int]:
 
 
 if __name__ == "__main__":
+    restart_with_huge_pages()
     main()
