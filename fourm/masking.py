@@ -161,10 +161,10 @@ def mask_sample(
         targets.append(wanted)
         if entry.name in features:
             read[entry.name] = take_shown(features[entry.name], num_real[entry.name], spans)
-    packed = pack_inputs(inputs, space, config.max_inputs)
+    packed = pack_inputs(inputs, config.max_inputs)
     return MaskedBatch(
         packed._replace(features=read or None),
-        pack_targets(targets, space, config.max_targets),
+        pack_targets(targets, config.max_targets),
     )
 
 

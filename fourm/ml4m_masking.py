@@ -86,10 +86,10 @@ def mask_sample(
     chosen = choose_by_weight(jax.random.uniform(component_key), weights)
     component = jax.tree.map(lambda rows: rows[chosen], tabulate(space, config))
     split = split_sample(split_key, component, ids, num_real, features, space, config.chunk_sizes)
-    inputs = pack_inputs(split.shown, space, config.max_inputs)
+    inputs = pack_inputs(split.shown, config.max_inputs)
     return MaskedBatch(
         inputs._replace(features=split.features or None),
-        pack_targets(split.asked, space, config.max_targets),
+        pack_targets(split.asked, config.max_targets),
     )
 
 

@@ -119,8 +119,8 @@ def take_shown(
     return jnp.where(is_shown[:, None], taken, 0.0)
 
 
-def pack_streams(streams: list[Stream], space: TokenSpace, length: int) -> dict[str, Array]:
-    """Packs the tokens of all modalities that take part into `length` slots; zeros follow."""
+def pack_streams(streams: list[Stream], length: int) -> dict[str, Array]:
+    """Packs the tokens that take part, by modality, into `length` slots; zeros follow."""
     ends = jnp.cumsum(jnp.stack([stream.count for stream in streams]))
     slot = jnp.arange(length)
     modality = jnp.sum(slot[:, None] >= ends[None], axis=1)
@@ -139,13 +139,13 @@ def pack_streams(streams: list[Stream], space: TokenSpace, length: int) -> dict[
     return packed | {"modality": jnp.where(is_real, modality, 0), "is_real": is_real}
 
 
-def pack_inputs(streams: list[Stream], space: TokenSpace, length: int) -> Inputs:
+def pack_inputs(streams: list[Stream], length: int) -> Inputs:
     """Packs what is shown of all modalities."""
-    packed = pack_streams(streams, space, length)
+    packed = pack_streams(streams, length)
     return Inputs(**{name: packed[name] for name in Inputs._fields if name in packed})
 
 
-def pack_targets(streams: list[Stream], space: TokenSpace, length: int) -> Targets:
+def pack_targets(streams: list[Stream], length: int) -> Targets:
     """Packs what is asked of all modalities."""
-    packed = pack_streams(streams, space, length)
+    packed = pack_streams(streams, length)
     return Targets(**{name: packed[name] for name in Targets._fields})
