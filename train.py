@@ -309,10 +309,9 @@ def train_model(
 def make_model(
     config: RunConfig, tokenizers: dict[str, Tokenizer], folder: Path, layout: Layout
 ) -> FourM:
-    """Makes the transformer that training begins with, if the settings fit its modalities."""
+    """Makes the transformer that training begins with, if the masks fit its tokens."""
     start = find_start(tokenizers, folder, config.start_from)
-    config.masking.check(start.space)
-    config.loss.check(start.space)
+    config.masking.check_fits(start.space)
     return create_model(start, config.model, tokenizers, config.seed, layout)
 
 

@@ -64,6 +64,8 @@ class RunConfig:
         self.model.check()
         self.training.check("--training")
         self.mesh.check()
+        self.masking.check()
+        self.loss.check()
         if not self.modalities:
             raise ValueError("The run has no modalities; name at least one.")
         if not 0 <= self.seed < 2**31:
@@ -89,6 +91,8 @@ class RunConfig:
         for number, component in enumerate(self.masking.components):
             self._require(f"--masking.components.{number}.inputs", component.inputs)
             self._require(f"--masking.components.{number}.targets", component.targets)
+            self._require(f"--masking.components.{number}.keep-of", component.keep_of)
+        self._require("--masking.chunk-sizes", self.masking.chunk_sizes)
         self._require("--loss.weights", self.loss.weights)
         for text in self.evaluation.pairs:
             pair = Pair.parse(text)

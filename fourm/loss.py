@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from fourm.model import FourM
-from fourm.token_space import MaskedBatch, TokenSpace
+from fourm.token_space import MaskedBatch
 
 Segments = tuple[tuple[int, int], ...]
 """(first id, vocabulary size) per modality."""
@@ -43,10 +43,9 @@ class LossConfig:
         """The tile, on this machine if that is left to it."""
         return self.tile or (256 if jax.default_backend() == "cpu" else 2048)
 
-    def check(self, space: TokenSpace) -> None:
+    def check(self) -> None:
         """Raises ValueError, in one sentence, for impossible weights or tiles."""
         for name, weight in self.weights.items():
-            space[name]
             if not 0 <= weight < math.inf:
                 raise ValueError(
                     f"--loss.weights.{name} is {weight}; it must be finite and not negative."

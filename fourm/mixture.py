@@ -63,8 +63,8 @@ class MaskingConfig:
     def max_targets(self) -> int:
         return max(component.num_targets[1] for component in self.components)
 
-    def check(self, space: TokenSpace) -> None:
-        """Raises ValueError, in one sentence, if the mixture can't be drawn in `space`."""
+    def check(self) -> None:
+        """Raises ValueError, in one sentence, if the mixture can't be drawn in any space."""
         if not self.components:
             raise ValueError(
                 "The masking mixture is empty; --masking.components needs at least one."
@@ -76,30 +76,40 @@ class MaskingConfig:
                 raise ValueError(
                     "--masking.chunk-sizes needs --masking.rules ml4m; ours drops single tokens."
                 )
-            if space[name].special is None or size < 1:
-                raise ValueError(
-                    f"--masking.chunk-sizes.{name} is {size}; it must be at least 1, and {name} "
-                    "a sequence."
-                )
+            if size < 1:
+                raise ValueError(f"--masking.chunk-sizes.{name} is {size}; it must be at least 1.")
         for number, component in enumerate(self.components):
-            self._check_component(component, f"--masking.components.{number}", space)
+            self._check_component(component, f"--masking.components.{number}")
         if not any(component.weight > 0 for component in self.components):
             raise ValueError("Every masking component has weight 0; give one a positive weight.")
 
-    def _check_component(self, component: MaskingComponent, knob: str, space: TokenSpace) -> None:
-        for side in ("inputs", "targets"):
-            alphas = getattr(component, side)
-            if not alphas:
-                raise ValueError(f"{knob}.{side} names no modality; name at least one.")
-            for name, alpha in alphas.items():
+    def check_fits(self, space: TokenSpace) -> None:
+        """Raises ValueError, in one sentence, if the mixture can't be drawn in `space`."""
+        for name in self.chunk_sizes:
+            if space[name].special is None:
+                raise ValueError(f"--masking.chunk-sizes names {name}, which is not a sequence.")
+        for number, component in enumerate(self.components):
+            knob = f"--masking.components.{number}"
+            for name in (*component.inputs, *component.targets):
                 special = space[name].special
                 if special is not None and special.num_sentinels < 2:
                     raise ValueError(
                         f"{name} has {special.num_sentinels} sentinel; span corruption needs "
                         f"at least 2: raise --modalities.{name}.tokenizer.num-sentinels."
                     )
-                if side == "inputs" and not space[name].is_input:
+            for name in component.inputs:
+                if not space[name].is_input:
                     raise ValueError(f"{knob}.inputs names {name}, which this model can't read.")
+            for name in component.keep_of:
+                if not is_split_by_spans(space[name]):
+                    raise ValueError(f"{knob}.keep-of names {name}, which is not a sequence.")
+
+    def _check_component(self, component: MaskingComponent, knob: str) -> None:
+        for side in ("inputs", "targets"):
+            alphas = getattr(component, side)
+            if not alphas:
+                raise ValueError(f"{knob}.{side} names no modality; name at least one.")
+            for name, alpha in alphas.items():
                 if not 0 < alpha < math.inf:
                     raise ValueError(
                         f"{knob}.{side}.{name} is {alpha}; a Dirichlet concentration must be "
@@ -112,9 +122,6 @@ class MaskingConfig:
             raise ValueError(
                 f"{knob}.weight is {component.weight}; it must be finite and not negative."
             )
-        for name in component.keep_of:
-            if not is_split_by_spans(space[name]):
-                raise ValueError(f"{knob}.keep-of names {name}, which is not a sequence.")
         for where, keep in [
             ("keep", component.keep),
             *((f"keep-of.{name}", keep) for name, keep in component.keep_of.items()),

@@ -412,6 +412,9 @@ def test_nyuv2_runs_to_its_report(tmp_path):
         (["--probes.tasks", "object_cuont", "--tokenizer-samples", "8"], "object_cuont"),
         (["--data.num-train", "0"], "no samples"),
         (["--modalities.rgb.tokenizer.patch-size", "10"], "patch-size is 10"),
+        (["--loss.tile", "-3"], "--loss.tile is -3"),
+        (["--loss.weights.caption", "-1"], "--loss.weights.caption is -1.0"),
+        (["--masking.components.0.weight", "nan"], "--masking.components.0.weight is nan"),
         (["--crops.size", "100"], "does not divide --crops.size, 100"),
     ],
 )

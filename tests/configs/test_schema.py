@@ -133,6 +133,13 @@ def test_differing_knobs_names_exactly_the_leaf_that_was_changed():
 
 
 SCENES = PRESETS["scenes"]()
+COMPONENT = MaskingComponent(inputs={"rgb": 1.0}, targets={"caption": 1.0})
+
+
+def with_component(**changes) -> MaskingConfig:
+    return MaskingConfig((replace(COMPONENT, **changes),))
+
+
 WRONG = {
     r"--generation\.dept names 'dept'; did you mean depth\? The modalities are rgb": dict(
         generation={"dept": GenerationConfig()}
@@ -148,10 +155,18 @@ WRONG = {
     r"--probes\.input names 'rbg'": dict(probes=ProbeConfig(input="rbg", tasks=("object_count",))),
     r"--loss\.weights names 'deep'": dict(loss=LossConfig(weights={"deep": 1.0})),
     r"--masking\.components\.0\.targets names 'caption s'": dict(
-        masking=MaskingConfig(
-            components=(MaskingComponent(inputs={"rgb": 1.0}, targets={"caption s": 1.0}),)
-        )
+        masking=with_component(targets={"caption s": 1.0})
     ),
+    r"--masking\.components\.0\.keep-of names 'text'": dict(
+        masking=with_component(keep_of={"text": "all"})
+    ),
+    r"--masking\.chunk-sizes names 'text'": dict(
+        masking=MaskingConfig((COMPONENT,), rules="ml4m", chunk_sizes={"text": 2})
+    ),
+    r"--masking\.components\.0\.num-targets is 0 9": dict(
+        masking=with_component(num_targets=(0, 9))
+    ),
+    r"--loss\.tile is -3; it must be": dict(loss=LossConfig(tile=-3)),
     r"patch-size is 8, which does not divide --crops\.size, 60": dict(crops=CropConfig(size=60)),
     r"--crops\.views 0; both must be": dict(crops=CropConfig(views=0)),
     r"--crops\.scale is 0\.9 0\.2": dict(crops=CropConfig(scale=(0.9, 0.2))),

@@ -386,7 +386,7 @@ def test_features_are_shown_by_position_and_never_asked(rules):
     config = MaskingConfig(
         (MaskingComponent(alphas, alphas, num_inputs=(6, 14), num_targets=(9, 9)),), rules=rules
     )
-    config.check(space)
+    config.check_fits(space)
     only_ids = TokenSpace(tuple(space[name] for name in ("map", "text")))
     tokens = make_tokens(rows, 0, only_ids)
     length = np.random.default_rng(1).integers(0, 6, rows)
@@ -449,7 +449,7 @@ def test_asking_for_the_rest_leaves_nothing_out():
 def test_chunks_are_kept_or_dropped_whole_and_the_end_by_itself():
     component = MaskingComponent({"text": 1.0}, {"map": 1.0}, (10, 10), (6, 6))
     config = MaskingConfig((component,), rules="ml4m", chunk_sizes={"text": 3})
-    config.check(SPACE)
+    config.check_fits(SPACE)
     ends, kept_chunks = set(), set()
     for sample, inputs, _ in draw_samples(config, 1.0):
         text = sample["text"]
@@ -487,15 +487,12 @@ def test_a_target_budget_counts_the_token_that_is_given():
     ("changes", "message"),
     [
         (dict(inputs={}), "components.0.inputs names no modality; name at least one"),
-        (dict(targets={"maps": 1.0}), "no modality 'maps' .* Did you mean 'map'"),
         (dict(inputs={"map": 0.0}), "inputs.map is 0.0; a Dirichlet concentration must be pos"),
         (dict(inputs={"map": float("nan")}), "inputs.map is nan; a Dirichlet concentration"),
         (dict(targets={"map": float("inf")}), "targets.map is inf; a Dirichlet concentration"),
         (dict(num_inputs=(0, 4)), "components.0.num-inputs is 0 4; needs 1 <= low <= high"),
         (dict(num_targets=(9, 4)), "components.0.num-targets is 9 4; needs 1 <= low <= high"),
         (dict(weight=-1.0), "components.0.weight is -1.0; it must be finite and not negative"),
-        (dict(keep_of={"map": "all"}), "components.0.keep-of names map, which is not a sequence"),
-        (dict(keep_of={"txt": "all"}), "no modality 'txt' .* Did you mean 'text'"),
         (dict(ask_rest=True), "components.0.ask-rest needs --masking.rules ml4m"),
         (dict(weight=0.0), "Every masking component has weight 0; give one a positive weight"),
     ],
@@ -503,7 +500,7 @@ def test_a_target_budget_counts_the_token_that_is_given():
 def test_a_mixture_that_can_not_be_drawn_gets_one_sentence(changes, message):
     component = dataclasses.replace(symmetric(1.0), **changes)
     with pytest.raises(ValueError, match=message):
-        of(component).check(SPACE)
+        of(component).check()
 
 
 @pytest.mark.parametrize(
@@ -511,14 +508,32 @@ def test_a_mixture_that_can_not_be_drawn_gets_one_sentence(changes, message):
     [
         (dict(chunk_sizes={"text": 2}), "--masking.chunk-sizes needs --masking.rules ml4m"),
         (dict(rules="ml4m", chunk_sizes={"text": 0}), "chunk-sizes.text is 0; it must be at le"),
-        (dict(rules="ml4m", chunk_sizes={"map": 2}), "map a sequence"),
-        (dict(rules="ml4m", chunk_sizes={"txt": 2}), "no modality 'txt'"),
     ],
 )
 def test_rules_that_do_not_fit_get_one_sentence(changes, message):
     config = dataclasses.replace(of(symmetric(1.0)), **changes)
     with pytest.raises(ValueError, match=message):
-        config.check(SPACE)
+        config.check()
+
+
+@pytest.mark.parametrize(
+    ("component", "chunk_sizes", "message"),
+    [
+        (dict(targets={"maps": 1.0}), {}, "no modality 'maps' .* Did you mean 'map'"),
+        (dict(keep_of={"map": "all"}), {}, "0.keep-of names map, which is not a sequence"),
+        (dict(keep_of={"txt": "all"}), {}, "no modality 'txt' .* Did you mean 'text'"),
+        ({}, {"map": 2}, "--masking.chunk-sizes names map, which is not a sequence"),
+        ({}, {"txt": 2}, "no modality 'txt'"),
+    ],
+)
+def test_a_mixture_of_other_tokens_than_there_are_gets_one_sentence(
+    component, chunk_sizes, message
+):
+    own = dataclasses.replace(symmetric(1.0), **component)
+    config = MaskingConfig((own,), rules="ml4m", chunk_sizes=chunk_sizes)
+    config.check()
+    with pytest.raises(ValueError, match=message):
+        config.check_fits(SPACE)
 
 
 def test_unknown_rules_get_one_sentence():
@@ -526,25 +541,25 @@ def test_unknown_rules_get_one_sentence():
     config, component = of(symmetric(1.0)), symmetric(1.0)
     object.__setattr__(component, "keep_of", {"text": "some"})
     with pytest.raises(ValueError, match=r"0.keep-of.text is 'some'; choose from random, all, bin"):
-        of(component).check(SPACE)
+        of(component).check()
     object.__setattr__(component, "keep", "none")
     with pytest.raises(ValueError, match=r"0.keep is 'none'; choose from random, all, binary"):
-        of(component).check(SPACE)
+        of(component).check()
     object.__setattr__(config, "rules", "theirs")
     with pytest.raises(ValueError, match=r"--masking.rules is 'theirs'; choose from ours, ml4m"):
-        config.check(SPACE)
+        config.check()
 
 
 def test_what_a_model_can_not_read_or_predict_is_neither_shown_nor_asked():
     flags = {"picture": dict(is_input=False), "map": dict(is_target=False)}
     space = TokenSpace(tuple(dataclasses.replace(e, **flags.get(e.name, {})) for e in SPACE.ranges))
     with pytest.raises(ValueError, match=r"inputs names picture, which this model can't read"):
-        of(symmetric(1.0)).check(space)
+        of(symmetric(1.0)).check_fits(space)
     inputs = {"map": 1.0, "number": 1.0}
     component = MaskingComponent(inputs, {"map": 1.0, "picture": 1.0}, (4, 4), (8, 8))
     for rules in ("ours", "ml4m"):
         config = MaskingConfig((component,), rules=rules)
-        config.check(space)
+        config.check_fits(space)
         masked = mask(config, make_tokens(50), space=space)
         modality = masked.targets.modality[masked.targets.is_real]
         assert set(modality.tolist()) == {space["picture"].index}
@@ -552,14 +567,14 @@ def test_what_a_model_can_not_read_or_predict_is_neither_shown_nor_asked():
 
 def test_an_empty_mixture_is_refused():
     with pytest.raises(ValueError, match=r"--masking.components needs at least one"):
-        MaskingConfig(components=()).check(SPACE)
+        MaskingConfig(components=()).check()
 
 
 def test_a_sequence_needs_a_sentinel_for_a_span_and_one_for_the_end():
     space = TokenSpace.build({"text": Shape(9, (4,), SequenceTokens(0, 1, 1))})
     alphas = {"text": 1.0}
     with pytest.raises(ValueError, match=r"text has 1 sentinel; span corruption needs at least 2"):
-        of(MaskingComponent(inputs=alphas, targets=alphas)).check(space)
+        of(MaskingComponent(inputs=alphas, targets=alphas)).check_fits(space)
 
 
 def test_the_budget_of_the_batch_is_that_of_the_largest_component():
