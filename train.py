@@ -35,7 +35,6 @@ from configs.run_directory import (
 from configs.schema import RunConfig
 from data_pipeline.batches import BatchIterator, BatchOrder
 from data_pipeline.plain import to_plain
-from data_pipeline.token_index import StoreIndex
 from data_pipeline.token_mixture import TokenMixture
 from data_pipeline.token_writer import describe_source, plan_store, write_tokens
 from data_pipeline.transforms import TransformedSource
@@ -121,8 +120,6 @@ def run(arguments: Sequence[str]) -> Path:
 def open_sources(config: RunConfig) -> dict[str, TransformedSource]:
     """Opens every split; only training samples come in several views."""
     values = {name: modality.values for name, modality in config.modalities.items()}
-    for store in () if is_trained(config) else config.tokens:
-        StoreIndex.read(Path(store).expanduser())  # Complains now rather than hours later.
     try:
         opened = {split: config.data.open(split) for split in config.data.splits}
     except ValueError as error:

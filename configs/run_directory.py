@@ -7,11 +7,14 @@ from pathlib import Path
 from configs.fork import fork_run, read_fork
 from configs.schema import RunConfig
 from data_pipeline.plain import differing_knobs, to_plain
+from data_pipeline.token_mixture import open_store
 from fourm.results import write_file
 from fourm.run import CONFIG, MODEL, TOKENIZERS
 from fourm.sample_set import HELDOUT
+from fourm.saved_model import load_shape
 from fourm.stages import SECONDS
 from tokenizers.modality import SavedTokenizerConfig
+from tokenizers.storage import fingerprint_files
 
 # What may differ from the run that a directory was made by: it changes nothing made earlier.
 FREE_KNOBS = (
@@ -31,7 +34,9 @@ def open_run(config: RunConfig, fork: str = "") -> Path:
     """Opens the run directory, or starts it, from another run if `fork` names one.
 
     Raises:
-        ValueError: If it was made with other settings, or from another run, or is something else.
+        ValueError: If it was made with other settings, or from another run, or is something else;
+            or if it can't start from the weights or train on the tokens that it names. Nothing is
+            written then.
     """
     folder = Path(config.run_dir)
     file = folder / CONFIG
@@ -40,11 +45,18 @@ def open_run(config: RunConfig, fork: str = "") -> Path:
         raise ValueError(
             f"{folder} is a run already, and not forked from {fork}; give --run-dir another folder."
         )
-    if file.exists():
+    is_begun, other = file.exists(), Path(fork or forked_from).expanduser()
+    is_fork = bool(fork or forked_from) and not is_begun
+    if is_begun:
         check_same(config)
+    if not (folder / MODEL).exists():
+        check_start(config)
+    if not is_trained(config):
+        check_tokens(config, other if is_fork else folder)
+    if is_begun:
         write_config(config)
-    elif fork or forked_from:
-        fork_run(Path(fork or forked_from).expanduser(), config)
+    elif is_fork:
+        fork_run(other, config)
     elif (folder / SECONDS).exists():
         # A run whose data could not be read: what it left was made with settings now unknown.
         shutil.rmtree(folder / HELDOUT, ignore_errors=True)
@@ -97,6 +109,41 @@ def is_reported(config: RunConfig) -> bool:
 def is_trained(config: RunConfig) -> bool:
     """True if the run has its model, or takes that of another run as it is."""
     return not config.training.steps or (Path(config.run_dir) / MODEL).exists()
+
+
+def check_start(config: RunConfig) -> None:
+    """Raises ValueError, in one sentence, if there are no weights where a run is to start from."""
+    if config.start_from:
+        try:
+            load_shape(Path(config.start_from).expanduser() / MODEL)
+        except ValueError as error:
+            raise ValueError(
+                f"--start-from is {config.start_from!r}, which has no model that can be read; give "
+                "the directory of a finished run."
+            ) from error
+
+
+def check_tokens(config: RunConfig, run: Path) -> None:
+    """Checks the stores that a run is to be trained on, against the tokenizers that there are.
+
+    Those that are still to be made are compared when they are there.
+
+    Args:
+        config: Of the run.
+        run: Its directory, or that of the run that it is a fork of.
+
+    Raises:
+        ValueError: If there is no such store, or one that other tokenizers made.
+    """
+    made_by = {}
+    for name, modality in config.modalities.items():
+        saved = run / TOKENIZERS / name
+        if not saved.exists() and isinstance(modality.tokenizer, SavedTokenizerConfig):
+            saved = Path(modality.tokenizer.path).expanduser()
+        if saved.exists():
+            made_by[name] = fingerprint_files(saved)
+    for store in config.tokens:
+        open_store(store, config.modalities, made_by)
 
 
 def check_tokenizers(config: RunConfig) -> None:

@@ -1,6 +1,6 @@
 """Token stores drawn from together, as if they were one data set."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import jax
@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int
 
 from data_pipeline.batches import BatchOrder
-from data_pipeline.token_records import build_layouts
+from data_pipeline.token_records import Layouts, build_layouts
 from data_pipeline.token_store import TokenStore
 from tokenizers.base import TokenBatch, Tokenizer
 
@@ -47,9 +47,7 @@ class TokenMixture:
                 none of the modalities.
         """
         layouts = build_layouts(dict(tokenizers))
-        stores = [TokenStore.open(Path(folder).expanduser(), layouts) for folder in weights]
-        for store in stores:
-            _check_same(store, fingerprints)
+        stores = [open_store(folder, tokenizers, fingerprints, layouts) for folder in weights]
         return cls(stores, tuple(weights.values()))
 
     def __len__(self) -> int:
@@ -106,16 +104,36 @@ class TokenMixture:
         return entropy
 
 
-def _check_same(store: TokenStore, fingerprints: Mapping[str, str]) -> None:
-    shared = [name for name in store.wanted if name in store.index.tokenizers]
+def open_store(
+    folder: str,
+    modalities: Collection[str],
+    fingerprints: Mapping[str, str],
+    wanted: Layouts | None = None,
+) -> TokenStore:
+    """Returns the store of a folder, if its tokens are of use to a run.
+
+    Args:
+        folder: Where it is.
+        modalities: Of the run.
+        fingerprints: `fingerprint_files` of each saved tokenizer; others may have made any token.
+        wanted: As `TokenStore.open` takes it.
+
+    Raises:
+        ValueError: If there is no complete store, or one of tokens that other tokenizers made, or
+            of none of the modalities.
+    """
+    store = TokenStore.open(Path(folder).expanduser(), wanted)
+    made_by = store.index.tokenizers
+    shared = [name for name in modalities if name in made_by]
     if not shared:
         raise ValueError(
-            f"The tokens in {store.folder} are of {', '.join(store.index.tokenizers)}, of which "
-            f"this run has none; its modalities are {', '.join(store.wanted)}."
+            f"The tokens in {store.folder} are of {', '.join(made_by)}, of which this run has "
+            f"none; its modalities are {', '.join(modalities)}."
         )
-    others = [name for name in shared if store.index.tokenizers[name] != fingerprints[name]]
+    others = [name for name in shared if made_by[name] != fingerprints.get(name, made_by[name])]
     if others:
         raise ValueError(
             f"The tokens in {store.folder} were made by other tokenizers of {', '.join(others)} "
             "than this run has; take the tokenizers they were made by, or make the tokens again."
         )
+    return store

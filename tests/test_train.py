@@ -412,6 +412,7 @@ def test_nyuv2_runs_to_its_report(tmp_path):
         (["--probes.tasks", "object_cuont", "--tokenizer-samples", "8"], "object_cuont"),
         (["--data.num-train", "0"], "no samples"),
         (["--modalities.rgb.tokenizer.patch-size", "10"], "patch-size is 10"),
+        (["--start-from", "nowhere"], "--start-from is 'nowhere', which has no model"),
         (["--loss.tile", "-3"], "--loss.tile is -3"),
         (["--loss.weights.caption", "-1"], "--loss.weights.caption is -1.0"),
         (["--masking.components.0.weight", "nan"], "--masking.components.0.weight is nan"),

@@ -202,6 +202,26 @@ def test_what_is_missing_without_data_is_one_sentence(run, tmp_path, capsys, arg
     assert not (tmp_path / "run" / "config.json").exists()
 
 
+@pytest.mark.parametrize("way", ["from its weights", "forked", "with its tokenizers"])
+def test_tokens_of_other_tokenizers_are_refused_before_anything_is_written(
+    run, tmp_path, capsys, way
+):
+    tokens, folder = shutil.copytree(run / "tokens", tmp_path / "tokens"), tmp_path / "again"
+    index = json.loads((tokens / "index.json").read_text())
+    index["modalities"]["caption"]["tokenizer"] = "another"
+    (tokens / "index.json").write_text(json.dumps(index))
+    begin = {
+        "from its weights": [str(run), "none"],
+        "forked": [str(run.parent / "config.py"), "--fork", str(run)],
+        "with its tokenizers": [str(run), "--start-from", ""],
+    }
+    arguments = [*begin[way], "--tokens", str(tokens), "1.0", "--run-dir", str(folder)]
+    assert main(arguments) == 2
+    told = capsys.readouterr().err
+    assert f"{tokens} were made by other tokenizers of caption than this run has; take" in told
+    assert told.count("\n") == 1 and not folder.exists()
+
+
 def test_a_fork_has_the_tokenizers_of_an_unfinished_run(run, tmp_path):
     begun, folder = tmp_path / "begun", tmp_path / "fork"
     begun.mkdir()

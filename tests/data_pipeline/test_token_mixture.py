@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from data_pipeline.token_mixture import TokenMixture
+from data_pipeline.token_mixture import TokenMixture, open_store
 from data_pipeline.token_store import TokenStore
 from tests.data_pipeline.token_samples import (
     Samples,
@@ -76,6 +76,14 @@ def test_the_entropy_is_that_of_ids_as_they_are_drawn(tmp_path):
     entropy = mixture.marginal_entropy()
     assert entropy["text"] == pytest.approx(-(shares * np.log(shares)).sum())
     assert set(entropy) == {"grid", "text"}
+
+
+def test_tokens_fit_tokenizers_that_are_still_to_be_made(tmp_path):
+    open_both(tmp_path)
+    store = open_store(str(tmp_path / "a"), ["text", "grid", "sound"], {"grid": "grid"})
+    assert len(store) == 23
+    with pytest.raises(ValueError, match=r"a were made by other tokenizers of text than"):
+        open_store(str(tmp_path / "a"), ["text", "grid"], {"text": "another"})
 
 
 def test_tokens_of_other_tokenizers_are_refused(tmp_path):
