@@ -21,10 +21,10 @@ class DecoderCache(NamedTuple):
         is_real: Which of the encoder's outputs may be attended to.
     """
 
-    keys: Float[Array, "layers batch heads t k"]
-    values: Float[Array, "layers batch heads t k"]
-    context_keys: Float[Array, "layers batch heads c k"]
-    context_values: Float[Array, "layers batch heads c k"]
+    keys: Float[Array, "layers batch t heads k"]
+    values: Float[Array, "layers batch t heads k"]
+    context_keys: Float[Array, "layers batch c heads k"]
+    context_values: Float[Array, "layers batch c heads k"]
     is_real: Bool[Array, "batch c"]
 
 
@@ -40,8 +40,8 @@ def start_cache(
         return carry, layer.project_context(context)
 
     _, (context_keys, context_values) = model.decoder.scan(project, None)
-    layers, batch, heads, _, head_dim = context_keys.shape
-    empty = jnp.zeros((layers, batch, heads, length, head_dim), context_keys.dtype)
+    layers, batch, _, heads, head_dim = context_keys.shape
+    empty = jnp.zeros((layers, batch, length, heads, head_dim), context_keys.dtype)
     is_real = pad_registers(is_real, context.shape[1] - is_real.shape[1])
     return DecoderCache(empty, empty, context_keys, context_values, is_real)
 
@@ -67,7 +67,7 @@ def decode_next(
     modality = jnp.full_like(previous, entry.index)
     position = jnp.broadcast_to(place + entry.first_position, previous.shape)
     x = model.embed_previous(previous) + model.place_targets(modality, position)
-    batch, _, length, _ = cache.keys.shape[1:]
+    batch, length = cache.keys.shape[1:3]
     can_attend = jnp.broadcast_to(jnp.arange(length) <= place, (batch, 1, length))
     can_attend_context = cache.is_real[:, None, :]
 
@@ -75,8 +75,8 @@ def decode_next(
         keys, values, *about_context = share
         normed = layer.norm1(x)
         new_keys, new_values = layer.self_attention.keys_and_values(normed)
-        keys = jax.lax.dynamic_update_slice_in_dim(keys, new_keys, place, axis=2)
-        values = jax.lax.dynamic_update_slice_in_dim(values, new_values, place, axis=2)
+        keys = jax.lax.dynamic_update_slice_in_dim(keys, new_keys, place, axis=1)
+        values = jax.lax.dynamic_update_slice_in_dim(values, new_values, place, axis=1)
         x = layer.attend(
             x, normed, (keys, values), tuple(about_context), can_attend, can_attend_context
         )

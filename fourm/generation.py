@@ -131,9 +131,8 @@ def generate_tokens(
         if entry.kind == "features":
             raise ValueError(f"{name} has no tokens and is only ever input; it can't be a target.")
         settings[name].check()
-        target_keys = jax.vmap(lambda key, index=entry.index: jax.random.fold_in(key, index))(keys)
         generate = _generate_grid if entry.kind == "grid" else _generate_sequence
-        ids, drawn_from = generate(graph, state, known, target_keys, entry, settings[name])
+        ids, drawn_from = generate(graph, state, known, keys, entry, settings[name])
         known[name] = generated[name] = ids
         if drawn_from is not None:
             probabilities[name] = drawn_from
@@ -228,6 +227,11 @@ def double(inputs: Inputs, is_kept: Bool[Array, "batch n"]) -> Inputs:
     return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), inputs, bare)
 
 
+def target_keys(keys: Key[Array, "batch"], entry: TokenRange) -> Key[Array, "batch"]:
+    """Returns every sample's key for one modality."""
+    return jax.vmap(lambda key: jax.random.fold_in(key, entry.index))(keys)
+
+
 def step_keys(keys: Key[Array, "batch"], step: Int[Array, ""]) -> Key[Array, "2 batch"]:
     """Returns this step's keys: for drawing tokens, and for choosing among them."""
     return jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, step)), out_axes=1)(keys)
@@ -261,6 +265,7 @@ def _generate_grid(
 ) -> tuple[Int[Array, "batch tokens"], Float[Array, "batch tokens vocab"] | None]:
     """Completes a grid in `config.num_steps` passes."""
     model = nnx.merge(graph, state)
+    keys = target_keys(keys, entry)
     batch, tokens = len(keys), entry.num_tokens
     given = known.get(entry.name, jnp.full((batch, tokens), PADDING, jnp.int32))
     # A single pass over a grid of which nothing is given never reads any of its tokens.
@@ -392,6 +397,7 @@ def _generate_sequence(
 ) -> tuple[Int[Array, "batch tokens"], None]:
     """Writes a sequence token by token, until every sample's has ended."""
     model = nnx.merge(graph, state)
+    keys = target_keys(keys, entry)
     batch, tokens = len(keys), entry.num_tokens
     nothing = jnp.full((batch, tokens), PADDING, jnp.int32)
     given = known.get(entry.name, nothing)

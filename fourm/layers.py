@@ -14,6 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from fourm.attention import attend_in_parts
+from fourm.gating import gate
 
 Dtype = Literal["auto", "float32", "bfloat16"]
 Remat = Literal["none", "blocks", "everything"]
@@ -179,7 +180,7 @@ class Attention(nnx.Module):
 
     def keys_and_values(
         self, context: Float[Array, "batch s dim"]
-    ) -> tuple[Float[Array, "batch heads s k"], Float[Array, "batch heads s k"]]:
+    ) -> tuple[Float[Array, "batch s heads k"], Float[Array, "batch s heads k"]]:
         """Projects what is attended to; generation keeps the result."""
         keys = self.split_heads(apply_flat(self.key, context))
         if self.key_norm is not None:
@@ -189,8 +190,8 @@ class Attention(nnx.Module):
     def attend(
         self,
         queries: Float[Array, "batch t dim"],
-        keys: Float[Array, "batch heads s k"],
-        values: Float[Array, "batch heads s k"],
+        keys: Float[Array, "batch s heads k"],
+        values: Float[Array, "batch s heads k"],
         can_attend: Bool[Array, "batch #t s"],
     ) -> Float[Array, "batch t dim"]:
         """Attends to keys and values that are already projected.
@@ -211,9 +212,9 @@ class Attention(nnx.Module):
     ) -> Float[Array, "batch t dim"]:
         return self.attend(queries, *self.keys_and_values(context), can_attend)
 
-    def split_heads(self, x: Float[Array, "batch t dim"]) -> Float[Array, "batch heads t k"]:
+    def split_heads(self, x: Float[Array, "batch t dim"]) -> Float[Array, "batch t heads k"]:
         batch, tokens, dim = x.shape
-        return x.reshape(batch, tokens, self.num_heads, dim // self.num_heads).swapaxes(1, 2)
+        return x.reshape(batch, tokens, self.num_heads, dim // self.num_heads)
 
 
 class Mlp(nnx.Module):
@@ -231,7 +232,7 @@ class Mlp(nnx.Module):
 
         def network(rows: Float[Array, "rows dim"]) -> Float[Array, "rows dim"]:
             if self.gate is not None:
-                return self.down(activate(self.gate(rows)) * self.up(rows))
+                return self.down(gate(activate, self.gate(rows), self.up(rows)))
             return self.down(activate(self.up(rows)))
 
         return apply_flat(network, x)
@@ -281,7 +282,7 @@ class DecoderBlock(nnx.Module):
 
     def project_context(
         self, context: Float[Array, "batch n dim"]
-    ) -> tuple[Float[Array, "batch heads n k"], Float[Array, "batch heads n k"]]:
+    ) -> tuple[Float[Array, "batch n heads k"], Float[Array, "batch n heads k"]]:
         """Projects the encoder's output to this block's keys and values."""
         return self.cross_attention.keys_and_values(self.context_norm(context))
 
@@ -289,8 +290,8 @@ class DecoderBlock(nnx.Module):
         self,
         x: Float[Array, "batch m dim"],
         normed: Float[Array, "batch m dim"],
-        targets: tuple[Float[Array, "batch heads s k"], Float[Array, "batch heads s k"]],
-        context: tuple[Float[Array, "batch heads n k"], Float[Array, "batch heads n k"]],
+        targets: tuple[Float[Array, "batch s heads k"], Float[Array, "batch s heads k"]],
+        context: tuple[Float[Array, "batch n heads k"], Float[Array, "batch n heads k"]],
         can_attend: Bool[Array, "batch #m s"],
         can_attend_context: Bool[Array, "batch 1 n"],
     ) -> Float[Array, "batch m dim"]:

@@ -8,7 +8,7 @@ from fourm.attention import attend_heads, attend_in_parts
 
 def draw(batch, heads, tokens):
     rng = np.random.default_rng(0)
-    shape = (batch, heads, tokens, 4)
+    shape = (batch, tokens, heads, 4)
     arrays = [jnp.asarray(rng.normal(size=shape), jnp.float32) for _ in range(3)]
     return *arrays, jnp.asarray(rng.random((batch, tokens, tokens)) < 0.1)
 
