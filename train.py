@@ -43,7 +43,6 @@ from fourm.loss import masked_loss
 from fourm.masking import mask_batch
 from fourm.measurement import measure_run
 from fourm.memory import restart_with_huge_pages
-from fourm.model import FourM
 from fourm.pictures import draw_curves
 from fourm.report import Report, write_report
 from fourm.run_log import RunLog, SilentLog, read_metrics
@@ -51,6 +50,7 @@ from fourm.sample_set import HELDOUT, TRAINING, SampleSet, load_heldout, save_he
 from fourm.saved_model import save_model
 from fourm.stages import Stages
 from fourm.training.distributed import initialize, is_main, run_on_main, wait_for_all
+from fourm.training.heldout import HeldoutLoss
 from fourm.training.loop import TrainingConfig, train
 from fourm.training.recent import NonFiniteLossError
 from fourm.training.sharding import Layout
@@ -108,10 +108,10 @@ def run(arguments: Sequence[str]) -> Path:
                 for number, name in enumerate(config.modalities)
             }
         with stage("tokens", folder / "tokens"):
-            tokens = make_tokens(config, sources, tokenizers, folder)
+            tokens, heldout = make_tokens(config, sources, tokenizers, folder)
         del sample
         with stage("model", folder / "model"):
-            train_model(config, tokenizers, tokens, folder, log, layout)
+            train_model(config, tokenizers, tokens, heldout, folder, log, layout)
     command = shlex.join(["python", "train.py", *arguments])
     run_on_main(lambda: evaluate(config, folder, stage, command))
     return folder
@@ -232,33 +232,42 @@ def make_tokens(
     sources: dict[str, TransformedSource],
     tokenizers: dict[str, Tokenizer],
     folder: Path,
-) -> TokenMixture | None:
-    """Encodes the training split once, or opens the tokens that the configuration names.
+) -> tuple[TokenMixture | None, TokenMixture | None]:
+    """Encodes training and held-out samples once, or opens the tokens that are named for either.
 
-    There are none if nothing is to be trained.
+    There are none if nothing is to be trained, or no data to be held out.
     """
     wait_for_all()  # Process 0 is saving the last tokenizer.
     if is_trained(config):
-        return None
+        return None, None
     made_by = {name: fingerprint_files(folder / "tokenizers" / name) for name in tokenizers}
-    if config.tokens:
-        return TokenMixture.open(config.tokens, tokenizers, made_by)
-    source = sources["train"]
-    made_from = describe_source(config.data, config.crops, config.seed, "train")
-    plan = plan_store(source, tokenizers, made_by, made_from)
 
-    def write() -> None:
-        with tqdm(total=plan.samples, desc="tokens", unit="sample", dynamic_ncols=True) as bar:
-            write_tokens(source, tokenizers, folder / "tokens", plan, bar.update)
+    def encode(split: str, name: str, num_samples: int | None = None) -> dict[str, float]:
+        source, out = sources[split], folder / name
+        made_from = describe_source(config.data, config.crops, config.seed, split)
+        plan = plan_store(source, tokenizers, made_by, made_from, num_samples=num_samples)
 
-    run_on_main(write)
-    return TokenMixture.open({str(folder / "tokens"): 1.0}, tokenizers, made_by)
+        def write() -> None:
+            with tqdm(total=plan.samples, desc=name, unit="sample", dynamic_ncols=True) as bar:
+                write_tokens(source, tokenizers, out, plan, bar.update)
+
+        run_on_main(write)
+        return {str(out): 1.0}
+
+    stores = config.tokens or encode("train", "tokens")
+    heldout = dict.fromkeys(config.heldout_tokens, 1.0)
+    others = [split for split in sources if split != "train" and len(sources[split])]
+    if others and not heldout and config.training.evaluate_every:
+        heldout = encode(others[0], "heldout_tokens", config.training.evaluate_samples)
+    tokens = TokenMixture.open(stores, tokenizers, made_by)
+    return tokens, TokenMixture.open(heldout, tokenizers, made_by) if heldout else None
 
 
 def train_model(
     config: RunConfig,
     tokenizers: dict[str, Tokenizer],
     tokens: TokenMixture | None,
+    heldout: TokenMixture | None,
     folder: Path,
     log: RunLog,
     layout: Layout,
@@ -266,12 +275,20 @@ def train_model(
     """Trains the transformer on masked tokens and saves it."""
     if (folder / "model").exists():
         return
-    model = make_model(config, tokenizers, folder, layout)
-    space = model.space
+    start = find_start(tokenizers, folder, config.start_from)
+    space = start.space
+    config.masking.check_fits(space)
+    model = create_model(start, config.model, tokenizers, config.seed, layout)
+    del start  # It may hold the weights of another run.
 
     def loss_fn(model, batch, key):
         masked = mask_batch(key, batch, space, config.masking)
         return masked_loss(model, masked, config.loss, layout.add_up, layout.cross_entropy)
+
+    def measure_on(heldout):
+        return HeldoutLoss(
+            model, loss_fn, config.loss, heldout, config.training, config.seed, layout
+        )
 
     if tokens:
         rows = layout.rows(config.training.batch_size)
@@ -296,20 +313,12 @@ def train_model(
             samples_at=lambda step: tokens.keys(order.indices(step)),
             forked_at=forked_at(folder, "model"),
             references={f"entropy/{name}": value for name, value in entropy.items()},
+            heldout=measure_on(heldout) if heldout else None,
             layout=layout,
         )
     layout.fetch(model)
     if is_main():
         save_model(folder / "model", model)
-
-
-def make_model(
-    config: RunConfig, tokenizers: dict[str, Tokenizer], folder: Path, layout: Layout
-) -> FourM:
-    """Makes the transformer that training begins with, if the masks fit its tokens."""
-    start = find_start(tokenizers, folder, config.start_from)
-    config.masking.check_fits(start.space)
-    return create_model(start, config.model, tokenizers, config.seed, layout)
 
 
 def evaluate(config: RunConfig, folder: Path, stage: Stages, command: str) -> None:

@@ -124,7 +124,7 @@ def check_start(config: RunConfig) -> None:
 
 
 def check_tokens(config: RunConfig, run: Path) -> None:
-    """Checks the stores that a run is to be trained on, against the tokenizers that there are.
+    """Checks the stores that a run is to read, against the tokenizers that there are.
 
     Those that are still to be made are compared when they are there.
 
@@ -142,7 +142,7 @@ def check_tokens(config: RunConfig, run: Path) -> None:
             saved = Path(modality.tokenizer.path).expanduser()
         if saved.exists():
             made_by[name] = fingerprint_files(saved)
-    for store in config.tokens:
+    for store in (*config.tokens, *config.heldout_tokens):
         open_store(store, config.modalities, made_by)
 
 

@@ -39,6 +39,9 @@ class RunConfig:
     tokens: dict[str, float] = field(default_factory=dict)
     """Folders of tokens to train on, made by `python -m data_pipeline.tokenize`, and how often to
     draw from each. If empty, the tokens of the training samples."""
+    heldout_tokens: tuple[str, ...] = ()
+    """Folders of tokens that are never trained on: the loss on them is measured while the model
+    trains. If empty, some of the data's first held-out split."""
     tokenizer_samples: int = 8000
     """Training samples, at most, that tokenizers are fitted to and floors computed from."""
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -84,6 +87,11 @@ class RunConfig:
                 raise ValueError(
                     f"--tokens gives {folder} the weight {weight}; it must be positive and finite."
                 )
+        for folder in set(self.tokens) & set(self.heldout_tokens):
+            raise ValueError(
+                f"--heldout-tokens names {folder}, which --tokens trains on; give tokens of other "
+                "samples."
+            )
         for name, settings in self.generation.items():
             self._require(f"--generation.{name}", [name])
             self._require(f"--generation.{name}.via", settings.via)

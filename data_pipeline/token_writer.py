@@ -35,6 +35,7 @@ def plan_store(
     fingerprints: dict[str, str],
     made_from: dict[str, str],
     num_shards: int | None = None,
+    num_samples: int | None = None,
 ) -> StoreIndex:
     """Returns what the tokens of a source will be, before there are any.
 
@@ -45,11 +46,12 @@ def plan_store(
         made_from: What else the tokens depend on, by name, such as the data's configuration.
         num_shards: Files to divide the samples into; one per 1024 samples and at most 64 by
             default.
+        num_samples: How many of the samples, the first ones; all by default.
 
     Raises:
         ValueError: If there are no samples, or fewer than shards.
     """
-    samples = len(source)
+    samples = len(source) if num_samples is None else min(num_samples, len(source))
     if num_shards is None:
         num_shards = max(1, min(64, -(-samples // SHARD)))
     if not 1 <= num_shards <= samples:

@@ -6,7 +6,7 @@ logits exist for one tile at a time.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal, NamedTuple
@@ -42,6 +42,16 @@ class LossConfig:
     def rows(self) -> int:
         """The tile, on this machine if that is left to it."""
         return self.tile or (256 if jax.default_backend() == "cpu" else 2048)
+
+    def weigh(
+        self, names: Sequence[str], counts: Int[Array, "modalities"] | Float[Array, "modalities"]
+    ) -> Float[Array, "modalities"]:
+        """Returns what one target of each modality weighs in a loss over so many of each."""
+        importance = jnp.array([self.weights.get(name, 1.0) for name in names])
+        if self.average == "modalities":
+            share = jnp.where(counts > 0, importance, 0.0)
+            return share / jnp.maximum(share.sum(), 1e-9) / jnp.maximum(counts, 1)
+        return importance / jnp.maximum((importance * counts).sum(), 1e-9)
 
     def check(self) -> None:
         """Raises ValueError, in one sentence, for impossible weights or tiles."""
@@ -246,14 +256,7 @@ def masked_loss(
     num_groups = len(space.ranges)
     group = jnp.where(targets.is_real, targets.modality, num_groups).reshape(-1)
     counts = add_up(jnp.bincount(group, length=num_groups + 1)[:num_groups])
-    importance = jnp.array([config.weights.get(name, 1.0) for name in space.names])
-    is_present = (counts > 0) & (importance > 0)
-    if config.average == "modalities":
-        share = jnp.where(is_present, importance, 0.0)
-        per_row = share / jnp.maximum(share.sum(), 1e-9) / jnp.maximum(counts, 1)
-    else:
-        per_row = importance / jnp.maximum((importance * counts).sum(), 1e-9)
-    weights = jnp.append(per_row, 0.0)[group]
+    weights = jnp.append(config.weigh(space.names, counts), 0.0)[group]
     loss, scores = cross_entropy(
         features.reshape(-1, features.shape[-1]),
         model.output_table[...],

@@ -96,19 +96,19 @@ def draw_samples(
 
 
 def draw_curves(path: Path, metrics: Sequence[dict[str, Any]]) -> None:
-    """Writes curves of training: losses of the model beside marginal entropies, tokenizers.
+    """Writes curves of training: losses of the model, marginal entropies, tokenizers.
 
     Args:
         path: A PNG file.
-        metrics: Lines of `metrics.jsonl`. Those with a `loss/M` are of the model: one panel per
-            modality M, its marginal entropy dashed where it was logged. Those with a
-            `reconstruction` are of a tokenizer, named by the end of its stage.
+        metrics: Lines of `metrics.jsonl`. Those with a `loss/M` or a `heldout_loss` are of the
+            model: one panel per modality M, its marginal entropy dashed where it was logged. Those
+            with a `reconstruction` are of a tokenizer, named by the end of its stage.
     """
     # Takes long to import, and curves come last.
     from matplotlib.figure import Figure
 
-    model = [line for line in metrics if any(name.startswith("loss/") for name in line)]
-    names = [name.removeprefix("loss/") for line in model for name in line if "loss/" in name]
+    model = [line for line in metrics if any(n.startswith(("loss/", "heldout_loss")) for n in line)]
+    names = [n.removeprefix("loss/") for line in model for n in line if n.startswith("loss/")]
     panels = ["loss"] * any("loss" in line for line in model) + list(dict.fromkeys(names))
     tokenizers: dict[str, list] = {}
     for line in metrics:
@@ -127,6 +127,7 @@ def draw_curves(path: Path, metrics: Sequence[dict[str, Any]]) -> None:
         ax = next(axes)
         key = "loss" if panel == "loss" else f"loss/{panel}"
         _plot(ax, model, key, color="C0", label="loss")
+        _plot(ax, model, f"heldout_{key}", color="C1", label="held-out loss")
         entropy = [line[ENTROPY + panel] for line in model if line.get(ENTROPY + panel) is not None]
         if entropy:
             ax.axhline(entropy[-1], color="0.4", linestyle="--", label="marginal entropy")

@@ -15,6 +15,7 @@ from PIL import Image
 
 import fourm
 from benchmarks.kill import kill_once
+from data_pipeline.token_store import TokenStore
 from fourm.loss import masked_loss
 from fourm.training.train_state import OptimizerConfig, build_schedule
 from train import main
@@ -117,6 +118,14 @@ def test_a_run_directory_has_everything_to_look_at(run):
     assert all(np.isfinite(line["loss"]) for line in lines)
     for name in ("rgb", "semseg", "caption", "boxes", "distance"):
         assert f"loss/{name}" in model[-1] and f"entropy/{name}" in model[-1]
+    # All four held-out samples, in a batch with room for eight.
+    heldout = {line["step"]: line for line in model if "heldout_loss" in line}
+    assert list(heldout) == [6, 12]
+    assert all(np.isfinite(line["heldout_loss"]) for line in heldout.values())
+    assert {name for name in heldout[12] if name.startswith("heldout_loss/")} == {
+        f"heldout_loss/{name}" for name in ("rgb", "semseg", "caption", "boxes", "distance")
+    }
+    assert TokenStore.open(run / "heldout_tokens").index.samples == 4
     assert {"tokenizer/rgb", "tokenizer/semseg"} <= {line["stage"] for line in lines}
     assert list(run.rglob("events.out.tfevents.*"))
     assert json.loads((run / "config.json").read_text())["training"]["steps"] == 12
@@ -233,7 +242,8 @@ def test_two_tasks_of_slurm_train_together_what_one_process_trains(run, tmp_path
     together, alone = [losses_of(each) for each in (folder, run)]
     assert [line["step"] for line in together] == [line["step"] for line in alone]
     for here, there in zip(together, alone, strict=True):
-        assert here["loss"] == pytest.approx(there["loss"], abs=1e-5)
+        for name in ("loss", "heldout_loss"):
+            assert here.get(name) == pytest.approx(there.get(name), abs=1e-5)
     # What was saved by all is used by one.
     expected, found = arrays_of(run), arrays_of(folder)
     for name, array in expected.items():

@@ -153,14 +153,18 @@ def test_a_run_trains_on_a_mixture_and_refuses_what_does_not_fit(run, tmp_path, 
 def test_tokens_and_tokenizers_are_all_that_training_needs(run, tmp_path, monkeypatch, capsys):
     """The data that they were made from may be elsewhere, and the model is measured there."""
     folder, tokens = tmp_path / "run", ("--tokens", str(run / "tokens"), "1.0")
+    heldout = shutil.copytree(run / "heldout_tokens", tmp_path / "heldout")
     arguments = [str(run), "none", *tokens, "--run-dir", str(folder)]
+    arguments += ["--heldout-tokens", str(heldout)]
     with monkeypatch.context() as patched:
         patched.setattr(FilesData, "open", lambda *_: pytest.fail("there is no data"))
         assert main(arguments) == 0
         made = (folder / "report.json").stat().st_mtime_ns
         assert main(arguments) == 0  # finds everything done
     assert (folder / "report.json").stat().st_mtime_ns == made
-    losses = model_losses(folder)
+    losses, last = model_losses(folder), losses_of(folder)[-1]
+    assert np.isfinite(last["heldout_loss"]) and not (folder / "heldout_tokens").exists()
+    assert last["heldout_targets/count"] == losses_of(run)[-1]["heldout_targets/count"] > 0
     assert len(losses) == 3 and losses[0] < model_losses(run)[0]  # It starts from that model.
     assert json.loads((folder / "report.json").read_text())["results"] == []
     assert "without data to evaluate it on" in (folder / "report.md").read_text()
@@ -182,6 +186,14 @@ def test_tokens_and_tokenizers_are_all_that_training_needs(run, tmp_path, monkey
         (["RUN", "none"], "neither data nor a store of tokens; give --tokens"),
         (["CONFIG", "none", "--tokens", "TOKENS", "1.0"], "no data to make tokenizers of caption,"),
         (["RUN", "none", "--tokens", "nowhere", "1.0"], "There are no tokens in nowhere"),
+        (
+            ["RUN", "none", "--tokens", "TOKENS", "1.0", "--heldout-tokens", "nowhere"],
+            "There are no tokens in nowhere",
+        ),
+        (
+            ["RUN", "none", "--tokens", "TOKENS", "1.0", "--heldout-tokens", "TOKENS"],
+            "which --tokens trains on; give tokens of other samples",
+        ),
         (["RUN", "file"], "no kind of data 'file'; there are scenes, files, tfds, none"),
         (
             ["RUN", "files", "--data.path", "nowhere", "--tokens", "TOKENS", "1.0"],

@@ -32,17 +32,19 @@ class Checkpoints:
     folder and renames it: a killed save leaves the previous checkpoint as the newest.
 
     Training continues from the newest checkpoint, and its end is what a run uses. The best, that
-    of the lowest mean training loss before it was written, is for a person who finds that a
-    training went wrong later: `restore` returns it if the newer ones are deleted.
+    of the lowest loss it was saved with, is for a person who finds that a training went wrong
+    later: `restore` returns it if the newer ones are deleted.
     """
 
-    def __init__(self, folder: Path, keep: int = 2):
+    def __init__(self, folder: Path, keep: int = 2, best_by: str = "loss"):
         """Opens the checkpoints in a folder, new or not.
 
         Args:
             folder: Of this stage alone; one subfolder per step.
             keep: How many of the newest are kept.
+            best_by: Which loss the best is chosen by; checkpoints saved with another are not it.
         """
+        self._best_by = best_by
         policies = ocp.training.preservation_policies
         self._checkpointer = ocp.training.Checkpointer(
             Path(folder).absolute(),
@@ -51,7 +53,7 @@ class Checkpoints:
                     policies.LatestN(keep),
                     # orbax takes the last in order, so reversed, for the lowest.
                     policies.BestN(
-                        get_metric_fn=lambda metrics: metrics["loss"],
+                        get_metric_fn=lambda metrics: metrics.get(best_by, math.inf),
                         reverse=True,
                         n=1,
                         keep_checkpoints_without_metrics=False,
@@ -73,7 +75,11 @@ class Checkpoints:
     def best_step(self) -> int | None:
         """The step of the complete checkpoint with the lowest loss, None if none has a loss."""
         self.wait()
-        losses = {c.step: c.metrics["loss"] for c in self._checkpointer.checkpoints if c.metrics}
+        losses = {
+            c.step: c.metrics[self._best_by]
+            for c in self._checkpointer.checkpoints
+            if c.metrics and self._best_by in c.metrics
+        }
         return min(losses, key=losses.get) if losses else None
 
     def save(
@@ -89,7 +95,7 @@ class Checkpoints:
             state: May be given away (donated) as soon as this returns.
             origin: What the run follows from, such as the seed, as JSON can hold it.
             progress: What else it takes to continue, as JSON can hold it.
-            loss: The training loss lately, by which the best is chosen; not finite = none.
+            loss: What `best_by` names, by which the best is chosen; not finite = none.
         """
         step = int(state.step)
         # orbax silently skips a save that begins during another, unless it waits and is forced.
@@ -100,7 +106,7 @@ class Checkpoints:
             split_state(state),
             force=True,
             # A metric that is not a number would be taken for the best.
-            metrics={"loss": loss} if math.isfinite(loss) else None,
+            metrics={self._best_by: loss} if math.isfinite(loss) else None,
             custom_metadata={"origin": dict(origin), "progress": dict(progress or {})},
         )
 

@@ -23,6 +23,7 @@ from fourm.training.termination import Terminated, deferred
 from fourm.training.train_state import (
     LossFn,
     OptimizerConfig,
+    TrainState,
     build_optimizer,
     build_schedule,
     create_state,
@@ -52,7 +53,13 @@ class TrainingConfig:
     checkpoint_minutes: float = 10.0
     """Minutes after which a checkpoint is written in any case; 0 = never."""
     keep_checkpoints: int = 2
-    """Newest checkpoints that are kept, beside the one of the lowest training loss."""
+    """Newest checkpoints that are kept, beside the one of the lowest held-out loss, or of the
+    lowest training loss where there is none."""
+    evaluate_every: int = 250
+    """Steps between two looks at the loss on held-out tokens, of which the last is after the last
+    step; 0 = never."""
+    evaluate_samples: int = 256
+    """Held-out samples looked at, fewer if there are fewer."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """The optimizer."""
 
@@ -60,6 +67,7 @@ class TrainingConfig:
         """Raises ValueError, in one sentence, for impossible values of the fields at `knob`."""
         least = dict.fromkeys(("batch_size", "accumulation", "log_every", "checkpoint_every"), 1)
         least |= {"keep_checkpoints": 1, "steps": 0, "checkpoint_minutes": 0}
+        least |= {"evaluate_every": 0, "evaluate_samples": 1}
         for name, smallest in least.items():
             if not smallest <= getattr(self, name) < math.inf:
                 shown = f"{knob}.{name.replace('_', '-')} is {getattr(self, name)}"
@@ -94,12 +102,17 @@ def train(
     data: Mapping[str, Any] | None = None,
     samples_at: Callable[[int], Sequence[Any]] = lambda step: (),
     forked_at: int | None = None,
+    heldout: Callable[[TrainState], Mapping[str, float]] | None = None,
     layout: Layout | None = None,
 ) -> None:
     """Trains `model` in place, continuing from the newest checkpoint in `folder`.
 
     Batches, masks and noise are functions of (seed, step): an interrupted run that is started
     again goes through the same bits as one that was never interrupted.
+
+    The best checkpoint is chosen by the held-out loss, if there is one: that which was last
+    measured, if that was after the checkpoint before; those without one are not chosen. Else it is
+    chosen by the mean training loss of the last `config.log_every` steps.
 
     Args:
         model: Trained in place; ends up with the averaged parameters.
@@ -115,6 +128,8 @@ def train(
         samples_at: Step -> the indices or keys of its samples, to be named in errors.
         forked_at: The step whose checkpoint comes from another run, and so may have another seed
             and other data.
+        heldout: Measures a state on held-out samples, such as a `HeldoutLoss`: returns its "loss"
+            and other metrics. They are logged by these names behind "heldout_".
         layout: How the devices share the work; one device by default. Batches lie as it says
             (`Layout.rows`, `Layout.distribute`).
 
@@ -130,9 +145,11 @@ def train(
     )
     seed_key = jax.random.key(seed)
     origin = {"seed": seed, **(data or {})}
+    heldout = heldout if config.evaluate_every else None
+    best_by = "heldout_loss" if heldout else "loss"
 
     # Closing waits for the last save, also when a loss is not finite or the user interrupts.
-    with closing(Checkpoints(folder, config.keep_checkpoints)) as checkpoints:
+    with closing(Checkpoints(folder, config.keep_checkpoints, best_by)) as checkpoints:
         if checkpoints.latest_step is None:
             state, progress = create_state(model, optimizer, layout)[1], {}
         else:
@@ -141,7 +158,7 @@ def train(
         first = int(state.step)
         names = parameter_names(state.params)
         recent = Recent(stage, names, config.log_every, first, progress.get("recent"))
-        lines = Lines(stage, config, recent, log, references or {}, first)
+        lines = Lines(stage, config, recent, log, references or {}, first, heldout)
         agreement, clock = Agreement(), Clock(config.checkpoint_minutes)
         log.rewind(stage, first)
         with (
@@ -163,15 +180,18 @@ def train(
                 recent.add(metrics)
                 is_due, is_ending = agreement.any(clock.is_due(), is_terminated())
                 is_last = done == config.steps
-                is_logged = is_last or done % config.log_every == 0
+                is_written = lines.is_due(done)
                 is_saved = is_last or is_due or is_ending or done % config.checkpoint_every == 0
                 # At most one step ahead of the device, so that the rate shown is the true one.
-                recent.check(samples_at, ahead=0 if is_logged or is_saved else 1)
-                if is_logged:
-                    bar.set_postfix(loss=f"{lines.write(done)['loss']:.3f}", refresh=False)
+                recent.check(samples_at, ahead=0 if is_written or is_saved else 1)
+                if is_written:
+                    written = lines.write(done, state)
+                    losses = {n: written[n] for n in ("loss", "heldout_loss") if n in written}
+                    bar.set_postfix(losses, refresh=False)
                 if is_saved:
                     progress = {"recent": recent.to_plain(), "batches": get_state(batches)}
-                    loss = recent.means(config.log_every)["loss"]
+                    lately = recent.means(config.log_every)["loss"]
+                    loss = lines.take_heldout_loss() if heldout else lately
                     checkpoints.save(state, origin, progress, loss)
                     clock.start()
                     agreement.forget()
@@ -202,7 +222,7 @@ class Clock:
 
 
 class Lines:
-    """The lines of metrics.jsonl of one stage, each the mean since the line before."""
+    """The lines of metrics.jsonl of one stage: means since the line before, held-out losses."""
 
     def __init__(
         self,
@@ -212,14 +232,40 @@ class Lines:
         log: RunLog,
         references: Mapping[str, float],
         first: int,
+        heldout: Callable[[TrainState], Mapping[str, float]] | None,
     ):
         self._stage, self._config, self._recent, self._log = stage, config, recent, log
-        self._references = references
+        self._references, self._heldout = references, heldout
         self._schedule = build_schedule(config.optimizer, config.steps)
         self._written = first, time.monotonic()
+        self._heldout_loss = math.nan
 
-    def write(self, done: int) -> dict[str, float]:
-        """Writes the line after `done` steps and returns the mean metrics."""
+    def is_due(self, done: int) -> bool:
+        """True if there is something to write after `done` steps."""
+        return self._has_means(done) or self._has_heldout(done)
+
+    def write(self, done: int, state: TrainState) -> dict[str, float]:
+        """Writes the line after `done` steps and returns its numbers."""
+        line = {**self._means(done), **self._references} if self._has_means(done) else {}
+        if self._has_heldout(done):
+            line |= self._measure(state)
+        self._log.write(self._stage, done, line)
+        return line
+
+    def take_heldout_loss(self) -> float:
+        """Returns the loss last measured, and once only; NaN if there is none since."""
+        loss, self._heldout_loss = self._heldout_loss, math.nan
+        return loss
+
+    def _has_means(self, done: int) -> bool:
+        return done == self._config.steps or done % self._config.log_every == 0
+
+    def _has_heldout(self, done: int) -> bool:
+        if self._heldout is None:
+            return False
+        return done == self._config.steps or done % self._config.evaluate_every == 0
+
+    def _means(self, done: int) -> dict[str, float]:
         means = self._recent.means((done - 1) % self._config.log_every + 1)
         (before, then), now = self._written, time.monotonic()
         self._written = done, now
@@ -230,5 +276,13 @@ class Lines:
             "learning_rate": float(self._schedule(max(0, done - 1 - skipped))),
             "samples_per_second": (done - before) * self._config.batch_size / (now - then),
         }
-        self._log.write(self._stage, done, {**means, **self._references, **others})
-        return means
+        return {**means, **others}
+
+    def _measure(self, state: TrainState) -> dict[str, float]:
+        began = time.monotonic()
+        measured = {f"heldout_{name}": value for name, value in self._heldout(state).items()}
+        self._heldout_loss = measured["heldout_loss"]
+        before, then = self._written
+        # The rate is that of training.
+        self._written = before, then + time.monotonic() - began
+        return measured

@@ -223,6 +223,39 @@ def merge_state(model: nnx.Module, state: TrainState, use_average: bool = True) 
     nnx.update(model, params, variables)
 
 
+def make_loss(
+    model: nnx.Module, loss_fn: LossFn, layout: Layout
+) -> Callable[[PyTree, PyTree, PyTree, Key[Array, ""]], tuple[Array, tuple[Metrics, PyTree]]]:
+    """Returns (params, variables, batch, key) -> (loss, (metrics, variables)) of a state's parts.
+
+    Args:
+        model: Gives the structure; its values are not used.
+        loss_fn: The loss; `make_train_step` says what several devices ask of it.
+        layout: Where the parts and batches lie.
+    """
+    graph, params_like, variables_like = nnx.split(model, nnx.Param, ...)
+    dtypes = precisions(model)
+    params_like = layout.gather_when_used(params_like, dtypes)
+    variables_like = layout.gather_when_used(variables_like, dtypes)
+
+    def build(params, variables):
+        filled = jax.tree.map(lambda x: x, params_like), jax.tree.map(lambda x: x, variables_like)
+        nnx.replace_by_pure_dict(filled[0], params)
+        nnx.replace_by_pure_dict(filled[1], variables)
+        return nnx.merge(graph, *filled)
+
+    def compute_loss(params, variables, batch, key):
+        merged = build(params, variables)
+        loss, metrics = loss_fn(merged, batch, key)
+        # As they are stored: reading them could gather them.
+        variables = nnx.to_pure_dict(
+            nnx.state(merged, nnx.Not(nnx.Param)), lambda variable: variable.get_raw_value()
+        )
+        return loss, ({"loss": loss, **metrics}, variables)
+
+    return layout.share_loss(compute_loss)
+
+
 def make_train_step(
     model: nnx.Module,
     loss_fn: LossFn,
@@ -252,28 +285,8 @@ def make_train_step(
             given a share of the batch, adds up over all (`Layout.add_up`), and must leave
             variables as they are.
     """
-    graph, params_like, variables_like = nnx.split(model, nnx.Param, ...)
     layout = Layout.single() if layout is None else layout
-    dtypes = precisions(model)
-    params_like = layout.gather_when_used(params_like, dtypes)
-    variables_like = layout.gather_when_used(variables_like, dtypes)
-
-    def build(params, variables):
-        filled = jax.tree.map(lambda x: x, params_like), jax.tree.map(lambda x: x, variables_like)
-        nnx.replace_by_pure_dict(filled[0], params)
-        nnx.replace_by_pure_dict(filled[1], variables)
-        return nnx.merge(graph, *filled)
-
-    def compute_loss(params, variables, batch, key):
-        merged = build(params, variables)
-        loss, metrics = loss_fn(merged, batch, key)
-        # As they are stored: reading them could gather them.
-        variables = nnx.to_pure_dict(
-            nnx.state(merged, nnx.Not(nnx.Param)), lambda variable: variable.get_raw_value()
-        )
-        return loss, ({"loss": loss, **metrics}, variables)
-
-    gradient_fn = jax.value_and_grad(layout.share_loss(compute_loss), has_aux=True)
+    gradient_fn = jax.value_and_grad(make_loss(model, loss_fn, layout), has_aux=True)
 
     def accumulate(params, variables, batch, key):
         # Every slice gets the same key: masks are keyed by the sample's index as well, and so are

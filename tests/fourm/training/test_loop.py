@@ -106,6 +106,7 @@ def run(
     batches=None,
     data=None,
     forked_at=None,
+    heldout=None,
 ):
     model = Small() if model is None else model
     with RunLog(folder) as log:
@@ -122,6 +123,7 @@ def run(
             data=data,
             samples_at=samples_at,
             forked_at=forked_at,
+            heldout=heldout,
         )
     return model
 
@@ -339,6 +341,46 @@ def test_the_last_and_the_best_checkpoints_are_kept(tmp_path):
     assert kept == {str(best), "12"}
 
 
+def size_of_average(state):
+    return {"loss": float(jnp.abs(state.average["kernel"]).sum()), "loss/map": int(state.step)}
+
+
+def test_a_held_out_loss_is_logged_changes_no_bit_and_is_the_same_after_a_kill(
+    tmp_path, uninterrupted
+):
+    config = replace(CONFIG, evaluate_every=4)
+    model = run(tmp_path / "whole", config, heldout=size_of_average)
+    for a, b in zip(parameters(model), uninterrupted[0], strict=True):
+        np.testing.assert_array_equal(a, b)
+    lines = measured(tmp_path / "whole")
+    looked = [line for line in lines if "heldout_loss" in line]
+    assert [(line["step"], line["heldout_loss/map"]) for line in looked] == [
+        (4, 4),
+        (8, 8),
+        (12, 12),
+    ]
+    assert looked[-1]["heldout_loss"] == np.abs(parameters(model)[-1]).sum()
+    trained = [
+        {name: value for name, value in line.items() if "heldout" not in name}
+        for line in lines
+        if "loss" in line
+    ]
+    assert trained == uninterrupted[1]
+    for stop in (7, 9, None):
+        with nullcontext() if stop is None else pytest.raises(Interrupted):
+            run(tmp_path / "killed", config, stop=stop, heldout=size_of_average)
+    assert measured(tmp_path / "killed") == lines
+
+
+def test_the_best_checkpoint_is_that_of_the_lowest_held_out_loss(tmp_path):
+    losses = {4: 1.0, 8: 0.5, 12: math.nan}
+    config = replace(CONFIG, checkpoint_every=2, keep_checkpoints=1, evaluate_every=4)
+    run(tmp_path, config, heldout=lambda state: {"loss": losses[int(state.step)]})
+    with closing(Checkpoints(tmp_path / "checkpoints", 1, "heldout_loss")) as checkpoints:
+        assert checkpoints.best_step == 8
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"8", "12"}
+
+
 class Counting:
     """Batches with a state, as data pipelines have; opened at the wrong place on purpose."""
 
@@ -454,6 +496,8 @@ def test_a_run_goes_on_with_other_devices_over_the_same_samples_and_masks(elasti
         (dict(keep_checkpoints=0), "--training.keep-checkpoints is 0; it must be at least 1"),
         (dict(checkpoint_minutes=-1.0), "--training.checkpoint-minutes is -1.0; .* at least 0"),
         (dict(checkpoint_minutes=math.nan), "--training.checkpoint-minutes is nan; it must"),
+        (dict(evaluate_every=-1), "--training.evaluate-every is -1; it must be at least 0"),
+        (dict(evaluate_samples=0), "--training.evaluate-samples is 0; it must be at least 1"),
         (dict(accumulation=0), "--training.accumulation is 0; it must be at least 1"),
         (dict(accumulation=3), "--training.batch-size is 4; it must be divisible by .*, 3"),
         (dict(average_decay=1.0), "--training.average-decay is 1.0; it must be at least 0"),
