@@ -30,6 +30,7 @@ from configs.run_directory import check_tokenizers
 from data_pipeline.files_source import FilesData
 from data_pipeline.kinds import NoData
 from fourm.evaluation import EvaluationConfig
+from fourm.loss import LossConfig
 from fourm.masking import MaskingComponent, MaskingConfig
 from fourm.model import ModelConfig
 from fourm.probing import ProbeConfig
@@ -68,6 +69,7 @@ config = RunConfig(
             num_targets=(4, 4),
         ),
     )),
+    loss=LossConfig(tile=1),
     model=ModelConfig(dim=16, num_heads=2, encoder_layers=1, decoder_layers=1),
     training=TrainingConfig(steps=3, batch_size=8, log_every=1, checkpoint_every=3),
     evaluation=EvaluationConfig(pairs=("rgb@8->count",), num_samples=2),

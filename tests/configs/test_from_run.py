@@ -50,6 +50,7 @@ def write_data(folder: Path) -> None:
 def test_a_run_made_elsewhere_is_trained_further_on_files(source, tmp_path):
     write_data(tmp_path / "data")
     knobs = ["--data.path", str(tmp_path / "data"), "--training.batch-size", "4"]
+    knobs += ["--loss.tile", "1"]  # the least to compile
     unchanged, tuned = tmp_path / "unchanged", tmp_path / "tuned"
     for folder, steps in ((unchanged, "0"), (tuned, "2")):
         knobs_here = ["--run-dir", str(folder), "--training.steps", steps]
@@ -191,7 +192,7 @@ def test_an_imported_model_learns_from_pixels_and_ids_and_is_exported(tmp_path):
                 else:
                     np.save(folder / f"{i}.npy", rng.integers(0, 96, entry.token_shape))
     knobs = ["--data.path", str(tmp_path / "data"), "--run-dir", str(tuned)]
-    knobs += ["--training.steps", "1", "--training.batch-size", "2"]
+    knobs += ["--training.steps", "1", "--training.batch-size", "2", "--loss.tile", "1"]
     knobs += ["--evaluation.pairs", "rgb@224->tok_depth@224", "--evaluation.num-samples", "1"]
     assert main([str(source), *knobs]) == 0
     before, after = arrays_of(source), arrays_of(tuned)

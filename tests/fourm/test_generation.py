@@ -21,6 +21,7 @@ from fourm.masking import MaskingComponent, MaskingConfig, mask_batch
 from fourm.model import FourM, ModelConfig
 from fourm.schedules import tokens_per_step
 from fourm.token_space import Targets, TokenRange, TokenSpace
+from tests.fourm.tiny import draw_model
 from tokenizers.base import PADDING, SequenceTokens, TokenBatch
 
 BATCH = 5
@@ -56,7 +57,7 @@ SPACE = TokenSpace.build(
 def build_model(**options) -> FourM:
     shape = dict(dim=16, num_heads=2, encoder_layers=1, decoder_layers=2, scan_layers=True)
     config = ModelConfig(**shape | {"embedding_std": 1.0} | options)
-    model = nnx.jit(lambda: FourM(SPACE, config, nnx.Rngs(5)))()
+    model = draw_model(SPACE, config, 5)
     # Larger logits than at the start of training, so that confidences differ, and smaller ones
     # for ends, so that sequences have all lengths.
     table = model.output_table[...] * 15
@@ -253,7 +254,7 @@ def test_vectors_are_a_condition_and_missing_ones_are_none():
         {"picture": Shape(13, (3, 4)), "pixels": Shape(0, (2, 2), None, feature_width=5)}
     )
     config = ModelConfig(dim=16, num_heads=2, encoder_layers=1, decoder_layers=1)
-    model = FourM(space, config, nnx.Rngs(5))
+    model = draw_model(space, config, 5)
     model.output_table[...] = model.output_table[...] * 15
     vectors = np.random.default_rng(0).normal(size=(2, BATCH, 4, 5)).astype(np.float32)
     vectors[1, 0] = np.nan

@@ -168,8 +168,19 @@ def test_scanned_unrolled_and_rematerialised_layers_are_the_same_function(model,
         np.testing.assert_allclose(a, b, atol=1e-4)
 
 
-def test_layers_start_with_different_parameters(model):
-    kernel = model.encoder.layers.mlp.up.kernel[...]
+def initial_model(**options) -> FourM:
+    """A model as training begins with it."""
+    config = ModelConfig(dim=16, num_heads=2, encoder_layers=2, decoder_layers=1, **options)
+    return nnx.jit(lambda: FourM(SPACE, config, nnx.Rngs(0)))()
+
+
+@pytest.fixture(scope="module")
+def initial() -> FourM:
+    return initial_model()
+
+
+def test_layers_start_with_different_parameters(initial):
+    kernel = initial.encoder.layers.mlp.up.kernel[...]
     assert np.abs(np.asarray(kernel[0] - kernel[1])).max() > 0.01
 
 
@@ -433,10 +444,10 @@ def test_a_table_of_one_side_matters_to_that_side_alone(option, table, side):
         np.testing.assert_allclose(moved, float(name == side), atol=1e-5)
 
 
-def test_options_that_are_off_leave_the_first_parameters_as_they_were():
-    plain = nnx.to_pure_dict(nnx.state(build_model(), nnx.Param))
+def test_options_that_are_off_leave_the_first_parameters_as_they_were(initial):
+    plain = nnx.to_pure_dict(nnx.state(initial, nnx.Param))
     options = dict(share_token_embeddings=False, share_modality_embeddings=False)
-    more = build_model(separate_positions=("map",), **options)
+    more = initial_model(separate_positions=("map",), **options)
     more = nnx.to_pure_dict(nnx.state(more, nnx.Param))
     same = jax.tree.map(lambda a, b: bool((a == b).all()), plain, {k: more[k] for k in plain})
     assert jax.tree.all(same) and len(more) == len(plain) + 4

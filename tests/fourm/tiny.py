@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from fourm.model import FourM, ModelConfig
+from fourm.model import FourM, ModelConfig, sincos_positions
 from fourm.token_space import TokenSpace
 from tokenizers.base import PADDING, SequenceTokens, TokenBatch
 
@@ -66,7 +67,35 @@ def make_tokens(batch=8, seed=0, space=SPACE, present=1.0, index=None) -> TokenB
     return TokenBatch(ids, num_real, jnp.asarray(index, jnp.int32))
 
 
+def draw_model(space: TokenSpace, config: ModelConfig, seed: int) -> FourM:
+    """A model whose weights NumPy draws, as widely spread as those that training begins with.
+
+    To compile how the model draws them takes seconds, for every space and configuration anew.
+    """
+    model = nnx.eval_shape(lambda: FourM(space, config, nnx.Rngs(0)))
+    positions = jax.jit(
+        lambda: jnp.concatenate([sincos_positions(entry, config.dim) for entry in space.ranges])
+    )
+    rng = np.random.default_rng(seed)
+    for path, variable in nnx.to_flat_state(nnx.state(model)):
+        shape = variable.get_value().shape
+        match path[-1]:
+            case "position_table":
+                value = positions()
+            case "scale":
+                value = np.ones(shape)
+            case "bias":
+                value = np.zeros(shape)
+            case "kernel":  # (layers,) inputs, outputs
+                value = rng.uniform(-1, 1, shape) * (6 / sum(shape[-2:])) ** 0.5
+            case "output_table" | "input_position_table" | "target_position_table":
+                value = rng.normal(0, 0.02, shape)
+            case _:
+                value = rng.normal(0, config.embedding_std, shape)
+        variable.set_value(jnp.asarray(value, jnp.float32))
+    return model
+
+
 def build_model(seed=0, space=SPACE, **options) -> FourM:
     shape = dict(dim=16, num_heads=2, encoder_layers=1, decoder_layers=1, scan_layers=True)
-    config = ModelConfig(**shape | options)
-    return nnx.jit(lambda: FourM(space, config, nnx.Rngs(seed)))()
+    return draw_model(space, ModelConfig(**shape | options), seed)

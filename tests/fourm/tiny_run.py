@@ -4,11 +4,11 @@ import json
 
 import jax
 import numpy as np
-from flax import nnx
 
-from fourm.model import FourM, ModelConfig
+from fourm.model import ModelConfig
 from fourm.run import Any2Any, save_model
 from fourm.token_space import TokenSpace
+from tests.fourm.tiny import draw_model
 from tokenizers.boxes import BoxList, BoxTokenizerConfig
 from tokenizers.image import ImageTokenizerConfig
 from tokenizers.scalars import Scalar, ScalarTokenizerConfig
@@ -39,7 +39,7 @@ def make_run(**options) -> Any2Any:
     shape = dict(dim=16, num_heads=2, encoder_layers=1, decoder_layers=1, scan_layers=True)
     config = ModelConfig(**shape | options)
     space = TokenSpace.build(tokenizers)
-    model = nnx.jit(lambda: FourM(space, config, nnx.Rngs(0)))()
+    model = draw_model(space, config, 0)
     model.output_table[...] = model.output_table[...] * 30
     return Any2Any(model, tokenizers)
 

@@ -77,7 +77,7 @@ def run(folder: Path, devices: int, stop: int | None = None, end: Callable[[], N
     with RunLog(folder / f"process-{jax.process_index()}") as log:
         train(
             model,
-            make_loss(SPACE, MASKING, layout, tile=8),
+            make_loss(SPACE, MASKING, layout),
             lambda first: nullcontext(batches(first)),
             CONFIG,
             stage="model",

@@ -70,7 +70,7 @@ def noisy(model, batch, key):
 
 def masked(model, batch, key):
     """What the transformer is trained on."""
-    return masked_loss(model, mask_batch(key, batch, SPACE, MASKING), LossConfig(tile=8))
+    return masked_loss(model, mask_batch(key, batch, SPACE, MASKING), LossConfig(tile=1))
 
 
 def numbers(step):
