@@ -1,6 +1,5 @@
 """Settings under which the tests run."""
 
-import gc
 import os
 import shutil
 import tempfile
@@ -74,13 +73,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         groups.setdefault(name, []).append(item)
     first = [name for name in LONGEST if name in groups]
     items[:] = [item for name in dict.fromkeys([*first, *groups]) for item in groups[name]]
-
-
-def pytest_collection_finish() -> None:
-    # What is there by now stays, and looking through it again and again for what is no longer
-    # needed took a twelfth of the time.
-    gc.collect()
-    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="module")
