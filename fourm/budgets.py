@@ -2,11 +2,15 @@
 
 import math
 import sys
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
+GAMMA_TRIES = 4
+"""Of each gamma in one round. One try fails in less than 5% of cases; a batch hardly ever needs
+another round."""
 SMALLEST_LOG_GAMMA = math.log(sys.float_info.min)
 LARGEST_SHARE = 1 - 2.0**-24
 
@@ -20,7 +24,52 @@ def draw_log_shares(
     gammas before they are normalised, so that any subset of them is a Dirichlet draw too.
     """
     is_open = alphas > 0
-    return jnp.where(is_open, jax.random.loggamma(key, jnp.where(is_open, alphas, 1.0)), -jnp.inf)
+    return jnp.where(is_open, draw_log_gammas(key, jnp.where(is_open, alphas, 1.0)), -jnp.inf)
+
+
+class _Gammas(NamedTuple):
+    """What the rounds of tries have drawn so far."""
+
+    rounds: Int[Array, ""]
+    log_cubes: Float[Array, "*shape"]
+    is_drawn: Bool[Array, "*shape"]
+
+
+def draw_log_gammas(key: Key[Array, ""], alphas: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Draws logarithms of gammas of scale 1, whatever their shape parameters, all above 0.
+
+    The method is that of Marsaglia and Tsang (2000, "A simple method for generating gamma
+    variables"), section 8 for shape parameters below 1, with several tries at once:
+    `jax.random.loggamma` loops over single tries with a key for each, which takes a third of the
+    time of masking.
+    """
+    boost_key, tries_key = jax.random.split(key)
+    # A gamma of alpha is one of alpha + 1, which the tries are for, times uniform ** (1 / alpha).
+    boosts = jnp.log1p(-jax.random.uniform(boost_key, alphas.shape)) / alphas
+    center = (alphas + 2 / 3)[None]
+    scale = 1 / jnp.sqrt(9 * center)
+
+    def try_again(state: _Gammas) -> _Gammas:
+        normal_key, chance_key = jax.random.split(jax.random.fold_in(tries_key, state.rounds))
+        shape = (GAMMA_TRIES, *alphas.shape)
+        normal = jax.random.normal(normal_key, shape)
+        log_chance = jnp.log1p(-jax.random.uniform(chance_key, shape))
+        root = 1 + scale * normal
+        log_cube = 3 * jnp.log(jnp.where(root > 0, root, 1.0))
+        bound = normal**2 / 2 + center * (1 - root**3 + log_cube)
+        is_good = (root > 0) & (log_chance < bound)
+        first = jnp.argmax(is_good, axis=0)
+        drawn = jnp.take_along_axis(log_cube, first[None], axis=0)[0]
+        is_new = is_good.any(0) & ~state.is_drawn
+        return _Gammas(
+            state.rounds + 1,
+            jnp.where(is_new, drawn, state.log_cubes),
+            state.is_drawn | is_new,
+        )
+
+    start = _Gammas(jnp.int32(0), jnp.zeros_like(alphas), jnp.zeros(alphas.shape, bool))
+    done = jax.lax.while_loop(lambda state: ~state.is_drawn.all(), try_again, start)
+    return jnp.log(center[0]) + done.log_cubes + boosts
 
 
 def split_budget(
@@ -89,7 +138,7 @@ def split_by_chance(
     # Rounding down leaves less than one token per modality.
     concentrations = jnp.broadcast_to(jnp.maximum(alphas, 1e-9), (modalities + 1, modalities))
     # There, gammas are float64, and none is smaller than the smallest number.
-    gammas = jnp.maximum(jax.random.loggamma(key, concentrations), SMALLEST_LOG_GAMMA)
+    gammas = jnp.maximum(draw_log_gammas(key, concentrations), SMALLEST_LOG_GAMMA)
     shares = jnp.minimum(jax.nn.softmax(gammas), LARGEST_SHARE)
     budgets = jnp.floor(shares[0] * total).astype(jnp.int32)
     winners = jax.nn.one_hot(jnp.argmax(shares[1:], axis=1), modalities, dtype=jnp.int32)

@@ -7,8 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
-from fourm.budgets import draw_log_shares, fill_in_proportion, split_budget, split_by_chance
+from fourm import budgets as module
+from fourm.budgets import (
+    draw_log_gammas,
+    draw_log_shares,
+    fill_in_proportion,
+    split_budget,
+    split_by_chance,
+)
 
 DRAW = jax.jit(
     jax.vmap(lambda key, alphas, *limits: split_budget(draw_log_shares(key, alphas), *limits))
@@ -90,6 +98,25 @@ def test_shares_have_the_mean_and_the_spread_of_a_dirichlet(alphas):
     np.testing.assert_allclose(budgets.std(0) / total, std, rtol=0.05)
 
 
+@pytest.mark.parametrize("tries", [1, 4])
+def test_logarithms_of_gammas_are_distributed_as_such(tries, monkeypatch):
+    monkeypatch.setattr(module, "GAMMA_TRIES", tries)
+    alphas = np.repeat([0.01, 0.3, 1.0, 2.5, 100.0], 20_000).reshape(5, -1)
+    drawn = np.asarray(draw_log_gammas(jax.random.key(3), jnp.asarray(alphas, jnp.float32)))
+    for alpha, values in zip(alphas[:, 0], drawn, strict=True):
+        assert scipy.stats.kstest(values, scipy.stats.loggamma(alpha).cdf).pvalue > 1e-3
+
+
+def test_gammas_are_the_same_alone_and_among_others_that_need_more_rounds(monkeypatch):
+    monkeypatch.setattr(module, "GAMMA_TRIES", 1)
+    keys = jax.random.split(jax.random.key(0), 64)
+    alphas = jnp.array([0.1, 1.0, 5.0])
+    together = jax.vmap(lambda key: draw_log_gammas(key, alphas))(keys)
+    alone = jnp.stack([draw_log_gammas(key, alphas) for key in keys[:4]])
+    np.testing.assert_allclose(together[:4], alone, rtol=1e-5, atol=1e-6)
+    assert len(jnp.unique(together)) == together.size
+
+
 def test_a_tiny_alpha_gives_one_modality_nearly_everything_and_each_equally_often():
     count = 4000
     budgets = draw_budgets(np.full((count, 4), 0.01), np.full((count, 4), 64), np.full(count, 64))
@@ -142,7 +169,7 @@ def test_splitting_by_chance_hands_out_everything(alphas, total):
 
 
 def test_splitting_by_chance_gives_nothing_to_those_without_a_share():
-    budgets = split_many((1000.0, 0.0, 0.5, 0.0), 128)
+    budgets = split_many((1000.0, 0.0, 5.0, 0.0), 128)
     assert not budgets[:, [1, 3]].any()
     assert budgets[:, 2].any()
 
