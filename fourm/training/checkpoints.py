@@ -20,6 +20,9 @@ logging.getLogger("absl").setLevel(logging.ERROR)  # orbax narrates every save
 
 # Beside the copy of the state, which training may change meanwhile. As fast as without a limit.
 WRITING = {"write_concurrent_bytes": 2**30}
+# Devices that hold the same array write a slice each, if it is large. Every slice is a program, and
+# to compile those of small arrays takes longer than to take over a whole state.
+SAVING = {"min_slice_bytes_for_replica_parallel": 2**20}
 
 
 class Checkpoints:
@@ -61,7 +64,12 @@ class Checkpoints:
                 ]
             ),
             cleanup_tmp_directories=True,
-            context=ocp.Context(memory_options=ocp.options.MemoryOptions(**WRITING)),
+            context=ocp.Context(
+                memory_options=ocp.options.MemoryOptions(**WRITING),
+                array_options=ocp.options.ArrayOptions(
+                    saving=ocp.options.ArrayOptions.Saving(**SAVING)
+                ),
+            ),
         )
 
     @property
