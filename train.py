@@ -39,8 +39,6 @@ from data_pipeline.token_mixture import TokenMixture
 from data_pipeline.token_writer import describe_source, plan_store, write_tokens
 from data_pipeline.transforms import TransformedSource
 from fourm.initial_model import create_model, find_start
-from fourm.loss import masked_loss
-from fourm.masking import mask_batch
 from fourm.measurement import measure_run
 from fourm.memory import restart_with_huge_pages
 from fourm.pictures import draw_curves
@@ -52,6 +50,7 @@ from fourm.stages import Stages
 from fourm.training.distributed import initialize, is_main, run_on_main, wait_for_all
 from fourm.training.heldout import HeldoutLoss
 from fourm.training.loop import TrainingConfig, train
+from fourm.training.masked_loss import MaskedLoss
 from fourm.training.recent import NonFiniteLossError
 from fourm.training.sharding import Layout
 from fourm.training.termination import Terminated, raises_terminated
@@ -281,9 +280,7 @@ def train_model(
     model = create_model(start, config.model, tokenizers, config.seed, layout)
     del start  # It may hold the weights of another run.
 
-    def loss_fn(model, batch, key):
-        masked = mask_batch(key, batch, space, config.masking)
-        return masked_loss(model, masked, config.loss, layout.add_up, layout.cross_entropy)
+    loss_fn = MaskedLoss(space, config.masking, config.loss, layout)
 
     def measure_on(heldout):
         return HeldoutLoss(

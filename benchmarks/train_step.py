@@ -26,12 +26,13 @@ from benchmarks.workloads import (
     draw_tokens,
 )
 from fourm.layers import ModelConfig, Remat
-from fourm.loss import LossConfig, masked_loss
+from fourm.loss import LossConfig
 from fourm.masking import mask_batch
 from fourm.memory import restart_with_huge_pages
 from fourm.mixture import Rules
 from fourm.model import FourM
 from fourm.token_space import TokenSpace
+from fourm.training.masked_loss import MaskedLoss
 from fourm.training.sharding import Layout, MeshConfig
 from fourm.training.train_state import (
     OptimizerConfig,
@@ -100,12 +101,7 @@ def build_step(config: TrainStep) -> Step:
     mask = partial(mask_batch, space=space, config=mixture)
     layout = Layout.build(config.mesh)
     layout.check(model_config.num_heads, config.batch, 1)
-    loss_config = LossConfig(tile=config.tile)
-
-    def loss_fn(model, batch, key):
-        return masked_loss(
-            model, mask(key, batch), loss_config, layout.add_up, layout.cross_entropy
-        )
+    loss_fn = MaskedLoss(space, mixture, LossConfig(tile=config.tile), layout)
 
     def build() -> FourM:
         return FourM(space, model_config, nnx.Rngs(0))

@@ -229,14 +229,30 @@ def _grouped_backward(segments, tile, gradients, cotangents):
 _grouped.defvjp(_grouped_forward, _grouped_backward)
 
 
+def groups_of(batch: MaskedBatch, num_groups: int) -> Int[Array, "rows"]:
+    """Returns the modality of every target, and `num_groups` where there is only padding."""
+    targets = batch.targets
+    return jnp.where(targets.is_real, targets.modality, num_groups).reshape(-1)
+
+
+def count_targets(batch: MaskedBatch, num_groups: int) -> Int[Array, "modalities"]:
+    """Returns how many targets a batch has of each of `num_groups` modalities."""
+    return jnp.bincount(groups_of(batch, num_groups), length=num_groups + 1)[:num_groups]
+
+
 def masked_loss(
     model: FourM,
     batch: MaskedBatch,
     config: LossConfig,
     add_up: Callable[[Array], Array] = lambda x: x,
     cross_entropy: Callable[..., tuple[Float[Array, ""], TokenScores]] = grouped_cross_entropy,
+    totals: Int[Array, "modalities"] | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """Computes the training loss of a batch.
+    """Computes the training loss of a batch, or what a slice of it contributes.
+
+    The loss is sum over targets of (weight of one target of its modality) * nll, where the weight
+    follows from how many targets the whole batch has (`LossConfig.weigh`). A slice that counted
+    its own targets would have other weights, and the mean over slices would be another loss.
 
     Args:
         model: Gives the features.
@@ -244,19 +260,22 @@ def masked_loss(
         config: How the modalities count.
         add_up: Where this is a share of a batch, adds up what all shares contribute to an array.
         cross_entropy: As `grouped_cross_entropy`, which it may divide further.
+        totals: Targets of every modality in the whole batch, where `batch` is a slice of it.
 
     Returns:
         The loss in nats, and metrics: `loss/M` (mean nats per target), `accuracy/M` and
         `targets/M` (how many) of every modality M; loss and accuracy are NaN where a modality
-        has no target in the batch.
+        has no target in the batch. With `totals`, the terms of these that the slice contributes:
+        the sums over all slices are the loss and the metrics of the whole batch.
     """
     space = model.space
     targets = batch.targets
     features = model(batch)
     num_groups = len(space.ranges)
-    group = jnp.where(targets.is_real, targets.modality, num_groups).reshape(-1)
-    counts = add_up(jnp.bincount(group, length=num_groups + 1)[:num_groups])
-    weights = jnp.append(config.weigh(space.names, counts), 0.0)[group]
+    group = groups_of(batch, num_groups)
+    counts = add_up(count_targets(batch, num_groups))
+    totals = counts if totals is None else totals
+    weights = jnp.append(config.weigh(space.names, totals), 0.0)[group]
     loss, scores = cross_entropy(
         features.reshape(-1, features.shape[-1]),
         model.output_table[...],
@@ -270,7 +289,7 @@ def masked_loss(
     def mean_by_group(values: Float[Array, "rows"]) -> Float[Array, "modalities"]:
         # Sums of rows, not products with zeros, which would spread what is not finite.
         sums = jax.ops.segment_sum(values, group, num_groups + 1)[:num_groups]
-        return add_up(sums) / counts
+        return add_up(sums) / totals
 
     nll = mean_by_group(scores.nll)
     accuracy = mean_by_group(scores.is_correct.astype(jnp.float32))

@@ -267,7 +267,10 @@ def test_sigterm_exits_with_a_code_to_requeue_on_and_saves_a_step_that_is_under_
             case "tokens":
                 patched.setattr("train.make_tokens", terminate)
             case "model":
-                patched.setattr("train.masked_loss", lambda *a: terminate() or masked_loss(*a))
+                patched.setattr(
+                    "fourm.training.masked_loss.masked_loss",
+                    lambda *a: terminate() or masked_loss(*a),
+                )
         assert main([CONFIG, "--run-dir", str(folder)]) == 75
     told = capsys.readouterr().err
     assert told.endswith("Terminated by SIGTERM; the same command continues.\n")

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Int
+from jaxtyping import Array, Float, Int
 
 from fourm.loss import LossConfig
 from fourm.training.loop import TrainingConfig
 from fourm.training.sharding import Layout
-from fourm.training.train_state import LossFn, TrainState, join_metrics, make_loss
+from fourm.training.train_state import LossFn, Metrics, TrainState, make_loss
 from tokenizers.base import TokenBatch
 
 
@@ -95,3 +95,22 @@ class HeldoutLoss:
             batch = self._tokens.batch(self._chosen[np.where(is_sample, places, 0)])
             num_real = {n: np.where(is_sample, each, 0) for n, each in batch.num_real.items()}
             yield self._layout.distribute(batch._replace(num_real=num_real))
+
+
+def join_metrics(metrics: dict[str, Float[Array, "batches"]]) -> Metrics:
+    """Joins the metrics of several batches to those of all their samples.
+
+    Metrics of a modality count by its targets, so that batches without any, which have none, are
+    passed over while a loss that is not finite shows.
+    """
+    joined = {}
+    for name, values in metrics.items():
+        kind, _, modality = name.partition("/")
+        counts = metrics.get(f"targets/{modality}")
+        if kind == "targets":
+            joined[name] = values.sum()
+        elif counts is not None:
+            joined[name] = jnp.where(counts > 0, values * counts, 0.0).sum() / counts.sum()
+        else:
+            joined[name] = values.mean()
+    return joined

@@ -151,7 +151,8 @@ class Layout:
 
     On several, the loss is computed by every share of the batch for itself (`jax.shard_map` over
     `data` and `fsdp`): its samples are masked, embedded, sorted and predicted where they are, and
-    only sums cross. Within a share XLA's partitioner splits heads and hidden units over `tensor`.
+    only sums cross. Within a share XLA's partitioner splits heads and hidden units over `tensor`;
+    where that is the only axis, the whole batch is every device's.
 
     Attributes:
         mesh: The devices, by the axes `data`, `fsdp` and `tensor`.
@@ -170,6 +171,9 @@ class Layout:
         self._repeats = repeats
         self.is_split = mesh.size > 1 and not repeats
         self._batch = P() if repeats else BATCH
+        self._has_shares = self.is_split and mesh.shape["data"] * self._fsdp > 1
+        # Within a share of the batch the mesh is what is around; without shares it must be named.
+        self._own_mesh = None if self._has_shares else mesh
 
     @classmethod
     def build(cls, config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> "Layout":
@@ -336,23 +340,29 @@ class Layout:
         state = jax.tree.map(lambda leaf: leaf, state)
         for path, variable in nnx.to_flat_state(state):
             stored = self.spec(path, variable)
+            if not self._has_shares:
+                stored = keep_axes(stored, "tensor")  # An axis of one device splits nothing.
             if any(stored):
                 own = tensor_axis([str(key) for key in path], variable.shape, self._tensor)
                 if path[-1] == OUTPUT_TABLE:
                     own = None
                 used = P(*["tensor" if axis == own else None for axis in range(len(stored))])
-                variable.set_metadata(on_get_value=partial(gather, stored, used, dtypes.get(path)))
+                dtype = dtypes.get(path)
+                variable.set_metadata(
+                    on_get_value=partial(gather, self._own_mesh, stored, used, dtype)
+                )
         return state
 
     def share_loss(self, compute_loss: Callable) -> Callable:
         """Returns a loss that is computed by each share of the batch.
 
         Args:
-            compute_loss: (params, variables, batch, key) -> (loss, (metrics, variables)), of a
-                share of the batch and parts of the variables (see `gather_when_used`); the loss
-                and its metrics already added up (see `add_up`), variables unchanged.
+            compute_loss: (params, variables, batch, key, *totals) -> (loss, (metrics,
+                variables)), of a share of the batch and parts of the variables (see
+                `gather_when_used`); the loss and its metrics already added up (see `add_up`),
+                variables unchanged. Totals are whole everywhere.
         """
-        if not self.is_split:
+        if not self._has_shares:
             return compute_loss
 
         def parts(tree: PyTree) -> PyTree:
@@ -360,22 +370,39 @@ class Layout:
                 lambda path, leaf: keep_axes(self.spec(path, leaf), "fsdp"), tree
             )
 
-        def share(params, variables, batch, key):
+        def share(params, variables, batch, key, *totals):
             return jax.shard_map(
                 compute_loss,
                 mesh=self.mesh,
-                in_specs=(parts(params), parts(variables), BATCH, P()),
+                in_specs=(parts(params), parts(variables), BATCH, P(), *[P() for _ in totals]),
                 out_specs=(P(), (P(), parts(variables))),
                 axis_names=set(*BATCH),
                 # Loops in the loss start from zeros that all devices have in common.
                 check_vma=False,
-            )(params, variables, batch, key)
+            )(params, variables, batch, key, *totals)
 
         return share
 
+    def share_count(self, count: Callable) -> Callable:
+        """Returns a count that is made by each share of the batch.
+
+        Args:
+            count: (batch, key) -> counts of a share of the batch, already added up.
+        """
+        if not self._has_shares:
+            return count
+        return jax.shard_map(
+            count,
+            mesh=self.mesh,
+            in_specs=(BATCH, P()),
+            out_specs=P(),
+            axis_names=set(*BATCH),
+            check_vma=False,
+        )
+
     def add_up(self, x: Array) -> Array:
         """Adds up, inside the loss, what the shares of the batch contribute."""
-        return jax.lax.psum(x, *BATCH) if self.is_split else x
+        return jax.lax.psum(x, *BATCH) if self._has_shares else x
 
     def cross_entropy(
         self,
@@ -396,12 +423,13 @@ class Layout:
             return grouped_cross_entropy(features, table, labels, group, weights, segments, tile)
         rows = len(features)
         missing = -rows % self._tensor
+        whole = P() if self._own_mesh is None else NamedSharding(self._own_mesh, P())
 
         def pad(x: Array, value: int = 0) -> Array:
             width = [(0, missing)] + [(0, 0)] * (x.ndim - 1)
             padded = jnp.pad(x, width, constant_values=value) if missing else x
             # Else the partitioner would split all that leads here in the same way.
-            return jax.lax.with_sharding_constraint(padded, P())
+            return jax.lax.with_sharding_constraint(padded, whole)
 
         def take_some(features, table, labels, group, weights):
             loss, scores = grouped_cross_entropy(
@@ -412,12 +440,13 @@ class Layout:
         some = P("tensor")
         loss, scores = jax.shard_map(
             take_some,
+            mesh=self._own_mesh,
             in_specs=(some, P(), some, some, some),
             out_specs=(P(), TokenScores(some, some)),
             axis_names={"tensor"},
             check_vma=False,
         )(pad(features), table, pad(labels), pad(group, len(segments)), pad(weights))
-        scores = jax.lax.with_sharding_constraint(scores, P())
+        scores = jax.lax.with_sharding_constraint(scores, whole)
         return loss, jax.tree.map(lambda x: x[:rows], scores)
 
 
@@ -445,7 +474,9 @@ def precisions(model: nnx.Module) -> dict[tuple, Any]:
     }
 
 
-def gather(stored: P, used: P, dtype: Any, _: nnx.Variable, part: Array) -> Array:
+def gather(
+    mesh: Mesh | None, stored: P, used: P, dtype: Any, _: nnx.Variable, part: Array
+) -> Array:
     """Makes a variable whole but for what `used` leaves split; nnx calls it when one is read.
 
     What is used in a lower precision travels in it: half the traffic and memory. The gradient is
@@ -465,7 +496,12 @@ def gather(stored: P, used: P, dtype: Any, _: nnx.Variable, part: Array) -> Arra
     if any(split):
         # By hand over this axis, too: the partitioner would gather the array over it first.
         collect = jax.shard_map(
-            collect, in_specs=split, out_specs=used, axis_names={"tensor"}, check_vma=False
+            collect,
+            mesh=mesh,
+            in_specs=split,
+            out_specs=used,
+            axis_names={"tensor"},
+            check_vma=False,
         )
     if dtype is None or part.dtype == dtype:
         return collect(part)

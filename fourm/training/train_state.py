@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,29 @@ from fourm.training.whole_matrices import update_whole_matrices
 
 Metrics = dict[str, Float[Array, ""]]
 LossFn = Callable[[Any, Any, Key[Array, ""]], tuple[Float[Array, ""], Metrics]]
-"""(model, batch, key) -> (loss, metrics). May change the model's non-parameter variables."""
+"""(model, batch, key) -> (loss, metrics). May change the model's non-parameter variables.
+
+One that divides by what it counts in the batch, other than samples, is a `CountedLoss`.
+"""
+
+
+@runtime_checkable
+class CountedLoss(Protocol):
+    """A loss that divides by what it counts in a batch, such as targets.
+
+    Where a batch is cut into slices, the whole batch is counted first, and each slice divides by
+    the counts of the whole batch: the sum over the slices is the loss of the whole batch.
+    """
+
+    def count(self, batch: Any, key: Key[Array, ""]) -> PyTree:
+        """Returns what the loss divides by, of a batch or all devices' shares of one."""
+
+    def __call__(
+        self, model: Any, batch: Any, key: Key[Array, ""], totals: PyTree | None = None
+    ) -> tuple[Float[Array, ""], Metrics]:
+        """Returns loss and metrics; with `totals`, what a slice contributes to their sums."""
+
+
 StepMetrics = dict[str, Float[Array, ""] | Bool[Array, "parameters"]]
 """The metrics of a step, and `IS_FINITE`."""
 
@@ -225,8 +247,10 @@ def merge_state(model: nnx.Module, state: TrainState, use_average: bool = True) 
 
 def make_loss(
     model: nnx.Module, loss_fn: LossFn, layout: Layout
-) -> Callable[[PyTree, PyTree, PyTree, Key[Array, ""]], tuple[Array, tuple[Metrics, PyTree]]]:
+) -> Callable[..., tuple[Array, tuple[Metrics, PyTree]]]:
     """Returns (params, variables, batch, key) -> (loss, (metrics, variables)) of a state's parts.
+
+    A fifth argument goes on to the loss as its fourth, see `CountedLoss`.
 
     Args:
         model: Gives the structure; its values are not used.
@@ -244,9 +268,9 @@ def make_loss(
         nnx.replace_by_pure_dict(filled[1], variables)
         return nnx.merge(graph, *filled)
 
-    def compute_loss(params, variables, batch, key):
+    def compute_loss(params, variables, batch, key, *totals):
         merged = build(params, variables)
-        loss, metrics = loss_fn(merged, batch, key)
+        loss, metrics = loss_fn(merged, batch, key, *totals)
         # As they are stored: reading them could gather them.
         variables = nnx.to_pure_dict(
             nnx.state(merged, nnx.Not(nnx.Param)), lambda variable: variable.get_raw_value()
@@ -279,11 +303,16 @@ def make_train_step(
         optimizer: As from `build_optimizer`.
         average_decay: Decay of the moving average of parameters, approached as
             (1 + step) / (10 + step) in the first steps.
-        accumulation: Slices into which a batch is cut; their gradients are averaged before
-            the one update.
+        accumulation: Slices into which a batch is cut. Loss, metrics and gradient are those of
+            the whole batch but for rounding: sums over the slices of a `CountedLoss`, means over
+            those of any other, which must be a mean over samples.
         layout: Where state and batches lie; on one device by default. On several, `loss_fn` is
             given a share of the batch, adds up over all (`Layout.add_up`), and must leave
             variables as they are.
+
+    Raises:
+        ValueError: When it is first called with slices, if `loss_fn` has metrics of targets but
+            isn't a `CountedLoss`.
     """
     layout = Layout.single() if layout is None else layout
     gradient_fn = jax.value_and_grad(make_loss(model, loss_fn, layout), has_aux=True)
@@ -291,9 +320,12 @@ def make_train_step(
     def accumulate(params, variables, batch, key):
         # Every slice gets the same key: masks are keyed by the sample's index as well, and so are
         # the same however a batch is cut.
+        is_counted = isinstance(loss_fn, CountedLoss)
+        totals = [layout.share_count(loss_fn.count)(batch, key)] if is_counted else []
+
         def slice_gradient(carry, part):
             total, variables = carry
-            (_, (metrics, variables)), gradient = gradient_fn(params, variables, part, key)
+            (_, (metrics, variables)), gradient = gradient_fn(params, variables, part, key, *totals)
             return (jax.tree.map(jnp.add, total, gradient), variables), metrics
 
         # Every so many rows, not so many on end: so each device has its share of every slice.
@@ -302,8 +334,16 @@ def make_train_step(
         )
         zeros = jax.tree.map(jnp.zeros_like, params)
         (total, variables), metrics = jax.lax.scan(slice_gradient, (zeros, variables), parts)
-        gradient = jax.tree.map(lambda g: g / accumulation, total)
-        return gradient, variables, join_metrics(metrics)
+        metrics = {name: values.sum() for name, values in metrics.items()}
+        if is_counted:
+            return total, variables, metrics
+        if any(name.startswith("targets/") for name in metrics):
+            raise ValueError(
+                "A loss that counts targets must be a CountedLoss where a batch is cut into "
+                "slices; a MaskedLoss is one."
+            )
+        means = jax.tree.map(lambda x: x / accumulation, (total, metrics))
+        return means[0], variables, means[1]
 
     def update(state: TrainState, gradient: PyTree, norm: Array, variables: PyTree) -> TrainState:
         updates, opt_state = optax.with_extra_args_support(optimizer).update(
@@ -337,22 +377,3 @@ def make_train_step(
         return layout.keep_in_place(state), metrics
 
     return jax.jit(step, donate_argnums=0)
-
-
-def join_metrics(metrics: dict[str, Float[Array, "slices"]]) -> Metrics:
-    """Joins the metrics of the slices of a batch to those of the batch.
-
-    Metrics of a modality count by its targets, so that slices without any, which have none, are
-    passed over while a loss that is not finite shows.
-    """
-    joined = {}
-    for name, values in metrics.items():
-        kind, _, modality = name.partition("/")
-        counts = metrics.get(f"targets/{modality}")
-        if kind == "targets":
-            joined[name] = values.sum()
-        elif counts is not None:
-            joined[name] = jnp.where(counts > 0, values * counts, 0.0).sum() / counts.sum()
-        else:
-            joined[name] = values.mean()
-    return joined

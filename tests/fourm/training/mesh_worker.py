@@ -1,13 +1,14 @@
 """Tiny training runs on meshes of simulated devices, as a program of its own.
 
 python -m tests.fourm.training.mesh_worker DEVICES OUTPUT.json DATA,FSDP,TENSOR,ACCUMULATION ...
-    [--processes HOST:PORT COUNT INDEX] [--large]
+    [--processes HOST:PORT COUNT INDEX] [--large] [--cut-up]
 
 Writes the metrics of every step on every mesh, and where the parameters lie.
 """
 
 import argparse
 import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -22,11 +23,12 @@ from jax.sharding import NamedSharding
 
 from configs.published import fourm_l, mixture
 from fourm.interop.fm import build_abstract
-from fourm.loss import LossConfig, masked_loss
-from fourm.masking import MaskingComponent, MaskingConfig, mask_batch
+from fourm.loss import LossConfig
+from fourm.masking import MaskingComponent, MaskingConfig
 from fourm.model import FourM, ModelConfig
 from fourm.token_space import TokenSpace
 from fourm.training.distributed import initialize
+from fourm.training.masked_loss import MaskedLoss
 from fourm.training.sharding import BATCH, Layout, MeshConfig
 from fourm.training.train_state import (
     IS_FINITE,
@@ -35,8 +37,8 @@ from fourm.training.train_state import (
     create_state,
     make_train_step,
 )
-from tests.fourm.tiny import Shape, make_tokens
-from tokenizers.base import SequenceTokens, TokenBatch
+from tests.fourm.tiny import Shape, draw_model, make_tokens
+from tokenizers.base import PADDING, SequenceTokens, TokenBatch
 
 SPACE = TokenSpace.build(
     {
@@ -50,13 +52,8 @@ MODEL = ModelConfig(dim=32, num_heads=4, encoder_layers=2, decoder_layers=2, sca
 BATCH_SIZE, STEPS = 16, 4
 
 
-def make_loss(space: TokenSpace, masking: MaskingConfig, layout: Layout):
-    def loss_fn(model, batch, key):
-        masked = mask_batch(key, batch, space, masking)
-        config = LossConfig(tile=1)  # the least to compile
-        return masked_loss(model, masked, config, layout.add_up, layout.cross_entropy)
-
-    return loss_fn
+def make_loss(space: TokenSpace, masking: MaskingConfig, layout: Layout, **options) -> MaskedLoss:
+    return MaskedLoss(space, masking, LossConfig(tile=1, **options), layout)  # least to compile
 
 
 def build() -> FourM:
@@ -94,6 +91,44 @@ def train_on(sizes: tuple[int, int, int], accumulation: int) -> dict:
         "stay": places_of(state) == places,
         "collectives": collectives,
     }
+
+
+CUTS = [
+    *((1, 1, 1, slices) for slices in (1, 2, 4, 8)),
+    *((1, 2, 1, slices) for slices in (1, 2, 4, 8)),
+    *((2, 1, 2, slices) for slices in (1, 2, 4, 8)),
+    (1, 1, 2, 4),
+    (4, 1, 1, 8),
+]
+"""Sizes of the mesh, and slices of the batch."""
+
+
+def cut_up() -> list[dict]:
+    """The metrics of one step on every mesh, and with the batch cut into so many slices.
+
+    One sample alone has a text: all slices but one, and all devices but one, have no target of it.
+    """
+    length = np.where(np.arange(32) == 13, 5, 0).astype(np.int32)
+    text = np.where(np.arange(8) < length[:, None], np.arange(8) + 6, PADDING).astype(np.int32)
+    batch = make_tokens(32, 0, SPACE, present=0.7)
+    batch.ids["text"], batch.num_real["text"] = text, length
+    batch = jax.tree.map(np.asarray, batch)
+    small = replace(MODEL, encoder_layers=1, decoder_layers=1)
+    found = []
+    for number, (*sizes, slices) in enumerate(CUTS):
+        layout = Layout.build(MeshConfig(*sizes), jax.devices()[: math.prod(sizes)])
+        model, optimizer = draw_model(SPACE, small, 0), optax.sgd(1e-2)
+        _, state = create_state(model, optimizer, layout)
+        averages = ("modalities", "tokens")
+        for average in averages if layout.mesh.size == 1 else averages[number % 2 :][:1]:
+            loss_fn = make_loss(SPACE, MASKING, layout, average=average, weights={"text": 3.0})
+            step_fn = make_train_step(model, loss_fn, optimizer, 0.9, slices, layout)
+            arguments = jax.tree.map(jnp.copy, state), layout.distribute(batch), jax.random.key(7)
+            metrics = jax.device_get(step_fn(*arguments)[1])
+            del metrics[IS_FINITE]
+            metrics = {name: float(value) for name, value in metrics.items()}
+            found.append({"at": [*sizes, slices], "average": average, "metrics": metrics})
+    return found
 
 
 def difference_between(model: FourM, other: FourM) -> float:
@@ -215,6 +250,7 @@ def main() -> None:
     parser.add_argument("meshes", nargs="*")
     parser.add_argument("--processes", nargs=3)
     parser.add_argument("--large", action="store_true")
+    parser.add_argument("--cut-up", action="store_true")
     arguments = parser.parse_args()
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", arguments.devices)
@@ -231,6 +267,8 @@ def main() -> None:
             "one": descend_in_bfloat16((1, 1, 1), jax.devices()[:1]),
             "eight": descend_in_bfloat16((2, 2, 2), jax.devices()),
         }
+    if arguments.cut_up:
+        found = cut_up()
     arguments.output.write_text(json.dumps(found))
 
 

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from fourm.loss import LossConfig, masked_loss
-from fourm.masking import MaskingComponent, MaskingConfig, mask_batch
+from fourm.loss import LossConfig
+from fourm.masking import MaskingComponent, MaskingConfig
 from fourm.token_space import TokenSpace
 from fourm.training.heldout import HeldoutLoss
 from fourm.training.loop import TrainingConfig
+from fourm.training.masked_loss import MaskedLoss
 from fourm.training.sharding import Layout
 from fourm.training.train_state import OptimizerConfig, build_optimizer, create_state, merge_state
 from tests.fourm.tiny import Shape, build_model, make_tokens
@@ -52,9 +53,7 @@ def test_the_held_out_loss_is_that_of_the_averaged_model_over_all_samples_at_onc
     masking = MaskingConfig((MaskingComponent(ALPHAS, ALPHAS, (1, 4), (4, 4)),))
     config = LossConfig(weights={"text": 2.0}, tile=8)
 
-    def loss_fn(model, batch, key):
-        return masked_loss(model, mask_batch(key, batch, SPACE, masking), config)
-
+    loss_fn = MaskedLoss(SPACE, masking, config)
     tokens = Held(7)
     training = TrainingConfig(batch_size=8, accumulation=2, evaluate_samples=100)  # 4 and 3
     measure = HeldoutLoss(model, loss_fn, config, tokens, training, SEED, Layout.single())

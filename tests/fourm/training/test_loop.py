@@ -16,12 +16,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from fourm.loss import LossConfig, masked_loss
-from fourm.masking import MaskingComponent, MaskingConfig, mask_batch
+from fourm.loss import LossConfig
+from fourm.masking import MaskingComponent, MaskingConfig
 from fourm.run_log import RunLog, read_metrics
 from fourm.token_space import TokenSpace
 from fourm.training.checkpoints import Checkpoints
 from fourm.training.loop import TrainingConfig, train
+from fourm.training.masked_loss import MaskedLoss
 from fourm.training.recent import NonFiniteLossError
 from fourm.training.termination import Terminated, raises_terminated
 from fourm.training.train_state import OptimizerConfig
@@ -68,9 +69,8 @@ def noisy(model, batch, key):
     return loss, {"loss/map": loss, "accuracy/map": loss * 0, "targets/map": jnp.ones(())}
 
 
-def masked(model, batch, key):
-    """What the transformer is trained on."""
-    return masked_loss(model, mask_batch(key, batch, SPACE, MASKING), LossConfig(tile=1))
+masked = MaskedLoss(SPACE, MASKING, LossConfig(tile=1))
+"""What the transformer is trained on."""
 
 
 def numbers(step):

@@ -60,6 +60,7 @@ def found(tmp_path_factory) -> dict[str, dict]:
         "second": start(folder, "second", "4", MESH, *together, "1"),
         "eight": start(folder, "eight", "8", MESH, "--large"),
         "one": start(folder, "one", "1", ALONE),
+        "cut up": start(folder, "cut-up", "4", "--cut-up"),
     }
     found = {}
     try:
@@ -85,6 +86,19 @@ def test_losses_are_those_of_one_device(found, name):
         assert here["targets/text"] == there["targets/text"] > 0
         for metric, value in there.items():
             assert here[metric] == pytest.approx(value, rel=1e-5, abs=1e-5), metric
+
+
+@shares_runs
+def test_the_first_step_is_the_same_however_its_batch_is_cut_over_slices_and_devices(found):
+    steps = found["cut up"]
+    whole = {step["average"]: step["metrics"] for step in steps if step["at"] == [1, 1, 1, 1]}
+    assert {step["at"][3] for step in steps} == {1, 2, 4, 8}
+    assert {math.prod(step["at"][:3]) for step in steps} == {1, 2, 4}
+    assert whole["tokens"]["loss"] != pytest.approx(whole["modalities"]["loss"], rel=1e-2)
+    for step in steps:
+        expected = whole[step["average"]]
+        assert 0 < expected["targets/text"] <= 5  # all of one sample
+        assert step["metrics"] == pytest.approx(expected, rel=1e-5), step["at"]
 
 
 @shares_runs

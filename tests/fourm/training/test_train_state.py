@@ -79,20 +79,46 @@ def test_slices_add_up_to_the_step_of_the_whole_batch(slices):
     assert metrics["noise"] == whole_metrics["noise"]  # however a batch is cut, masks are the same
 
 
-def test_metrics_of_a_modality_count_by_its_targets_over_the_slices():
-    def loss_fn(model, batch, key):
+class MeanOfCounted:
+    """The mean of what is counted, a `CountedLoss` whose slices have unequal counts."""
+
+    def count(self, batch, key):
+        return batch[1].sum()
+
+    def __call__(self, model, batch, key, totals=None):
         x, counts = batch
-        value = jnp.where(counts.sum() > 0, (x * counts).sum() / counts.sum(), jnp.nan)
-        loss = jnp.sum(model.bias[...] ** 2)
-        return loss, {"loss/text": value, "targets/text": counts.sum()}
+        total = counts.sum() if totals is None else totals
+        loss = jnp.sum(counts[:, None] * (model(x) - 1) ** 2) / total
+        return loss, {"loss/text": loss, "targets/text": counts.sum()}
+
+
+@pytest.mark.parametrize("slices", [2, 3, 6])
+def test_a_loss_divides_by_the_counts_of_the_whole_batch_whatever_its_slices_have(slices):
+    batch = make_batch(6)[0], jnp.array([1.0, 3.0, 0.0, 0.0, 2.0, 0.0])
+
+    def take_one(slices):
+        model, optimizer = Line(), build_optimizer(WARM, 10)
+        _, state = create_state(model, optimizer)
+        step = make_train_step(model, MeanOfCounted(), optimizer, 0.9, accumulation=slices)
+        return take(1, state, step, batch)
+
+    (whole, expected), (state, metrics) = take_one(1), take_one(slices)
+    assert metrics["targets/text"] == expected["targets/text"] == 6
+    for name in ("loss", "loss/text", "gradient_norm"):
+        np.testing.assert_allclose(metrics[name], expected[name], rtol=1e-6)
+    for a, b in zip(jax.tree.leaves(whole.params), jax.tree.leaves(state.params), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5)
+
+
+def test_a_loss_of_targets_that_cannot_be_told_their_number_is_refused_with_slices():
+    def loss_fn(model, batch, key):
+        return jnp.mean(model(batch[0]) ** 2), {"targets/text": jnp.ones(())}
 
     model, optimizer = Line(), build_optimizer(WARM, 10)
-    batch = jnp.array([1.0, 3.0, 7.0, 9.0, 5.0, 5.0]), jnp.array([1.0, 3.0, 0.0, 0.0, 2.0, 0.0])
     _, state = create_state(model, optimizer)
     step = make_train_step(model, loss_fn, optimizer, 0.9, accumulation=3)
-    _, metrics = take(1, state, step, batch)
-    assert metrics["targets/text"] == 6
-    np.testing.assert_allclose(metrics["loss/text"], (1 + 9 + 10) / 6, rtol=1e-6)
+    with pytest.raises(ValueError, match="must be a CountedLoss where a batch is cut into slices"):
+        take(1, state, step)
 
 
 def test_a_loss_that_is_not_finite_in_one_slice_shows_in_the_metrics():
