@@ -12,7 +12,13 @@ from flax import nnx
 from fourm.model import FourM, ModelConfig
 from fourm.token_space import TokenRange, TokenSpace
 from tokenizers.base import SequenceTokens
-from tokenizers.storage import load_folder, read_description, save_folder, to_tuples
+from tokenizers.storage import (
+    check_finite,
+    load_folder,
+    read_description,
+    save_folder,
+    to_tuples,
+)
 
 
 def save_model(folder: Path, model: FourM) -> None:
@@ -28,9 +34,11 @@ def load_model(folder: Path) -> FourM:
     """Returns the model that `save_model` wrote.
 
     Raises:
-        ValueError: One sentence, if it is absent, damaged, or of another version.
+        ValueError: One sentence, if it is absent, damaged, or of another version, or if weights
+            are not finite.
     """
     description, arrays, _ = load_folder(folder)
+    check_finite(arrays, folder)
     config, space = _read_shape(folder, description)
     model = nnx.eval_shape(lambda: FourM(space, config, nnx.Rngs(0)))
     weights = dict(_weights(model))

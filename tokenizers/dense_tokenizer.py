@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int, Shaped
 
 from tokenizers.base import RawBatch
 from tokenizers.quantizers import Quantizer, VectorQuantizer
-from tokenizers.storage import load_folder, save_folder, to_tuples
+from tokenizers.storage import check_finite, load_folder, save_folder, to_tuples
 from tokenizers.values import KINDS
 from tokenizers.values_dense import DenseValues, evenly_spaced
 
@@ -181,6 +181,7 @@ class DenseTokenizer(nnx.Module):
             values: The meaning of the raw numbers; needed for kinds of your own.
         """
         description, arrays, _ = load_folder(folder)
+        check_finite(arrays, folder)
         try:
             config = from_plain(cls.config_type, description["config"])
             if values is None:

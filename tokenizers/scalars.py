@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Int32
 
 from tokenizers.base import Better, Crop, RawBatch, rank_features
-from tokenizers.storage import load_folder, save_folder
+from tokenizers.storage import check_finite, load_folder, save_folder
 
 
 @dataclass(frozen=True)
@@ -200,6 +200,7 @@ class ScalarTokenizer:
             ValueError: If the folder is absent, damaged or of another kind.
         """
         description, arrays, _ = load_folder(folder, "scalar")
+        check_finite(arrays, folder)
         fields = description["values"]
         limits = {limit: float(fields[limit]) for limit in ("lowest", "highest")}
         values = Scalar(**{**fields, **limits})

@@ -123,6 +123,31 @@ def fingerprint_files(folder: Path) -> str:
     return digest.hexdigest()
 
 
+def check_finite(arrays: Mapping[str, np.ndarray], where: Path | str) -> None:
+    """Raises ValueError if a weight is NaN or infinite, and names the arrays that have such.
+
+    One such weight spoils all that a model says, silently: the likeliest of ids that are all NaN
+    is the first.
+
+    Args:
+        arrays: Weights by name, of any dtype; those that are no floats are finite.
+        where: They come from, such as a folder or a file.
+    """
+    wrong = {}
+    for name, array in arrays.items():
+        if array.dtype.kind not in "biuSU":
+            count = array.size - int(np.isfinite(array).sum())
+            if count:
+                wrong[name] = f"{name} ({count} of {array.size})"
+    if wrong:
+        shown = ", ".join([*wrong.values()][:5])
+        more = f" and {len(wrong) - 5} more arrays" if len(wrong) > 5 else ""
+        raise ValueError(
+            f"The weights in {where} are not all finite; NaN or infinite numbers are in {shown}"
+            f"{more}. Restore the file, or train or download it again."
+        )
+
+
 def _read_record(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """Returns description and checksums."""
     if not (folder / DESCRIPTION).is_file():

@@ -150,6 +150,19 @@ def test_weights_of_another_shape_are_refused_by_name(tmp_path, run):
         load_model(tmp_path / "model")
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_refused_by_name(tmp_path, run, bad):
+    weights = run.model.output_table[...]
+    try:
+        run.model.output_table[...] = weights.at[3, 5].set(bad)
+        save_model(tmp_path / "model", run.model)
+    finally:
+        run.model.output_table[...] = weights
+    message = r"model are not all finite; NaN or infinite numbers are in output_table \(1 of"
+    with pytest.raises(ValueError, match=message):
+        load_model(tmp_path / "model")
+
+
 def test_a_loaded_run_generates_the_same(tmp_path, run):
     write_run(tmp_path, run, {"depth": {"class": "GenerationConfig", "num_steps": 1}})
     loaded = fourm.load(tmp_path)

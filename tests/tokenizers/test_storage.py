@@ -1,9 +1,10 @@
 import json
 
+import ml_dtypes
 import numpy as np
 import pytest
 
-from tokenizers.storage import fingerprint_files, load_folder, save_folder
+from tokenizers.storage import check_finite, fingerprint_files, load_folder, save_folder
 
 ARRAYS = {
     "encoder/0/kernel": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -106,3 +107,19 @@ def test_a_fingerprint_follows_names_and_contents(tmp_path):
     second = fingerprint_files(tmp_path / "a")
     file.rename(file.with_name("d.json"))
     assert len({first, second, fingerprint_files(tmp_path / "a")}) == 3
+
+
+def test_weights_that_are_not_finite_are_named_whatever_their_dtype():
+    whole = np.ones((2, 3), np.float32)
+    broken = whole.copy()
+    broken[1, 2], broken[0, 0] = np.nan, np.inf
+    half = broken.astype(ml_dtypes.bfloat16)
+    check_finite({"a": whole, "ids": np.arange(3), "words": np.array(["nan"])}, "runs/x")
+    with pytest.raises(ValueError, match=r"runs/x are not all finite; .* in a/b \(2 of 6\), c \(2"):
+        check_finite({"a": whole, "a/b": broken, "c": half}, "runs/x")
+
+
+def test_only_some_of_many_broken_arrays_are_listed():
+    arrays = {f"a{i}": np.full(2, np.inf) for i in range(9)}
+    with pytest.raises(ValueError, match=r"a4 \(2 of 2\) and 4 more arrays"):
+        check_finite(arrays, "file")
