@@ -19,7 +19,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import jax
-import numpy as np
 from tqdm import tqdm
 
 from configs.fork import forked_at
@@ -35,14 +34,17 @@ from configs.run_directory import (
 from configs.schema import RunConfig
 from data_pipeline.batches import BatchIterator, BatchOrder
 from data_pipeline.plain import to_plain
+from data_pipeline.source import ChosenSamples
 from data_pipeline.token_mixture import TokenMixture
-from data_pipeline.token_writer import describe_source, plan_store, write_tokens
+from data_pipeline.token_writer import describe_source, is_planned, plan_store, write_tokens
 from data_pipeline.transforms import TransformedSource
 from fourm.initial_model import create_model, find_start
 from fourm.measurement import measure_run
 from fourm.memory import restart_with_huge_pages
 from fourm.pictures import draw_curves
+from fourm.probing import why_not_probed
 from fourm.report import Report, write_report
+from fourm.results import why_failed
 from fourm.run_log import RunLog, SilentLog, read_metrics
 from fourm.sample_set import HELDOUT, TRAINING, SampleSet, load_heldout, save_heldout
 from fourm.saved_model import save_model
@@ -57,9 +59,12 @@ from fourm.training.termination import Terminated, raises_terminated
 from fourm.training.train_state import OptimizerConfig
 from tokenizers.base import Tokenizer
 from tokenizers.modality import Modality, SavedTokenizerConfig, load_tokenizer
+from tokenizers.spread import evenly_spread
 from tokenizers.storage import fingerprint_files
 
 REQUEUE = os.EX_TEMPFAIL
+NUM_REFERENCE = 256
+"""Training samples of each modality that floors are computed from, at least, if there are."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -149,30 +154,23 @@ def read_sample(
     train_source = sources["train"]
     if not len(train_source):
         raise ValueError("The training split has no samples; see the knobs of --data.")
-    count = min(config.tokenizer_samples, len(train_source))
     # Evenly spaced over the split: neighbours may be views of one picture.
-    chosen = np.arange(count) * len(train_source) // count
+    chosen = evenly_spread(len(train_source), config.tokenizer_samples)
     sample = SampleSet.collect(train_source.__getitems__(chosen.tolist()), names)
     for name in names:
         if not len(sample.rows([name])):
             raise ValueError(
-                f"No training sample has {name!r}; see the knobs of --data, or take the modality "
-                "out."
+                f"None of {len(chosen)} training samples has {name!r}; see the knobs of --data, "
+                "raise --tokenizer-samples if there are more, or take the modality out."
             )
-    for task in config.probes.tasks:
-        if task not in sample.metadata:
-            raise ValueError(
-                f"There is no fact {task!r} to probe; the data's metadata has "
-                f"{', '.join(sample.metadata) or 'none'}: change --probes.tasks."
-            )
-    num_reference = min(count, max(config.probes.num_train, 256))
-    kept = {TRAINING: (train_source, chosen[:: max(1, count // num_reference)][:num_reference])}
+    if sentences := why_not_probed(sample, config.probes.tasks):
+        raise ValueError(sentences[0])
+    reference = sample.spread_rows(max(config.probes.num_train, NUM_REFERENCE), NUM_REFERENCE)
+    kept = {TRAINING: (train_source, chosen[reference])}
     for split, source in sources.items():
         if split != "train" and len(source):
-            num_samples = min(
-                len(source), max(config.evaluation.num_samples, config.probes.num_test)
-            )
-            kept[split] = (source, np.arange(num_samples))
+            num_samples = max(config.evaluation.num_samples, config.probes.num_test)
+            kept[split] = (source, evenly_spread(len(source), num_samples))
     for split, (source, indices) in kept.items() if is_main() else ():
         is_kept = (folder / HELDOUT / split).exists()
         if not is_kept or load_heldout(folder, split).size < len(indices):
@@ -245,6 +243,11 @@ def make_tokens(
         source, out = sources[split], folder / name
         made_from = describe_source(config.data, config.crops, config.seed, split)
         plan = plan_store(source, tokenizers, made_by, made_from, num_samples=num_samples)
+        # Runs whose held-out tokens are the first samples of a split go on with those.
+        if plan.samples < len(source) and not is_planned(out, plan):
+            source = ChosenSamples(source, evenly_spread(len(source), plan.samples))
+            made_from["samples"] = f"{plan.samples}, evenly spread"
+            plan = plan_store(source, tokenizers, made_by, made_from)
 
         def write() -> None:
             with tqdm(total=plan.samples, desc=name, unit="sample", dynamic_ncols=True) as bar:
@@ -325,7 +328,12 @@ def evaluate(config: RunConfig, folder: Path, stage: Stages, command: str) -> No
         found = measure_run(folder, splits, config.evaluation, config.probes, stage)
         report = replace(report, **found)
     with stage("curves", folder / "curves.png"):
-        draw_curves(folder / "curves.png", read_metrics(folder))
+        try:
+            draw_curves(folder / "curves.png", read_metrics(folder))
+        except Exception as error:  # Whatever it is: the numbers are there.
+            report = replace(report, notes=(*report.notes, why_failed("The curves", error)))
+    for note in report.notes:
+        print(note, file=sys.stderr)
     write_report(folder, report)
 
 

@@ -6,11 +6,13 @@ from typing import Annotated
 
 import tyro
 
+from tokenizers.checked import Checked
+
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
 
 @dataclass(frozen=True)
-class Launch:
+class Launch(Checked):
     """How a run begins, and how its processes find each other."""
 
     distributed: Flag = False

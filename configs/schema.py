@@ -2,8 +2,9 @@
 
 import difflib
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any
 
 from data_pipeline.kinds import AnyData, NoData
 from data_pipeline.transforms import CropConfig
@@ -16,11 +17,12 @@ from fourm.probing import ProbeConfig
 from fourm.results import Pair
 from fourm.training.loop import TrainingConfig
 from fourm.training.sharding import MeshConfig
+from tokenizers.checked import Checked
 from tokenizers.modality import Modality
 
 
 @dataclass(frozen=True)
-class RunConfig:
+class RunConfig(Checked):
     """One run: data, tokenizers, model, evaluation."""
 
     modalities: dict[str, Modality]
@@ -107,6 +109,7 @@ class RunConfig:
             self._require("--evaluation.pairs", [*pair.inputs, pair.target])
         if self.evaluation.region.modality:
             self._require("--evaluation.region.modality", [self.evaluation.region.modality])
+            self._check_region()
         if self.probes.tasks:
             self._require("--probes.input", [self.probes.input])
         self.crops.check()
@@ -128,10 +131,25 @@ class RunConfig:
                     f"divide {knob}, {self.sizes[name]}."
                 )
 
+        for knob, value in _numbers_in(self, "-"):
+            if math.isnan(value):
+                raise ValueError(f"{knob} is nan; it must be a number.")
+
     @property
     def sizes(self) -> dict[str, int]:
         """Height and width in pixels of every modality that is a picture."""
         return {name: each.size or self.crops.size for name, each in self.modalities.items()}
+
+    def _check_region(self) -> None:
+        """Raises ValueError if the region's classes are none of its modality's."""
+        region = self.evaluation.region
+        names = getattr(self.modalities[region.modality].values, "names", ())
+        unknown = sorted(set(region.classes) - set(names))
+        if unknown or not region.classes:
+            raise ValueError(
+                f"--evaluation.region.classes is {' '.join(region.classes) or 'empty'}; allowed "
+                f"are the classes of {region.modality}: {', '.join(names) or 'it has none'}."
+            )
 
     def _require(self, knob: str, names: Iterable[str]) -> None:
         """Raises ValueError if a knob names a modality that the run does not have."""
@@ -142,3 +160,19 @@ class RunConfig:
                 raise ValueError(
                     f"{knob} names {name!r}; {hint}The modalities are {', '.join(self.modalities)}."
                 )
+
+
+def _numbers_in(value: Any, knob: str) -> Iterator[tuple[str, float]]:
+    """Yields every float of a configuration with the knob that sets it."""
+    if isinstance(value, float):
+        yield knob, value
+    elif is_dataclass(value):
+        for entry in fields(value):
+            name = f"{knob}{'-' if knob == '-' else '.'}{entry.name.replace('_', '-')}"
+            yield from _numbers_in(getattr(value, entry.name), name)
+    elif isinstance(value, dict):
+        for name, each in value.items():
+            yield from _numbers_in(each, f"{knob}.{name}")
+    elif isinstance(value, tuple):
+        for number, each in enumerate(value):
+            yield from _numbers_in(each, f"{knob}.{number}")

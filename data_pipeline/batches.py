@@ -14,6 +14,8 @@ import grain
 import numpy as np
 from jaxtyping import Int, Int64
 
+from tokenizers.checked import Checked
+
 Batch = TypeVar("Batch")
 
 PARTS = 10_000
@@ -21,7 +23,7 @@ PARTS = 10_000
 
 
 @dataclass(frozen=True)
-class BatchOrder:
+class BatchOrder(Checked):
     """Which samples are in the batch of each step.
 
     Every epoch of a data set is a fresh permutation of all its samples, drawn from (seed, epoch).
@@ -42,6 +44,7 @@ class BatchOrder:
     """How often each data set is drawn from, in proportion."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         sizes = self.num_samples if isinstance(self.num_samples, tuple) else (self.num_samples,)
         if not sizes or min(sizes) < 1 or self.batch_size < 1 or self.seed < 0:
             raise ValueError(

@@ -17,6 +17,7 @@ from PIL import Image
 
 from tokenizers.base import Boxes, Values
 from tokenizers.boxes import BoxList
+from tokenizers.checked import Checked
 from tokenizers.codes import Codes
 from tokenizers.scalars import Scalar
 from tokenizers.text import Text
@@ -29,7 +30,7 @@ READABLE = PICTURES + ARRAYS + TEXTS
 
 
 @dataclass(frozen=True)
-class FileFormat(ABC):
+class FileFormat(Checked, ABC):
     """Files of one modality: where they are."""
 
     folder: str = ""

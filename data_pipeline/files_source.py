@@ -10,10 +10,11 @@ from data_pipeline.files import FileFormat
 from data_pipeline.layouts import Location, find_files, natural_order, read_bytes
 from data_pipeline.source import Sample
 from data_pipeline.splits import SplitByFolder, Splits, Table, load_table
+from tokenizers.checked import Checked
 
 
 @dataclass(frozen=True)
-class FilesData:
+class FilesData(Checked):
     """Aligned files: PATH/SPLIT/MODALITY/KEY.png, or PATH/SPLIT/MODALITY/shard-00000.tar of these.
 
     These are the two layouts of 4M, told apart by what is there. Any extension that can be read

@@ -9,12 +9,13 @@ from data_pipeline.scenes import ScenesData
 from data_pipeline.source import Source
 from data_pipeline.tfds_source import TfdsData
 from tokenizers.base import Values
+from tokenizers.checked import Checked
 
 KINDS = ("scenes", "files", "tfds", "none")
 
 
 @dataclass(frozen=True)
-class NoData:
+class NoData(Checked):
     """No data: what trains on stored tokens where the data that they were made from is not."""
 
     @property

@@ -17,6 +17,7 @@ from data_pipeline.ray_caster import Picture, render
 from data_pipeline.scene_language import describe
 from data_pipeline.scene_sampler import SHAPES, Scene, sample_scene
 from data_pipeline.source import Sample
+from tokenizers.checked import Checked
 
 SEMSEG_CLASSES = ("sky", "ground", *SHAPES)
 """Names of the classes of `semseg`; those of `boxes` are `SHAPES`."""
@@ -32,7 +33,7 @@ BATCHES_UNDER_WAY = 3
 
 
 @dataclass(frozen=True)
-class ScenesData:
+class ScenesData(Checked):
     """Procedural scenes of one to four solids (`rgb`, `depth`, `normals`, `semseg`,
     `instances`, `caption`, `boxes`, `distance`)."""
 
@@ -50,6 +51,7 @@ class ScenesData:
     """A scene has 1 to this many solids, each number as often."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("num_train", "num_validation", "num_test", "seed"):
             if not 0 <= getattr(self, name) < 2**31:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 to 2**31 - 1.")

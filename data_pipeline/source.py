@@ -3,6 +3,9 @@
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
+from jaxtyping import Int
+
 Sample = dict[str, Any]
 """Raw values by modality name. An absent modality has no key.
 
@@ -36,6 +39,26 @@ class DataConfig(Protocol):
     @property
     def splits(self) -> tuple[str, ...]:
         """Names of the splits: train, validation, test, and whatever else can be evaluated."""
+
+
+class ChosenSamples:
+    """Some samples of a source, as a source."""
+
+    def __init__(self, source: Source, chosen: Int[np.ndarray, "samples"]):
+        self._source, self._chosen = source, chosen
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self._source[int(self._chosen[index])]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Sample]:
+        return self._source.__getitems__(self._chosen[list(indices)].tolist())
+
+    @property
+    def keys(self) -> list[str]:
+        return [key_of(self._source, int(index)) for index in self._chosen]
 
 
 def key_of(source: Source, index: int) -> str:

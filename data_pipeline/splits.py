@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from tokenizers.checked import Checked
+
 
 class Table(NamedTuple):
     """A CSV file with a row per sample.
@@ -23,7 +25,7 @@ class Table(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Splits(ABC):
+class Splits(Checked, ABC):
     """How a data set is split."""
 
     @property
@@ -85,6 +87,7 @@ class SplitByFraction(Splits):
     """Another number gives another split."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if min(self.validation, self.test) < 0 or self.validation + self.test >= 1:
             raise ValueError(
                 f"The splits got validation={self.validation} and test={self.test}; shares are "

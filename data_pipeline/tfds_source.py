@@ -9,10 +9,11 @@ import numpy as np
 
 from data_pipeline.source import Sample
 from tokenizers.base import Boxes
+from tokenizers.checked import Checked
 
 
 @dataclass(frozen=True)
-class TfdsData:
+class TfdsData(Checked):
     """A data set of tensorflow_datasets, prepared beforehand in the array_record format.
 
     To prepare one: `tfds.builder(NAME, data_dir=...).download_and_prepare(file_format=

@@ -74,14 +74,10 @@ def open_folder(folder: Path, plan: StoreIndex) -> None:
     If it holds those of another, a warning names what differs, and they will be replaced.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        known = StoreIndex.read(folder).plan
-    except ValueError:
-        known = {}
-    if known == plan.plan:
+    if is_planned(folder, plan):
         return
     if (folder / INDEX).exists():
-        differing = differing_knobs(known, plan.plan)
+        differing = differing_knobs(_plan_in(folder), plan.plan)
         warnings.warn(
             f"The tokens in {folder} were made from something else (differing: "
             f"{', '.join(differing)}), so they are computed again.",
@@ -92,6 +88,18 @@ def open_folder(folder: Path, plan: StoreIndex) -> None:
     for file in folder.glob("shard-*"):
         if file.with_suffix(".array_record").name not in kept:
             file.unlink(missing_ok=True)
+
+
+def is_planned(folder: Path, plan: StoreIndex) -> bool:
+    """True if a folder is one for the tokens of a plan, whether they are there already or not."""
+    return _plan_in(folder) == plan.plan
+
+
+def _plan_in(folder: Path) -> dict[str, Any]:
+    try:
+        return StoreIndex.read(folder).plan
+    except ValueError:
+        return {}
 
 
 def missing_shards(

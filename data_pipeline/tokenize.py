@@ -34,12 +34,13 @@ from data_pipeline.token_writer import (
 )
 from data_pipeline.transforms import CropConfig
 from tokenizers.base import Tokenizer
+from tokenizers.checked import Checked
 from tokenizers.modality import load_tokenizer
 from tokenizers.storage import fingerprint_files
 
 
 @dataclass(frozen=True)
-class TokenizeConfig:
+class TokenizeConfig(Checked):
     """What is turned into tokens, and where to."""
 
     data: AnyData

@@ -9,11 +9,12 @@ import numpy as np
 
 from data_pipeline.source import Sample, Source, key_of
 from tokenizers.base import Crop, Values
+from tokenizers.checked import Checked
 from tokenizers.features import Vectors
 
 
 @dataclass(frozen=True)
-class CropConfig:
+class CropConfig(Checked):
     """How samples are cut to one size; see `TransformedSource`."""
 
     size: int = 64

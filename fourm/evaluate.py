@@ -15,7 +15,7 @@ import tyro
 
 from fourm.evaluation import EvaluationConfig, Evaluator, RegionConfig
 from fourm.probing import ProbeConfig, format_probes, probe, untrained_like
-from fourm.results import format_matrix, format_table, write_json
+from fourm.results import format_matrix, format_table, notes_of, write_json
 from fourm.run import load
 from fourm.sample_set import TRAINING, load_heldout
 
@@ -58,9 +58,15 @@ def evaluate_run(command: Command) -> dict[str, Any]:
     if config.matrix:
         found["matrix"] = evaluator.matrix()
         print(f"\n{format_matrix(found['matrix'])}")
+    notes = notes_of(found["results"], found.get("matrix", []))
     if command.probes and probes.tasks:
-        found["probes"], notes = probe(model, untrained_like(model), training, heldout, probes)
-        print("\n".join(["", format_probes(found["probes"]), *notes]))
+        found["probes"], told = probe(model, untrained_like(model), training, heldout, probes)
+        notes += told
+        if found["probes"]:
+            print(f"\n{format_probes(found['probes'])}")
+    if notes:
+        found["notes"] = notes
+        print("\n".join(["", *notes]))
     path = command.run / f"evaluation_{command.split}.json"
     write_json(path, found | {"config": dataclasses.asdict(config)})
     print(f"\nWritten to {path}")

@@ -1,6 +1,7 @@
 """How well every modality is predicted from others, between a floor and a ceiling."""
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -9,9 +10,11 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from tqdm import tqdm
 
-from fourm.results import Pair, Row
+from fourm.results import Pair, Row, why_failed
 from fourm.sample_set import SampleSet
 from tokenizers.base import Better, RawBatch, Tokenizer, Values
+from tokenizers.checked import Checked
+from tokenizers.spread import evenly_spread, spread_order
 
 NUM_EXAMPLES = 32
 """Predictions per direction that are kept to be drawn."""
@@ -37,7 +40,7 @@ class Predictor(Protocol):
 
 
 @dataclass(frozen=True)
-class RegionConfig:
+class RegionConfig(Checked):
     """Pixels on which dense metrics are also reported apart, told by a class map."""
 
     modality: str = ""
@@ -49,7 +52,7 @@ class RegionConfig:
 
 
 @dataclass(frozen=True)
-class EvaluationConfig:
+class EvaluationConfig(Checked):
     """What is predicted from what, on how many held-out samples."""
 
     pairs: tuple[str, ...] = ()
@@ -57,7 +60,7 @@ class EvaluationConfig:
     model also read the caption back from its own picture. None: from the first modality to every
     other."""
     num_samples: int = 512
-    """Held-out samples, the first ones; fewer if there are fewer."""
+    """Held-out samples, evenly spread over the split; fewer if there are fewer."""
     num_samples_elsewhere: int = 256
     """The same on test splits other than the first."""
     region: RegionConfig = field(default_factory=RegionConfig)
@@ -70,6 +73,7 @@ class EvaluationConfig:
     """Of generation."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for pair in self.pairs:
             Pair.parse(pair)
         for name in ("num_samples", "num_samples_elsewhere", "matrix_samples"):
@@ -87,12 +91,14 @@ class Bounds(NamedTuple):
         where: The pixels scored; None for all.
         floor: Per metric, what the best constant answer scores.
         ceiling: Per metric, what the tokenizer's round trip of the truth scores.
+        note: Why there is no floor, whose metrics are NaN then; or empty.
     """
 
     suffix: str
     where: Bool[np.ndarray, "rows y x"] | None
     floor: dict[str, float]
     ceiling: dict[str, float]
+    note: str = ""
 
 
 class Example(NamedTuple):
@@ -142,18 +148,22 @@ class Evaluator:
         self._pairs = self._pairs or [
             Pair((first,), name) for name in others if self._is_predictable(name)
         ]
-        for pair in self._pairs:
-            self._samples((*pair.inputs, pair.target), config.num_samples)
+        for name in {name for pair in self._pairs for name in (*pair.inputs, pair.target)}:
+            self._values(name)
         self._region_labels = self._find_region_labels()
         self.examples: list[Example] = []
         self._bounds_of: dict[tuple, list[Bounds]] = {}
         self._read_of: dict[tuple, RawBatch] = {}
 
     def evaluate(self) -> list[Row]:
-        """Returns one row per direction and metric."""
+        """Returns one row per direction and metric.
+
+        A direction that could not be measured has one row, of its main metric, whose "note" says
+        why in a sentence and whose numbers are None.
+        """
         rows, self.examples = [], []
         for pair in tqdm(self._pairs, desc="evaluation", unit="direction", dynamic_ncols=True):
-            found, example = self._measure(pair, self.config.num_samples)
+            found, example = self._try_to_measure(pair, self.config.num_samples)
             rows += found
             self.examples += [example] if example else []
         return rows
@@ -168,15 +178,29 @@ class Evaluator:
         rows = []
         for pair in tqdm(pairs, desc="matrix", unit="direction", dynamic_ncols=True):
             main = next(iter(self._values(pair.target).metrics))
-            found, _ = self._measure(pair, self.config.matrix_samples)
+            found, _ = self._try_to_measure(pair, self.config.matrix_samples)
             rows += [row for row in found if row["metric"] == main]
         return rows
 
+    def _try_to_measure(self, pair: Pair, num_samples: int) -> tuple[list[Row], Example | None]:
+        values = self._values(pair.target)
+        try:
+            return self._measure(pair, num_samples)
+        except Exception as error:  # Whatever it is: other directions can still be measured.
+            main, better = next(iter(values.metrics.items()))
+            note = why_failed(f"{'+'.join(pair.inputs)} -> {pair.target}", error)
+            numbers = dict.fromkeys(("floor", "value", "ceiling"))
+            row = {"inputs": list(pair.inputs), "target": pair.target, "metric": main}
+            return [{**row, "better": better, **numbers, "note": note}], None
+
     def _measure(self, pair: Pair, num_samples: int) -> tuple[list[Row], Example | None]:
-        """Returns one row per metric of a direction; none if no sample has all it needs."""
-        rows = self._samples((*pair.inputs, pair.target), num_samples)
+        """Returns one row per metric of a direction."""
+        names = (*pair.inputs, pair.target)
+        rows = self._samples(names, num_samples)
         if not len(rows):
-            return [], None
+            raise ValueError(f"no held-out sample has {' and '.join(names)}")
+        if not self._is_predictable(pair.target):
+            raise ValueError(f"{pair.target} is features, which are read and never predicted")
         shown = {name: self.heldout.take(name, rows) for name in pair.inputs}
         predicted = self._predict(shown, pair.target)
         truth, values = self.heldout.take(pair.target, rows), self._values(pair.target)
@@ -187,40 +211,62 @@ class Evaluator:
         if pair.readback is not None:
             read = self._predict({pair.target: readable(predicted, values)}, pair.readback)
             found += self._score_read(pair, read, rows)
-            read = read[:NUM_EXAMPLES]
-        return found, Example(pair, rows[:NUM_EXAMPLES], predicted[:NUM_EXAMPLES], read)
+        # The same samples in all directions, as far as they can be, for pictures side by side.
+        order = spread_order(self.heldout.size)
+        places = np.searchsorted(rows, np.sort(order[np.isin(order, rows)][:NUM_EXAMPLES]))
+
+        def kept(raw: RawBatch) -> RawBatch:
+            return raw[places] if isinstance(raw, np.ndarray) else [raw[i] for i in places]
+
+        read = None if read is None else kept(read)
+        return found, Example(pair, rows[places], kept(predicted), read)
 
     def tokenizers(self) -> dict[str, dict[str, Any]]:
         """Returns, per modality, how its tokenizer's round trip scores and which codes it uses.
 
         `codebook_usage` is the share of ids that occur in the held-out samples, and `perplexity`
-        the number of equally likely ids that would have the same entropy.
+        the number of equally likely ids that would have the same entropy. What could not be
+        measured is None, and a "note" says why.
         """
         table = {}
         for name, tokenizer in self.model.tokenizers.items():
-            rows = self._samples((name,), self.config.num_samples)
-            if not len(rows) or not self._is_predictable(name):
+            if not self._is_predictable(name):
                 continue
-            values = self._values(name)
-            main = next(iter(values.metrics))
-            ids = self.model.tokenize({name: self.heldout.take(name, rows)})[name]
-            counts = np.bincount(ids[ids >= 0].ravel(), minlength=tokenizer.vocab_size)
-            share = counts[counts > 0] / counts.sum()
-            whole, *regions = self._bounds(name, rows)
+            main, better = next(iter(self._values(name).metrics.items()))
             table[name] = {
                 "metric": main,
-                "better": values.metrics[main],
-                "value": whole.ceiling[main],
-                "floor": whole.floor[main],
-                "codebook_usage": float((counts > 0).mean()),
-                "perplexity": float(np.exp(-(share * np.log(share)).sum())),
+                "better": better,
+                **dict.fromkeys(("value", "floor", "codebook_usage", "perplexity")),
                 "vocab_size": int(tokenizer.vocab_size),
                 "tokens": int(np.prod(tokenizer.token_shape)),
             }
-            for region in regions:
-                table[name][f"value{region.suffix}"] = region.ceiling[main]
-                table[name][f"floor{region.suffix}"] = region.floor[main]
+            try:
+                table[name] |= self._measure_tokenizer(name, main)
+            except Exception as error:  # Whatever it is: the others can still be measured.
+                table[name]["note"] = why_failed(f"The tokenizer of {name}", error)
         return table
+
+    def _measure_tokenizer(self, name: str, main: str) -> dict[str, Any]:
+        rows = self._samples((name,), self.config.num_samples)
+        if not len(rows):
+            raise ValueError(f"no held-out sample has {name}")
+        ids = self.model.tokenize({name: self.heldout.take(name, rows)})[name]
+        vocab_size = self.model.tokenizers[name].vocab_size
+        counts = np.bincount(ids[ids >= 0].ravel(), minlength=vocab_size)
+        share = counts[counts > 0] / counts.sum()
+        whole, *regions = self._bounds(name, rows)
+        found = {
+            "value": whole.ceiling[main],
+            "floor": whole.floor[main],
+            "codebook_usage": float((counts > 0).mean()),
+            "perplexity": float(np.exp(-(share * np.log(share)).sum())),
+        }
+        for region in regions:
+            found[f"value{region.suffix}"] = region.ceiling[main]
+            found[f"floor{region.suffix}"] = region.floor[main]
+        if whole.note:
+            found["note"] = whole.note
+        return found
 
     def _is_predictable(self, name: str) -> bool:
         """False for features, which are only ever read: there are no ids to compare."""
@@ -237,7 +283,8 @@ class Evaluator:
     def _samples(self, names: Sequence[str], num_samples: int) -> Int[np.ndarray, "rows"]:
         for name in names:
             self._values(name)
-        return self.heldout.rows(names)[:num_samples]
+        rows = self.heldout.rows(names)
+        return rows[evenly_spread(len(rows), num_samples)]
 
     def _score_read(self, pair: Pair, read: RawBatch, rows: Int[np.ndarray, "rows"]) -> list[Row]:
         """Scores what the model saw in its own answer against what it was asked for.
@@ -265,13 +312,23 @@ class Evaluator:
         key = (target, rows.tobytes())
         if key not in self._bounds_of:
             values = self._values(target)
-            seen_rows = self.training.rows([target])
-            seen = self.training.take(target, seen_rows)
             truth = self.heldout.take(target, rows)
             round_trip = self.model.reconstruct(target, truth)
             region = self._where(self.heldout, rows, target)
-            bounds = [Bounds("", None, values.floor(seen, truth), values.score(round_trip, truth))]
-            if region is not None:
+            unknown, note = dict.fromkeys(values.metrics, math.nan), ""
+            try:
+                seen_rows = self.training.rows([target])
+                if not len(seen_rows):
+                    raise ValueError(f"no training sample that was kept has {target}")
+                seen = self.training.take(target, seen_rows)
+                floor = values.floor(seen, truth)
+            except Exception as error:  # The prediction and its ceiling are known all the same.
+                floor, note = unknown, why_failed(f"The floor of {target}", error)
+            bounds = [Bounds("", None, floor, values.score(round_trip, truth), note)]
+            if region is not None and note:
+                ceiling = values.score(round_trip, truth, region)
+                bounds.append(Bounds(f"_{self.config.region.name}", region, unknown, ceiling, note))
+            elif region is not None:
                 seen_region = self._where(self.training, seen_rows, target)
                 if seen_region is not None and not seen_region.any():
                     seen_region = None  # Nothing to fit a constant of its own to.
@@ -344,6 +401,7 @@ def _as_rows(
             "floor": bounds.floor[metric],
             "value": scores[metric],
             "ceiling": bounds.ceiling[metric],
+            **({"note": bounds.note} if bounds.note else {}),
         }
         for metric, better in metrics.items()
     ]

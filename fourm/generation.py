@@ -29,6 +29,7 @@ from fourm.schedules import (
 )
 from fourm.token_space import MASK_ID, Inputs, Targets, TokenRange, TokenSpace
 from tokenizers.base import PADDING
+from tokenizers.checked import Checked
 
 Known = Mapping[str, Int[Array | np.ndarray, "batch _"] | Float[Array | np.ndarray, "batch _ _"]]
 """Per modality ids [batch, tokens] in its own vocabulary, `PADDING` where unknown; of features the
@@ -36,7 +37,7 @@ vectors [batch, tokens, width], NaN where unknown."""
 
 
 @dataclass(frozen=True)
-class GenerationConfig:
+class GenerationConfig(Checked):
     """How the tokens of one modality are generated."""
 
     scheme: Literal["maskgit", "random", "autoregressive"] = "maskgit"

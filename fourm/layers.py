@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float
 
 from fourm.attention import attend_in_parts
 from fourm.gating import gate
+from tokenizers.checked import Checked
 
 Dtype = Literal["auto", "float32", "bfloat16"]
 Remat = Literal["none", "blocks", "everything"]
@@ -31,7 +32,7 @@ ACTIVATIONS: dict[str, tuple[Callable[[Array], Array], bool]] = {
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(Checked):
     """The shape of the transformer."""
 
     dim: int = 128

@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from fourm.model import FourM
 from fourm.token_space import MaskedBatch
+from tokenizers.checked import Checked
 
 Segments = tuple[tuple[int, int], ...]
 """(first id, vocabulary size) per modality."""
@@ -27,7 +28,7 @@ HEIGHTS = 8
 
 
 @dataclass(frozen=True)
-class LossConfig:
+class LossConfig(Checked):
     """How the modalities' losses are joined."""
 
     average: Literal["modalities", "tokens"] = "modalities"

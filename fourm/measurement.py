@@ -8,6 +8,7 @@ from typing import Any
 from fourm.evaluation import EvaluationConfig, Evaluator
 from fourm.pictures import draw_samples
 from fourm.probing import ProbeConfig, probe, untrained_like
+from fourm.results import notes_of, why_failed
 from fourm.run import load
 from fourm.sample_set import HELDOUT, TRAINING, load_heldout
 from fourm.stages import Stages
@@ -30,8 +31,13 @@ def measure_run(
         probes: Linear probes of the frozen encoder.
         stage: Told what is under way.
 
+    Whatever can't be measured is left out, and a note says why: the rest is there all the same.
+
     Returns:
         The fields of `fourm.report.Report` that hold results, by name.
+
+    Raises:
+        ValueError: If the model or the samples that were kept can't be read.
     """
     split, *others = [name for name in splits if name.startswith("test")] or [splits[-1]]
     training, heldout = load_heldout(folder, TRAINING), load_heldout(folder, split)
@@ -44,10 +50,18 @@ def measure_run(
             name: Evaluator(model, load_heldout(folder, name), training, fewer).evaluate()
             for name in others
         }
+    rows, notes = [], notes_of(tokenizers.values(), results, *elsewhere.values())
     with stage("probes", folder / "report.md"):
-        rows, notes = probe(model, untrained_like(model), training, heldout, probes)
+        try:
+            rows, told = probe(model, untrained_like(model), training, heldout, probes)
+            notes += told
+        except Exception as error:  # Whatever it is: the rest of the report stands.
+            notes.append(why_failed("The probes", error))
     with stage("pictures", folder / "samples.png"):
-        draw_samples(folder / "samples.png", model, heldout, evaluator.examples)
+        try:
+            draw_samples(folder / "samples.png", model, heldout, evaluator.examples)
+        except Exception as error:  # Whatever it is: the numbers are there.
+            notes.append(why_failed("The page of samples", error))
     return {
         "tokenizers": tokenizers,
         "results": results,
@@ -56,4 +70,5 @@ def measure_run(
         "notes": notes,
         "split": split,
         "num_samples": min(heldout.size, evaluation.num_samples),
+        "num_kept": {"training": training.size, split: heldout.size},
     }

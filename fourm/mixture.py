@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from fourm.span_corruption import is_split_by_spans
 from fourm.token_space import TokenSpace
+from tokenizers.checked import Checked
 
 Keep = Literal["random", "all", "binary"]
 KEEPS: tuple[Keep, ...] = get_args(Keep)
@@ -18,7 +19,7 @@ RULES: tuple[Rules, ...] = get_args(Rules)
 
 
 @dataclass(frozen=True)
-class MaskingComponent:
+class MaskingComponent(Checked):
     """One way of splitting a sample into what is shown and what is asked."""
 
     inputs: dict[str, float] = field(default_factory=dict)
@@ -43,7 +44,7 @@ class MaskingComponent:
 
 
 @dataclass(frozen=True)
-class MaskingConfig:
+class MaskingConfig(Checked):
     """A mixture of ways to split a sample."""
 
     components: tuple[MaskingComponent, ...] = (MaskingComponent(),)

@@ -16,6 +16,7 @@ from fourm.evaluation import Example, Predictor
 from fourm.results import write_file
 from fourm.sample_set import SampleSet
 from tokenizers.base import RawBatch
+from tokenizers.spread import spread_order
 
 CELL = 128
 """Side of a picture on the page, in pixels."""
@@ -76,7 +77,7 @@ def draw_samples(
         model: Whose tokenizers know how their values look.
         heldout: The samples.
         examples: Predictions of `Evaluator.evaluate`.
-        num_samples: Rows of each block, the first samples that all its directions have.
+        num_samples: Rows of each block: samples that all its directions have, spread over them.
     """
     blocks: dict[tuple[str, ...], list[Example]] = {}
     for example in examples:
@@ -84,7 +85,8 @@ def draw_samples(
     drawn = []
     for inputs, directions in blocks.items():
         rows = functools.reduce(np.intersect1d, [example.rows for example in directions])
-        rows = rows[:num_samples]
+        order = spread_order(heldout.size)
+        rows = np.sort(order[np.isin(order, rows)][:num_samples])
         if not len(rows):
             continue
         columns = _columns(model, heldout, rows, directions)

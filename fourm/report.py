@@ -71,7 +71,9 @@ class Report:
     split: str = ""
     """Where `results` were measured; empty if there was no data to measure anything on."""
     num_samples: int = 0
-    """Held-out samples of that split."""
+    """Held-out samples of that split that were measured on."""
+    num_kept: Mapping[str, int] = field(default_factory=dict)
+    """Samples that the run keeps, by split: those are evenly spread over the split."""
     other_splits: dict[str, list[Row]] = field(default_factory=dict)
     """Results on further splits, by name."""
     notes: Sequence[str] = ()
@@ -119,6 +121,13 @@ def format_report(folder: Path, report: Report) -> str:
 def _measured(report: Report) -> list[str]:
     parts = [f"## Predictions on held-out samples ({report.split})"]
     parts += [_results_table(report.results), EXPLANATION]
+    if report.num_kept:
+        kept = " and ".join(f"{count:,} of {split}" for split, count in report.num_kept.items())
+        parts.append(
+            f"Samples are evenly spread over each split, in the order of its files: {kept} are "
+            f"kept with the run; at most {report.num_samples:,} are predicted in a direction, and "
+            "floors and probes are fitted to those of training."
+        )
     for split, rows in report.other_splits.items():
         parts += [f"### On {split}", _results_table(rows)]
     if report.probes:
@@ -187,7 +196,7 @@ def _tokenizers_table(tokenizers: Mapping[str, Mapping[str, Any]]) -> str:
             f"{entry['metric']} {ARROWS.get(entry.get('better', ''), '')}".strip(),
             _number(entry["floor"]),
             f"**{_number(entry['value'])}**",
-            f"{entry['codebook_usage']:.0%}",
+            "-" if entry["codebook_usage"] is None else f"{entry['codebook_usage']:.0%}",
             _number(entry.get("perplexity")),
             str(entry.get("vocab_size", "-")),
             str(entry.get("tokens", "-")),

@@ -3,14 +3,16 @@
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+import traceback
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 Row = dict[str, Any]
-"""{"inputs": [...], "target", "metric", "better", "floor", "value", "ceiling"}."""
+"""{"inputs": [...], "target", "metric", "better", "floor", "value", "ceiling"}; where one of the
+last three is None or NaN, a "note" says why."""
 
 
 class Pair(NamedTuple):
@@ -77,12 +79,35 @@ def format_share(row: Row) -> str:
     return f"{round(100 * share)}%" if math.isfinite(share) else "-"
 
 
+def format_number(value: float | None) -> str:
+    """Returns a number with three decimals, "-" where there is none."""
+    return "-" if value is None or not math.isfinite(value) else f"{value:.3f}"
+
+
+def why_failed(what: str, error: Exception) -> str:
+    """Returns in one sentence why something could not be measured; all else goes on.
+
+    With FOURM_DEBUG=1 the place in the code is printed, too.
+    """
+    if os.environ.get("FOURM_DEBUG", "0") not in ("", "0"):
+        traceback.print_exception(error)
+    reason = " ".join(str(error).split()) or type(error).__name__
+    is_ours = isinstance(error, ValueError)
+    told = reason if is_ours else f"{type(error).__name__}: {reason}"
+    return f"{what} could not be measured: {told[:400].rstrip('.')}."
+
+
+def notes_of(*tables: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Returns what rows say of numbers that are missing, each sentence once."""
+    return list(dict.fromkeys(row["note"] for rows in tables for row in rows if "note" in row))
+
+
 def format_table(rows: Sequence[Row]) -> str:
     """Returns results as aligned text."""
     lines = [("direction", "metric", "floor", "value", "ceiling", "share")]
     for row in rows:
         direction = f"{'+'.join(row['inputs'])} -> {row['target']}"
-        numbers = [f"{row[name]:.3f}" for name in ("floor", "value", "ceiling")]
+        numbers = [format_number(row[name]) for name in ("floor", "value", "ceiling")]
         lines.append((direction, row["metric"], *numbers, format_share(row)))
     widths = [max(len(line[i]) for line in lines) for i in range(6)]
     return "\n".join(

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Int
 
 from tokenizers.base import Boxes, RawBatch
+from tokenizers.spread import evenly_spread
 from tokenizers.storage import load_folder, save_folder
 
 HELDOUT = "heldout"
@@ -75,6 +76,21 @@ class SampleSet:
                     f"{', '.join(self.columns)}."
                 )
             rows = np.intersect1d(rows, self.columns[name].index)
+        return rows
+
+    def spread_rows(self, most: int, of_each: int) -> Int[np.ndarray, "rows"]:
+        """Returns samples evenly spread over the set, ascending, in which no modality is missing.
+
+        Args:
+            most: How many, if every modality is in so many of them.
+            of_each: How many samples at least are to have each modality, if there are so many;
+                those that are missing are added, evenly spread over those that have it.
+        """
+        rows = evenly_spread(self.size, most)
+        for name in self.columns:
+            known = self.rows([name])
+            if np.isin(rows, known).sum() < min(of_each, len(known)):
+                rows = np.union1d(rows, known[evenly_spread(len(known), of_each)])
         return rows
 
     def take(self, modality: str, rows: Int[np.ndarray, "rows"]) -> RawBatch:

@@ -14,13 +14,14 @@ from typing import Literal, NamedTuple
 from jaxtyping import Array, Bool, Float, Int
 
 from tokenizers.base import SequenceTokens, Tokenizer
+from tokenizers.checked import Checked
 
 MASK_ID = 0
 """What the decoder reads in place of a grid token that it has to predict."""
 
 
 @dataclass(frozen=True)
-class TokenRange:
+class TokenRange(Checked):
     """Where one modality lives in the shared space.
 
     A modality of kind "features" has vectors in place of ids: patches of pixels, or what another
@@ -70,7 +71,7 @@ class TokenRange:
 
 
 @dataclass(frozen=True)
-class TokenSpace:
+class TokenSpace(Checked):
     """The ranges of all modalities, in the order of their indices."""
 
     ranges: tuple[TokenRange, ...]

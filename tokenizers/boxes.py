@@ -19,12 +19,14 @@ from tokenizers.base import (
     SequenceTokens,
     rank_features,
 )
+from tokenizers.checked import Checked
 from tokenizers.sequences import pad_sequences, read_sequences
+from tokenizers.spread import evenly_spread
 from tokenizers.storage import load_folder, save_folder, to_tuples
 
 
 @dataclass(frozen=True)
-class BoxList:
+class BoxList(Checked):
     """`Boxes` per sample: any number of labelled rectangles, none included.
 
     Metrics are micro-averaged F1: boxes are counted over all samples. A predicted box is right if
@@ -42,6 +44,7 @@ class BoxList:
     """Share of its area that a box must keep to survive a crop."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.class_names or len(set(self.class_names)) < len(self.class_names):
             raise ValueError("BoxList.class_names must be different names, at least one.")
         if self.max_boxes < 1:
@@ -143,7 +146,7 @@ class BoxList:
         The list grows greedily while F1 on (at most 1000) training samples rises. It draws from
         each class's mean box and 16 of its training boxes, evenly spaced in training order.
         """
-        training = [training[i] for i in _evenly_spaced(len(training), 1000)]
+        training = [training[i] for i in evenly_spread(len(training), 1000)]
         scores = {}
         for name, by_class in ((self._main, True), ("f1_any_class", False)):
             constant = self._best_constant(training, by_class)
@@ -156,7 +159,7 @@ class BoxList:
         corners, classes = [], []
         for index in np.unique(everything.classes):
             own = everything.corners[everything.classes == index]
-            corners += [own.mean(0), *own[_evenly_spaced(len(own), 16)]]
+            corners += [own.mean(0), *own[evenly_spread(len(own), 16)]]
             classes += [index] * (len(corners) - len(classes))
         pool = Boxes(np.array(corners, np.float32).reshape(-1, 4), np.array(classes, np.int32))
         is_open = _can_match(pool, everything, self.iou_threshold, by_class)
@@ -194,7 +197,7 @@ class BoxList:
 
 
 @dataclass(frozen=True)
-class BoxTokenizerConfig:
+class BoxTokenizerConfig(Checked):
     """Five ids per box: its corners, quantised, then its class (Pix2Seq, section 2.1)."""
 
     kind: ClassVar[Literal["grid", "sequence"]] = "sequence"
@@ -205,6 +208,7 @@ class BoxTokenizerConfig:
     """Ids that stand for masked spans."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.num_bins < 2 or self.num_sentinels < 1:
             raise ValueError(
                 f"Box tokenizer: num_bins={self.num_bins}, num_sentinels={self.num_sentinels}; "
@@ -335,7 +339,3 @@ def _can_match(
     union = _area(found.corners)[:, None] + _area(true.corners)[None] - both
     matches = both >= iou_threshold * np.maximum(union, 1e-12)
     return matches & (found.classes[:, None] == true.classes) if by_class else matches
-
-
-def _evenly_spaced(length: int, most: int) -> Int[np.ndarray, "_"]:
-    return np.unique(np.linspace(0, length - 1, min(length, most)).astype(int))

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, Shaped
 
+from tokenizers.checked import Checked
 from tokenizers.memcodes import Memcodes
 from tokenizers.quantizers import (
     CountingQuantizer,
@@ -27,7 +28,7 @@ AnyQuantizer = VectorQuantizer | FiniteScalarQuantizer | Memcodes
 
 
 @dataclass(frozen=True)
-class QuantizerConfig:
+class QuantizerConfig(Checked):
     """How latents become ids."""
 
     kind: Literal["vq", "fsq", "memcodes"] = "vq"
@@ -56,6 +57,7 @@ class QuantizerConfig:
     """Levels of each number of fsq; their product is the number of codes."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.num_heads != 1 and self.kind != "memcodes":
             raise ValueError(
                 f"A quantiser of kind {self.kind} got num_heads={self.num_heads}; only memcodes "
@@ -95,7 +97,7 @@ class QuantizerConfig:
 
 
 @dataclass(frozen=True)
-class CodeEncoderConfig:
+class CodeEncoderConfig(Checked):
     """Pictures to ids."""
 
     patch_size: int = 8
@@ -114,6 +116,7 @@ class CodeEncoderConfig:
     """Whether training leaves this half, its codes included, as it is."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.patch_size < 1 or min(self.num_channels, self.class_channels) < 0:
             raise ValueError(
                 f"An encoder got patch_size={self.patch_size}, num_channels={self.num_channels} "

@@ -12,11 +12,12 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from tokenizers.base import PADDING, Better, Crop, RawBatch, SequenceTokens
+from tokenizers.checked import Checked
 from tokenizers.storage import load_folder, save_folder, to_tuples
 
 
 @dataclass(frozen=True)
-class Codes:
+class Codes(Checked):
     """Ids of another tokenizer: int arrays of `shape`, or [length] up to it for sequences."""
 
     vocab_size: int

@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from tokenizers.checked import Checked
+
 Prediction = Literal["sample", "epsilon", "v_prediction"]
 """What a network answers with: the clean picture, the noise, or v = sqrt(signal) * noise -
 sqrt(1 - signal) * clean, which is well scaled everywhere (Salimans and Ho 2022)."""
@@ -29,7 +31,7 @@ MAX_LOG_SNR = 15.0
 
 
 @dataclass(frozen=True)
-class DiffusionConfig:
+class DiffusionConfig(Checked):
     """A noise schedule and what the network predicts."""
 
     num_timesteps: int = 1000
@@ -51,6 +53,7 @@ class DiffusionConfig:
     pure noise divides by zero. For published tokenizers; a run of your own is refused."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.num_timesteps < 2:
             raise ValueError(f"num_timesteps is {self.num_timesteps}; give at least 2.")
         shift = _cosine_shift(self.schedule)

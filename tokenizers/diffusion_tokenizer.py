@@ -18,6 +18,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from tokenizers.base import RawBatch
+from tokenizers.checked import Checked
 from tokenizers.code_encoder import CodeEncoder, CodeEncoderConfig
 from tokenizers.dense_tokenizer import DenseTokenizer
 from tokenizers.diffusion import (
@@ -41,7 +42,7 @@ CHUNK_PIXELS = 2**19
 
 
 @dataclass(frozen=True)
-class SamplingConfig:
+class SamplingConfig(Checked):
     """How ids become pictures."""
 
     sampler: Sampler = "ddim"
@@ -55,7 +56,7 @@ class SamplingConfig:
 
 
 @dataclass(frozen=True)
-class DiffusionTokenizerConfig:
+class DiffusionTokenizerConfig(Checked):
     """A learned tokenizer of anything dense, with a diffusion model as its decoder."""
 
     kind: ClassVar[Literal["grid"]] = "grid"
@@ -84,6 +85,7 @@ class DiffusionTokenizerConfig:
     """Of matrices."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         fewest, most = self.codes_kept
         if not 0 <= self.code_dropout <= 1 or not 0 <= fewest <= most:
             raise ValueError(

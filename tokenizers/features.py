@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float, Float16, Float32, Int, Shaped, UInt8
 
 from tokenizers.base import Better, Crop, RawBatch
+from tokenizers.checked import Checked
 from tokenizers.storage import load_folder, save_folder, to_tuples
 from tokenizers.values import Colors
 
@@ -21,7 +22,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
-class Vectors:
+class Vectors(Checked):
     """A sequence of vectors: float [length, width], such as a text as another network sees it."""
 
     width: int
@@ -81,7 +82,7 @@ def _cosine(predicted: np.ndarray, truth: np.ndarray) -> float:
 
 
 @dataclass(frozen=True)
-class PackedFeatures:
+class PackedFeatures(Checked):
     """How features are kept on disk, in fewer bytes than `encode` returns."""
 
     dtype: Literal["uint8", "float16"]

@@ -15,6 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Shaped
 
 from tokenizers.base import RawBatch
+from tokenizers.checked import Checked
 from tokenizers.dense_tokenizer import DenseTokenizer
 from tokenizers.quantizers import (
     Distance,
@@ -26,7 +27,7 @@ from tokenizers.values_dense import DenseValues
 
 
 @dataclass(frozen=True)
-class ImageTokenizerConfig:
+class ImageTokenizerConfig(Checked):
     """A learned tokenizer of pictures and of anything shaped like them."""
 
     kind: ClassVar[Literal["grid"]] = "grid"
@@ -65,6 +66,7 @@ class ImageTokenizerConfig:
     """Of matrices."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.patch_size < 2 or self.patch_size % 2:
             raise ValueError(f"patch_size is {self.patch_size}; give an even number, at least 2.")
 

@@ -11,6 +11,7 @@ from jaxtyping import Array, Key
 
 from tokenizers.base import RawBatch, Tokenizer
 from tokenizers.boxes import BoxList, BoxTokenizer, BoxTokenizerConfig
+from tokenizers.checked import Checked
 from tokenizers.codes import Codes, CodeTokenizer
 from tokenizers.diffusion_tokenizer import DiffusionTokenizer, DiffusionTokenizerConfig
 from tokenizers.features import PixelTokenizer, Vectors, VectorTokenizer
@@ -24,7 +25,7 @@ from tokenizers.wordpiece import WordPieceTokenizer, WordPieceTokenizerConfig
 
 
 @dataclass(frozen=True)
-class SavedTokenizerConfig:
+class SavedTokenizerConfig(Checked):
     """A tokenizer that was made before, in another run or out of a published file."""
 
     path: str
@@ -61,7 +62,7 @@ AnyTokenizerConfig = (
 
 
 @dataclass(frozen=True)
-class Modality:
+class Modality(Checked):
     """One modality of a run; its name is its key in the configuration."""
 
     values: AnyValues

@@ -8,11 +8,12 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Int32
 
 from tokenizers.base import Better, Crop, RawBatch, rank_features
+from tokenizers.checked import Checked
 from tokenizers.storage import check_finite, load_folder, save_folder
 
 
 @dataclass(frozen=True)
-class Scalar:
+class Scalar(Checked):
     """One finite number per sample, such as a temperature."""
 
     unit: str = ""
@@ -85,7 +86,7 @@ class Scalar:
 
 
 @dataclass(frozen=True)
-class ScalarTokenizerConfig:
+class ScalarTokenizerConfig(Checked):
     """Bins that hold equal shares of the training numbers."""
 
     kind: ClassVar[Literal["grid", "sequence"]] = "grid"
@@ -95,6 +96,7 @@ class ScalarTokenizerConfig:
     each value, so that they survive exactly."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.num_bins < 1:
             raise ValueError(f"Scalar tokenizer: num_bins={self.num_bins}; at least 1 is allowed.")
 

@@ -15,6 +15,7 @@ import sentencepiece
 from jaxtyping import Array, Int, Int32
 
 from tokenizers.base import Better, Crop, RawBatch, SequenceTokens
+from tokenizers.checked import Checked
 from tokenizers.sequences import pad_sequences, read_sequences
 from tokenizers.storage import load_folder, save_folder, to_tuples
 
@@ -27,7 +28,7 @@ COORDINATE = r"<(\d{1,9})>"
 
 
 @dataclass(frozen=True)
-class Text:
+class Text(Checked):
     """A non-empty `str` per sample, such as a caption.
 
     Every metric but `exact` is a micro-averaged F1: a text is reduced to a set of findings, and
@@ -45,6 +46,7 @@ class Text:
     """Words that change places when the picture is mirrored."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in {name for pair in self.pairs for name in pair} - set(self.attributes):
             raise ValueError(
                 f"Text.pairs names the attribute {name!r}, but Text.attributes has only "
@@ -157,7 +159,7 @@ class Text:
 
 
 @dataclass(frozen=True)
-class TextTokenizerConfig:
+class TextTokenizerConfig(Checked):
     """Pieces of words learnt from the training texts by byte-pair encoding.
 
     Byte-pair encoding rather than a unigram model: on captions from a small vocabulary it gives
@@ -178,6 +180,7 @@ class TextTokenizerConfig:
     cropping don't move them."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.max_tokens < 2 or self.num_sentinels < 1 or self.num_coordinates < 0:
             raise ValueError(
                 f"Text tokenizer: max_tokens={self.max_tokens}, "

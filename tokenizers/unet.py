@@ -13,6 +13,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from tokenizers.checked import Checked
 from tokenizers.image import from_patches, to_patches
 
 LONGEST_PERIOD = 10000.0
@@ -23,7 +24,7 @@ EPSILON = 1e-5
 
 
 @dataclass(frozen=True)
-class UNetConfig:
+class UNetConfig(Checked):
     """A U-net of any size."""
 
     patch_size: int = 4
@@ -42,6 +43,7 @@ class UNetConfig:
     """Of group normalisation; divides the channels of every level."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         counts = {
             name: getattr(self, name)
             for name in ("patch_size", "width", "num_blocks", "num_heads", "num_groups")

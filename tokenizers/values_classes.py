@@ -35,6 +35,7 @@ class Classes(DenseValues):
     metrics: ClassVar[dict[str, Better]] = {"miou": "higher", "pixel_accuracy": "higher"}
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if len(self.names) < 2 or 0 <= self.ignore < len(self.names):
             raise ValueError(
                 f"Classes got {len(self.names)} names and ignore={self.ignore}; give at least 2 "

@@ -126,6 +126,7 @@ class Reals(DenseValues):
     metrics: ClassVar[dict[str, Better]] = {"r2": "higher", "rmse": "lower"}
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.channels < 1:
             raise ValueError(f"Reals got channels={self.channels}; give at least 1.")
         if len(self.picture) not in (1, 3) or not set(self.picture) <= set(range(self.channels)):

@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Shaped
 from PIL import Image
 
 from tokenizers.base import Better, Crop, RawBatch
+from tokenizers.checked import Checked
 
 Constant = Literal["picture", "value"]
 """What a floor may hold fixed: one answer per pixel position, or one for all pixels."""
@@ -31,7 +32,7 @@ Sums = dict[str, Any]
 """What scores are computed from: numbers or arrays that may be added up over samples."""
 
 
-class DenseValues(ABC):
+class DenseValues(Checked, ABC):
     """Base of the dense kinds: one number, vector or class per pixel.
 
     A kind says how raw arrays become what a network reads (`normalize`), what the network's

@@ -48,6 +48,7 @@ class Distances(DenseValues):
     metrics: ClassVar[dict[str, Better]] = {"abs_rel": "lower", "delta1": "higher", "rmse": "lower"}
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 < self.min_distance < self.max_distance:
             raise ValueError(
                 f"Distances got min_distance={self.min_distance} and max_distance="

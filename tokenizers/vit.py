@@ -13,6 +13,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
+from tokenizers.checked import Checked
 from tokenizers.image import from_patches, to_patches
 
 LONGEST_PERIOD = 10000.0
@@ -26,7 +27,7 @@ LAYER_SCALE = 1e-6
 
 
 @dataclass(frozen=True)
-class NetworkConfig:
+class NetworkConfig(Checked):
     """Layers of an encoder or decoder."""
 
     kind: Literal["vit", "mlp"] = "vit"
@@ -47,6 +48,7 @@ class NetworkConfig:
     """Added to variances."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if min(self.width, self.depth + 1, int(self.width * self.expansion)) < 1:
             raise ValueError(
                 f"A network got width={self.width}, depth={self.depth} and expansion="

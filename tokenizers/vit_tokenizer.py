@@ -14,6 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Shaped
 
 from tokenizers.base import RawBatch
+from tokenizers.checked import Checked
 from tokenizers.code_encoder import CodeEncoder, CodeEncoderConfig
 from tokenizers.dense_tokenizer import DenseTokenizer
 from tokenizers.quantizers import Quantizer
@@ -23,7 +24,7 @@ from tokenizers.vit import NetworkConfig, PatchDecoder
 
 
 @dataclass(frozen=True)
-class DecoderConfig:
+class DecoderConfig(Checked):
     """Codes to pictures."""
 
     patch_size: int = 0
@@ -37,7 +38,7 @@ class DecoderConfig:
 
 
 @dataclass(frozen=True)
-class ViTTokenizerConfig:
+class ViTTokenizerConfig(Checked):
     """A learned tokenizer of pictures, feature maps and vectors, with transformers."""
 
     kind: ClassVar[Literal["grid"]] = "grid"

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Int, Int32, Key
 
 from tokenizers.base import RawBatch, SequenceTokens
+from tokenizers.checked import Checked
 from tokenizers.sequences import pad_sequences, read_sequences
 from tokenizers.storage import load_folder, save_folder, to_tuples
 from tokenizers.text import Text
@@ -25,7 +26,7 @@ UNSPOKEN = ("[PAD]", "[SOS]", "[S_0]")
 
 
 @dataclass(frozen=True)
-class WordPieceTokenizerConfig:
+class WordPieceTokenizerConfig(Checked):
     """Text by a WordPiece vocabulary that is there already; nothing is fitted."""
 
     path: str

@@ -14,6 +14,7 @@ from fourm.training.loop import TrainingConfig
 from fourm.training.sharding import Layout
 from fourm.training.train_state import LossFn, Metrics, TrainState, make_loss
 from tokenizers.base import TokenBatch
+from tokenizers.spread import evenly_spread
 
 
 @runtime_checkable
@@ -54,7 +55,7 @@ class HeldoutLoss:
                 of `fourm.loss.masked_loss`.
             config: How the modalities' losses are joined.
             tokens: What is held out, at least one sample.
-            training: Says how many samples are used, evenly spaced, and how many fit into the
+            training: Says how many samples are used, evenly spread, and how many fit into the
                 memory at once.
             seed: Of the masks.
             layout: How the devices share the work.
@@ -62,8 +63,7 @@ class HeldoutLoss:
         self._tokens, self._config, self._layout = tokens, config, layout
         self._batch_size = training.batch_size // training.accumulation
         self._key = jax.random.key(seed)
-        count = min(training.evaluate_samples, len(tokens))
-        self._chosen = np.arange(count) * len(tokens) // count
+        self._chosen = evenly_spread(len(tokens), training.evaluate_samples)
         compute_loss = make_loss(model, loss_fn, layout)
         self._measure = jax.jit(lambda *arguments: compute_loss(*arguments)[1][0])
 

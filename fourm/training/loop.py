@@ -32,10 +32,11 @@ from fourm.training.train_state import (
     merge_state,
     parameter_names,
 )
+from tokenizers.checked import Checked
 
 
 @dataclass(frozen=True)
-class TrainingConfig:
+class TrainingConfig(Checked):
     """How long and how to train."""
 
     steps: int = 1500

@@ -25,6 +25,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, PyTree
 
 from fourm.loss import Segments, TokenScores, grouped_cross_entropy
+from tokenizers.checked import Checked
 
 AXES = ("data", "fsdp", "tensor")
 BATCH = P(("data", "fsdp"))
@@ -51,7 +52,7 @@ STACKED = "layers"
 
 
 @dataclass(frozen=True)
-class MeshConfig:
+class MeshConfig(Checked):
     """How many ways the devices share the work; the product is their number. -1 = what is left."""
 
     data: int = -1

@@ -14,6 +14,7 @@ from optax.contrib import MuonDimensionNumbers, muon
 
 from fourm.training.sharding import Layout, precisions
 from fourm.training.whole_matrices import update_whole_matrices
+from tokenizers.checked import Checked
 
 Metrics = dict[str, Float[Array, ""]]
 LossFn = Callable[[Any, Any, Key[Array, ""]], tuple[Float[Array, ""], Metrics]]
@@ -48,7 +49,7 @@ IS_FINITE = "gradient_is_finite"
 
 
 @dataclass(frozen=True)
-class OptimizerConfig:
+class OptimizerConfig(Checked):
     """AdamW (Loshchilov and Hutter 2019) or Muon, with linear warm-up and cosine decay."""
 
     name: Literal["adamw", "muon"] = "adamw"

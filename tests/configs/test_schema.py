@@ -183,3 +183,26 @@ WRONG = {
 def test_check_refuses_what_the_parts_cannot_see_by_themselves(reason):
     with pytest.raises(ValueError, match=reason):
         replace(SCENES, **WRONG[reason]).check()
+
+
+@pytest.mark.parametrize(
+    ("part", "knob", "said"),
+    [
+        ("crops", "scale", "--crops.scale"),
+        ("training", "average_decay", "--training.average-decay"),
+    ],
+)
+def test_what_is_not_a_number_is_refused_by_its_knob(part, knob, said):
+    config = PRESETS["scenes"]()
+    before = getattr(getattr(config, part), knob, None)
+    nan = float("nan")
+    wrong = (nan, 1.0) if isinstance(before, tuple) else nan
+    with pytest.raises(ValueError, match=f"{said}.* (is|must)"):
+        replace(config, **{part: replace(getattr(config, part), **{knob: wrong})}).check()
+
+
+def test_a_region_of_classes_that_there_are_not_is_refused():
+    config = PRESETS["scenes"]()
+    region = RegionConfig("semseg", ("nonsense",))
+    with pytest.raises(ValueError, match=r"--evaluation.region.classes is nonsense; allowed"):
+        replace(config, evaluation=replace(config.evaluation, region=region)).check()

@@ -1,9 +1,12 @@
+import dataclasses
+import math
+
 import numpy as np
 import pytest
 
 from fourm.evaluation import EvaluationConfig, Evaluator, RegionConfig, readable
-from fourm.results import Pair
-from fourm.sample_set import SampleSet
+from fourm.results import Pair, format_table, notes_of
+from fourm.sample_set import Column, SampleSet
 from tests.fourm.fakes import MODALITIES, FakeModel, make_sample, make_set
 from tokenizers.text import Text
 from tokenizers.values import Colors
@@ -93,7 +96,54 @@ def test_samples_that_lack_a_modality_are_left_out():
     assert {row["target"] for row in rows} == {"depth", "caption"}
     assert all(np.isfinite(row["value"]) for row in rows)
     nothing = SampleSet.collect([{"rgb": samples[0]["rgb"]}], MODALITIES)
-    assert evaluator(heldout=nothing, pairs=("rgb->depth",)).evaluate() == []
+    (row,) = evaluator(heldout=nothing, pairs=("rgb->depth",)).evaluate()
+    assert (row["inputs"], row["target"], row["metric"]) == (["rgb"], "depth", "abs_rel")
+    assert row["floor"] is row["value"] is row["ceiling"] is None
+    assert "rgb -> depth could not be measured: no held-out sample has rgb and depth" in row["note"]
+    assert "-" in format_table([row]) and notes_of([row, row]) == [row["note"]]
+
+
+def test_a_modality_that_no_training_sample_has_has_no_floor_and_a_note():
+    training = SampleSet.collect([make_sample(1) | {"boxes": None}], MODALITIES[:-1])
+    training = dataclasses.replace(
+        training, columns={**training.columns, "boxes": Column(np.zeros(0, int), [])}
+    )
+    config = EvaluationConfig(pairs=PAIRS, region=OBJECTS)
+    tested = Evaluator(FakeModel(), make_set(40, seed=1), training, config)
+    rows = {(row["target"], row["metric"]): row for row in tested.evaluate()}
+    boxes = rows["boxes", "f1_iou50"]
+    assert math.isnan(boxes["floor"]) and boxes["value"] == boxes["ceiling"] == 1.0
+    assert "no training sample that was kept has boxes" in boxes["note"]
+    assert "note" not in rows["depth", "abs_rel"]
+    table = tested.tokenizers()
+    assert table["boxes"]["note"] == boxes["note"] and table["boxes"]["value"] == 1.0
+
+
+@pytest.mark.parametrize("broken", ["generate", "reconstruct", "tokenize"])
+def test_whatever_fails_is_a_row_with_its_reason_and_the_others_are_measured(broken):
+    tested = evaluator(pairs=("rgb->depth", "rgb->semseg"))
+    works = getattr(tested.model, broken)
+
+    def fail(*arguments, **options):
+        if any("depth" in each for each in arguments if isinstance(each, str | dict | list)):
+            raise ZeroDivisionError("by nothing")
+        return works(*arguments, **options)
+
+    setattr(tested.model, broken, fail)
+    rows, table = tested.evaluate(), tested.tokenizers()
+    failed = [row for row in (*rows, *table.values()) if row.get("value") is None]
+    assert failed and all("ZeroDivisionError: by nothing" in row["note"] for row in failed)
+    assert all(np.isfinite(row["value"]) for row in rows if row["target"] == "semseg")
+    assert all(np.isfinite(table[name]["value"]) for name in MODALITIES if name != "depth")
+
+
+def test_few_of_many_samples_lie_spread_over_all():
+    numbers = np.repeat(np.arange(4), 25)
+    by_class = SampleSet.collect([make_sample(int(number)) for number in numbers], MODALITIES)
+    tested = evaluator(heldout=by_class, pairs=("rgb->depth", "caption->rgb"), num_samples=8)
+    tested.evaluate()
+    for example in tested.examples:
+        assert numbers[example.rows].tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
 
 
 def test_the_number_of_samples_is_kept_to_and_the_seed_handed_on():

@@ -48,7 +48,7 @@ def test_what_was_scored_is_what_is_drawn_without_another_prediction(tmp_path):
     first = draw(tmp_path / "s.png", evaluator, 2)
     assert len(evaluator.model.calls) == calls
     assert [example.read is not None for example in evaluator.examples] == [0, 0, 0, 1]
-    evaluator.examples[0].predicted[1] *= 0.5
+    evaluator.examples[0].predicted[:] *= 0.5
     assert (draw(tmp_path / "s.png", evaluator, 2) != first).any()
     assert (draw(tmp_path / "s.png", evaluator, 1).shape[0]) < first.shape[0]
 

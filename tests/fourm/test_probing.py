@@ -1,8 +1,21 @@
+import dataclasses
+import math
+
 import numpy as np
 import pytest
 
-from fourm.probing import ProbeConfig, probe, raw_features, token_histogram
-from fourm.sample_set import SampleSet
+from fourm.probing import (
+    LEAST_C,
+    MOST_C,
+    ProbeConfig,
+    best_inside,
+    format_probes,
+    probe,
+    raw_features,
+    token_histogram,
+    why_not_probed,
+)
+from fourm.sample_set import Column, SampleSet
 from tests.fourm.fakes import MODALITIES, FakeModel, make_sample, make_set
 
 CONFIG = ProbeConfig(tasks=("number", "is_pink", "word"))
@@ -28,7 +41,8 @@ def test_rows_have_the_fields_of_the_report():
     for row in run()[0]:
         assert {"task", "value", "raw_pixels", "untrained"} <= set(row)
         assert set(row) == {
-            "task", "metric", "value", "raw_pixels", "untrained", "token_histogram", "chance"
+            "task", "metric", "value", "raw_pixels", "untrained", "token_histogram", "chance",
+            "inverse_regularization",
         }  # fmt: skip
         assert all(isinstance(row[name], float) for name in set(row) - {"task", "metric"})
 
@@ -49,7 +63,9 @@ def test_a_constant_label_is_left_out_with_a_note():
     training = SampleSet.collect([make_sample(number % 3) for number in range(30)], MODALITIES)
     rows, notes = run(training=training)
     assert [row["task"] for row in rows] == ["number", "word"]
-    assert notes == ["is_pink was not probed: its label is the same in all samples."]
+    assert notes == [
+        "The probe of is_pink could not be measured: its label is the same in all training samples."
+    ]
 
 
 def test_samples_without_the_input_or_the_fact_are_left_out():
@@ -63,9 +79,65 @@ def test_samples_without_the_input_or_the_fact_are_left_out():
     assert all(row["value"] > 0.95 for row in rows)
 
 
-def test_an_unknown_task_is_one_sentence():
-    with pytest.raises(ValueError, match="no fact 'age' to probe; the data's metadata has number"):
-        run(ProbeConfig(tasks=("age",)))
+def test_a_fact_that_is_none_of_several_classes_is_said_and_the_others_are_probed():
+    samples = [make_sample(number % 4) for number in range(120)]
+    for number, sample in enumerate(samples):
+        sample["metadata"]["height"] = 0.1 + number
+        sample["metadata"]["place"] = np.array([1.0, 2.0])
+        sample["metadata"]["count"] = float(number % 4)  # whole numbers are classes
+    some = SampleSet.collect(samples, MODALITIES)
+    tasks = ("age", "height", "place", "count", "word")
+    rows, notes = run(ProbeConfig(tasks=tasks), some, some)
+    assert [row["task"] for row in rows] == ["count", "word"]
+    assert "probe of age could not be measured: the data's metadata has number" in notes[0]
+    assert "probe of height could not be measured: it is a number, such as 0.1" in notes[1]
+    assert "array of shape (2,)" in notes[2] and len(notes) == 3
+    assert [each.split()[2] for each in why_not_probed(some, tasks)] == [
+        "'age'",
+        "'height'",
+        "'place'",
+    ]
+
+
+@pytest.mark.parametrize("name", ["caption", "boxes"])
+def test_inputs_that_are_no_pictures_are_probed_without_the_rival_on_pixels(name):
+    rows, notes = run(ProbeConfig(input=name, tasks=("number",)))
+    assert rows[0]["value"] > 0.95 and rows[0]["raw_pixels"] is None
+    assert len(notes) == 1 and "Of the probes, raw_pixels could not be measured" in notes[0]
+    assert "-" in format_probes(rows)
+
+
+def test_samples_that_lie_by_class_are_probed_in_all_classes():
+    numbers = np.repeat(np.arange(4), 50)
+    by_class = SampleSet.collect([make_sample(int(number)) for number in numbers], MODALITIES)
+    rows, _ = run(ProbeConfig(tasks=("number",), num_train=40, num_test=8), by_class, by_class)
+    assert rows[0]["chance"] == 0.25 and rows[0]["value"] == 1.0
+
+
+def test_without_a_sample_of_the_input_the_probes_are_left_out_with_a_note():
+    none = make_set(8)
+    none = dataclasses.replace(none, columns={**none.columns, "rgb": Column(np.zeros(0, int), [])})
+    rows, notes = run(ProbeConfig(tasks=("number",)), heldout=none)
+    assert rows == [] and "no held-out sample that was kept has rgb" in notes[0]
+
+
+@pytest.mark.parametrize("best", [1e-5, 0.01, 1.0, 1e4])
+def test_the_grid_grows_until_its_best_lies_inside(best):
+    tried = []
+
+    def score(c):
+        tried.append(c)
+        return -abs(math.log10(c / best))
+
+    assert best_inside([0.001, 0.01, 0.1], score) == pytest.approx(best)
+    assert len(tried) == len(set(tried))
+    assert min(tried) >= LEAST_C * 0.99 and max(tried) <= MOST_C * 1.01
+
+
+def test_the_grid_does_not_grow_where_candidates_are_equally_good():
+    tried = []
+    assert best_inside([0.001, 0.01, 0.1], lambda c: tried.append(c) or 1.0) == 0.01
+    assert len(tried) == 3
 
 
 def test_without_tasks_there_are_no_probes():

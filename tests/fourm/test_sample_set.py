@@ -83,3 +83,14 @@ def test_sequences_of_different_lengths_survive_the_disk(tmp_path, width):
         loaded.take("ids", np.array([0, 3])), (values[0], values[2]), strict=True
     ):
         np.testing.assert_array_equal(found, value)
+
+
+def test_a_few_samples_lie_spread_over_all_and_no_modality_is_missing():
+    samples = [{"rgb": np.zeros((2, 2, 3), np.uint8)} for _ in range(100)]
+    for number in (41, 43, 45):
+        samples[number]["caption"] = "a thing"
+    kept = SampleSet.collect(samples, ("rgb", "caption"))
+    assert kept.spread_rows(10, 2).tolist() == [0, 10, 20, 30, 40, 41, 43, 50, 60, 70, 80, 90]
+    assert {41, 43, 45} <= set(kept.spread_rows(10, 50).tolist())
+    everywhere = SampleSet.collect([{"rgb": 0.0, "caption": "a"}] * 100, ("rgb", "caption"))
+    assert everywhere.spread_rows(10, 10).tolist() == list(range(0, 100, 10))

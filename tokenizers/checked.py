@@ -1,0 +1,161 @@
+"""Configuration classes that check themselves: what is made is what its fields allow."""
+
+import dataclasses
+import difflib
+import functools
+import types
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import PurePath
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import numpy as np
+
+OURS = ("configs", "data_pipeline", "fourm", "tokenizers")
+"""Packages whose classes are known: an object of theirs in the wrong place is a mistake."""
+
+
+class Checked:
+    """Base of configuration dataclasses, whose values are checked where an object is made.
+
+    A word that is none of a `Literal`'s, a string where several are wanted, a truth value where a
+    number is: each is refused by the name of its field. Lists become tuples. What the types can't
+    say, such as ranges, a class checks in a `__post_init__` of its own, which calls this one first,
+    or in a `check` that knows by which knob a value is given.
+    """
+
+    def __post_init__(self) -> None:
+        """Raises ValueError, in one sentence, for a value that its field does not allow."""
+        for name, hint in _hints(type(self)).items():
+            given = getattr(self, name)
+            value = allowed_value(hint, given, f"{type(self).__name__}.{name}")
+            if value is not given:
+                object.__setattr__(self, name, value)  # The usual way into a frozen dataclass.
+
+
+def allowed_value(hint: Any, value: Any, name: str) -> Any:
+    """Returns a value as a type has it: as it is, but lists where tuples are wanted as tuples.
+
+    Args:
+        hint: Any type that a configuration uses; those that can't be checked allow everything.
+        value: What was given.
+        name: Of the field, for messages.
+
+    Raises:
+        ValueError: In one sentence, if the type does not allow the value.
+    """
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return allowed_value(inner[0], value, name)
+    if origin in (Union, types.UnionType):
+        return _one_of(inner, value, name)
+    if origin is Literal:
+        if not any(type(value) is type(word) and value == word for word in inner):
+            raise ValueError(unknown_word(name, value, inner))
+        return value
+    if origin is tuple or hint is tuple:
+        return _tuple(inner, value, name)
+    if origin is not None and isinstance(origin, type) and issubclass(origin, Mapping):
+        if not isinstance(value, Mapping):
+            raise _wrong(name, value, "a dictionary")
+        entries = {
+            allowed_value(inner[0], key, f"a key of {name}"): allowed_value(
+                inner[1], entry, f"{name}[{key!r}]"
+            )
+            for key, entry in value.items()
+        }
+        unchanged = all(entries[key] is entry for key, entry in value.items())
+        return value if unchanged else entries
+    if isinstance(origin, type) and issubclass(origin, Sequence):
+        if isinstance(value, str | bytes) or not isinstance(value, Sequence):
+            raise _wrong(name, value, "a list")
+        entries = [allowed_value(inner[0], e, f"{name}[{i}]") for i, e in enumerate(value)]
+        unchanged = all(new is old for new, old in zip(entries, value, strict=True))
+        return value if unchanged else tuple(entries)
+    return _single(hint, value, name)
+
+
+def unknown_word(name: str, given: Any, allowed: Sequence[Any]) -> str:
+    """Returns the sentence for a word that is none of those allowed, with the nearest of them."""
+    words = [str(word) for word in allowed]
+    near = difflib.get_close_matches(str(given), words, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}? Allowed" if near else "allowed"
+    return f"{name} is {given!r}; {hint} is {' or '.join(', '.join(words).rsplit(', ', 1))}."
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    hints = get_type_hints(cls, include_extras=True)
+    return {entry.name: hints[entry.name] for entry in dataclasses.fields(cls)}  # type: ignore
+
+
+def _one_of(hints: Sequence[Any], value: Any, name: str) -> Any:
+    if value is None and type(None) in hints:
+        return None
+    errors = []
+    for hint in hints:
+        if hint is type(None):
+            continue
+        try:
+            return allowed_value(hint, value, name)
+        except ValueError as error:
+            errors.append(error)
+    if len(errors) == 1:
+        raise errors[0]
+    # A user's own kind, such as a source of data that a configuration file defines, stands where
+    # one of several classes may.
+    is_own = type(value).__module__.partition(".")[0] not in (*OURS, "builtins", "numpy")
+    if is_own and all(dataclasses.is_dataclass(hint) for hint in hints):
+        return value
+    names = [getattr(hint, "__name__", str(hint)) for hint in hints]
+    raise _wrong(name, value, f"one of {', '.join(names)}")
+
+
+def _tuple(hints: Sequence[Any], value: Any, name: str) -> tuple:
+    if not isinstance(value, tuple | list):
+        raise _wrong(name, value, "a tuple, such as (...,)")
+    if len(hints) == 2 and hints[1] is Ellipsis:
+        hints = [hints[0]] * len(value)
+    elif hints and len(hints) != len(value):
+        raise _wrong(name, value, f"a tuple of {len(hints)}")
+    if not hints:
+        return tuple(value)
+    entries = tuple(
+        allowed_value(hint, entry, f"{name}[{index}]")
+        for index, (hint, entry) in enumerate(zip(hints, value, strict=True))
+    )
+    unchanged = all(new is old for new, old in zip(entries, value, strict=True))
+    return value if unchanged and isinstance(value, tuple) else entries
+
+
+KINDS: dict[Any, tuple[Any, str]] = {
+    bool: (bool | np.bool_, "True or False"),
+    int: (int | np.integer, "a whole number"),
+    float: (int | float | np.integer | np.floating, "a number"),
+    str: (str, "a text"),
+}
+
+
+def _single(hint: Any, value: Any, name: str) -> Any:
+    """Checks numbers, texts, paths and objects of a class."""
+    if hint in KINDS:
+        kinds, wanted = KINDS[hint]
+        is_truth = isinstance(value, bool | np.bool_)
+        if not isinstance(value, kinds) or (is_truth and hint is not bool):
+            raise _wrong(name, value, wanted)
+        # Numbers of numpy would not be written down with a run.
+        return value.item() if isinstance(value, np.generic) else value
+    elif isinstance(hint, type) and issubclass(hint, PurePath):
+        if not isinstance(value, str | PurePath):
+            raise _wrong(name, value, "a path")
+    elif isinstance(hint, type) and hint is not object:
+        is_protocol = getattr(hint, "_is_protocol", False)
+        if not is_protocol and not isinstance(value, hint):
+            raise _wrong(name, value, f"of the class {hint.__name__}")
+    elif get_origin(hint) is Callable and not callable(value):
+        raise _wrong(name, value, "a function")
+    return value
+
+
+def _wrong(name: str, value: Any, wanted: str) -> ValueError:
+    shown = repr(value) if len(repr(value)) <= 60 else f"{repr(value)[:57]}..."
+    return ValueError(f"{name} is {shown}; it must be {wanted}.")
