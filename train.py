@@ -59,6 +59,7 @@ from fourm.training.termination import Terminated, raises_terminated
 from fourm.training.train_state import OptimizerConfig
 from tokenizers.base import Tokenizer
 from tokenizers.modality import Modality, SavedTokenizerConfig, load_tokenizer
+from tokenizers.pieces import record_pieces
 from tokenizers.spread import evenly_spread
 from tokenizers.storage import fingerprint_files
 
@@ -118,6 +119,7 @@ def run(arguments: Sequence[str]) -> Path:
             train_model(config, tokenizers, tokens, heldout, folder, log, layout)
     command = shlex.join(["python", "train.py", *arguments])
     run_on_main(lambda: evaluate(config, folder, stage, command))
+    run_on_main(lambda: record_pieces(folder))
     return folder
 
 

@@ -14,7 +14,6 @@ from jaxtyping import PyTree
 from configs.schema import RunConfig
 from data_pipeline.plain import differing_knobs, from_plain, to_plain
 from fourm.model import FourM, ModelConfig
-from fourm.results import write_file
 from fourm.run import CONFIG, TOKENIZERS
 from fourm.run_log import METRICS
 from fourm.sample_set import HELDOUT
@@ -22,6 +21,8 @@ from fourm.token_space import TokenSpace
 from fourm.training.checkpoints import describe_difference, newest_steps
 from fourm.training.train_state import OptimizerConfig, build_optimizer
 from tokenizers.modality import load_tokenizer
+from tokenizers.pieces import check_pieces
+from tokenizers.unfinished import partial_name, write_file
 
 FORK = "fork.json"
 CHECKPOINTS = "checkpoints"
@@ -52,9 +53,10 @@ def fork_run(source: Path, config: RunConfig) -> None:
     knobs = [
         knob for knob in differing_knobs(plain, to_plain(config)) if knob.split(".")[0] != "run_dir"
     ]
+    check_pieces(source)
     steps = newest_steps(source / CHECKPOINTS)
     check_usable(source, plain, config, knobs, has_model="model" in steps)
-    partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
+    partial = partial_name(folder)
     partial.mkdir(parents=True)
     try:
         for name, follows_from in FOLLOWS_FROM.items():
@@ -70,7 +72,7 @@ def fork_run(source: Path, config: RunConfig) -> None:
         # Left by a first attempt whose settings did not fit the data.
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(partial, folder)
-    except (FileNotFoundError, shutil.Error) as error:
+    except FileNotFoundError as error:
         raise ValueError(
             f"{source} changed while it was read, as a run does that goes on; try again."
         ) from error
@@ -79,9 +81,29 @@ def fork_run(source: Path, config: RunConfig) -> None:
 
 
 def read_fork(folder: Path) -> dict[str, Any]:
-    """Returns what `fork_run` wrote down: from, steps by stage, knobs, config; {} if no fork."""
+    """Returns what `fork_run` wrote down: from, steps by stage, knobs, config; {} if no fork.
+
+    Raises:
+        ValueError: One sentence, if the file says something else.
+    """
     file = folder / FORK
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    check_pieces(folder, [FORK])
+    if not file.exists():
+        return {}
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+        is_usable = isinstance(record["from"], str) and all(
+            isinstance(name, str) and type(step) is int and step >= 0
+            for name, step in record["steps"].items()
+        )
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        is_usable = False
+    if not is_usable:
+        raise ValueError(
+            f"{file} does not say from which run {folder} was forked, and at which steps; put it "
+            "back, or fork that run again into another --run-dir."
+        )
+    return record
 
 
 def forked_at(folder: Path, stage: str) -> int | None:
@@ -144,14 +166,28 @@ def link_tree(source: Path, folder: Path) -> None:
     """Gives a folder's files another name, or copies them where that is impossible.
 
     Hidden files are somebody's unfinished work and are left out.
+
+    Raises:
+        OSError: If a file is gone, or can't be copied, as onto a full disk.
     """
 
-    def link(old: str, new: str) -> None:
-        try:
-            os.link(old, new)
-        except FileNotFoundError:
-            raise
-        except OSError:  # Another file system, or one without links.
-            shutil.copyfile(old, new)
+    for root, folders, files in os.walk(source, onerror=_raise, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        here = folder / Path(root).relative_to(source)
+        here.mkdir(parents=True, exist_ok=True)
+        for name in files:
+            if not name.startswith("."):
+                _link(Path(root) / name, here / name)
 
-    shutil.copytree(source, folder, copy_function=link, ignore=shutil.ignore_patterns(".*"))
+
+def _link(old: Path, new: Path) -> None:
+    try:
+        os.link(old, new)
+    except FileNotFoundError:
+        raise
+    except OSError:  # Another file system, or one without links.
+        shutil.copyfile(old, new)
+
+
+def _raise(error: OSError) -> None:
+    raise error

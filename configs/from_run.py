@@ -22,6 +22,8 @@ from fourm.training.loop import TrainingConfig
 from fourm.training.train_state import OptimizerConfig
 from tokenizers.base import Tokenizer
 from tokenizers.modality import Modality, SavedTokenizerConfig, load_tokenizer
+from tokenizers.pieces import check_pieces
+from tokenizers.storage import check_made_with
 
 
 def is_run(folder: Path) -> bool:
@@ -43,6 +45,8 @@ def load_run(folder: Path) -> tuple[RunConfig, str]:
         raise ValueError(
             f"The run {folder} has no model yet to start from; finish it first, or give a preset."
         )
+    check_pieces(folder, [CONFIG, MODEL])
+    check_made_with(folder / MODEL, folder / TOKENIZERS)
     model, space = load_shape(folder / MODEL)
     saved = {name: folder / TOKENIZERS / name for name in space.names}
     tokenizers = {name: load_tokenizer(path) for name, path in saved.items()}
@@ -57,7 +61,7 @@ def load_run(folder: Path) -> tuple[RunConfig, str]:
             if "class" in plain
             else _published(plain, space, tokenizers)
         )
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(
             f"{folder / CONFIG} can't be used ({error}); give a FILE.py with --start-from {folder}."
         ) from error

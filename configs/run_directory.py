@@ -1,20 +1,33 @@
 """A run directory and its settings: it is begun, continued or forked, and refuses others."""
 
+import glob
 import json
 import shutil
 from pathlib import Path
 
-from configs.fork import fork_run, read_fork
+from configs.fork import CHECKPOINTS, FORK, fork_run, read_fork
 from configs.schema import RunConfig
 from data_pipeline.plain import differing_knobs, to_plain
+from data_pipeline.token_index import is_complete
 from data_pipeline.token_mixture import open_store
-from fourm.results import write_file
 from fourm.run import CONFIG, MODEL, TOKENIZERS
+from fourm.run_log import read_metrics
 from fourm.sample_set import HELDOUT
 from fourm.saved_model import load_shape
-from fourm.stages import SECONDS
+from fourm.stages import SECONDS, read_seconds
 from tokenizers.modality import SavedTokenizerConfig
-from tokenizers.storage import fingerprint_files
+from tokenizers.pieces import (
+    DESCRIPTION,
+    METRICS,
+    check_pieces,
+    forget_pieces,
+    has_entry,
+    pieces_of,
+    record_pieces,
+    write_piece,
+)
+from tokenizers.storage import check_made_with, fingerprint_files
+from tokenizers.unfinished import clear_unfinished
 
 # What may differ from the run that a directory was made by: it changes nothing made earlier.
 FREE_KNOBS = (
@@ -35,11 +48,13 @@ def open_run(config: RunConfig, fork: str = "") -> Path:
 
     Raises:
         ValueError: If it was made with other settings, or from another run, or is something else;
-            or if it can't start from the weights or train on the tokens that it names. Nothing is
-            written then.
+            or if it can't start from the weights or train on the tokens that it names; or if a
+            piece of it is damaged, missing or of another run. Nothing is written then.
     """
     folder = Path(config.run_dir)
     file = folder / CONFIG
+    clear_leftovers(folder)
+    check_whole(folder)
     forked_from = read_fork(folder).get("from", "")
     if fork and (forked_from or file.exists()) and forked_from != fork:
         raise ValueError(
@@ -59,8 +74,48 @@ def open_run(config: RunConfig, fork: str = "") -> Path:
         fork_run(other, config)
     elif (folder / SECONDS).exists():
         # A run whose data could not be read: what it left was made with settings now unknown.
+        forget_pieces(folder, *(name for name in pieces_of(folder) if name.startswith(HELDOUT)))
         shutil.rmtree(folder / HELDOUT, ignore_errors=True)
+    if folder.is_dir():
+        record_pieces(folder)
     return folder
+
+
+def check_whole(folder: Path) -> None:
+    """Checks what lies in a run directory before anything is done with it.
+
+    Raises:
+        ValueError: One sentence, if a file can't be read, belongs to another run, or is missing.
+    """
+    if (folder / METRICS).is_file():
+        read_metrics(folder)  # Else a bad line would be found after hours, when curves are drawn.
+    check_pieces(folder)
+    read_seconds(folder)
+    if (folder / MODEL / DESCRIPTION).is_file():
+        check_made_with(folder / MODEL, folder / TOKENIZERS)
+    if (folder / CONFIG).exists():
+        return
+    made = [name for name in (MODEL, "tokens", "report.json") if (folder / name).exists()]
+    if any((folder / CHECKPOINTS).glob("*/*")):
+        made.append(CHECKPOINTS)
+    # A fork has checkpoints before its settings have proved to fit the data.
+    is_begun_fork = (folder / FORK).exists() and MODEL not in made
+    if has_entry(folder, CONFIG) or (made and not is_begun_fork):
+        raise ValueError(
+            f"The directory {folder} holds pieces of a run ({', '.join(made) or HELDOUT}) without "
+            f"its settings: {CONFIG} is missing; put it back, give --run-dir another folder, or "
+            f"delete {folder} to start afresh."
+        )
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Removes what processes that were killed left unfinished in a run directory, or beside it."""
+    clear_unfinished(folder.parent, glob.escape(folder.name) + ".*")
+    for part in (folder, folder / TOKENIZERS, folder / HELDOUT):
+        clear_unfinished(part)
+    for name in ("tokens", "heldout_tokens"):
+        # Other machines may be making shards that are missing.
+        clear_unfinished(folder / name, "*" if is_complete(folder / name) else "index.json.*")
 
 
 def check_same(config: RunConfig) -> None:
@@ -72,7 +127,7 @@ def check_same(config: RunConfig) -> None:
     folder = Path(config.run_dir)
     try:
         before = json.loads((folder / CONFIG).read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(
             f"{folder / CONFIG} is damaged ({error}); give --run-dir another folder."
         ) from error
@@ -94,7 +149,7 @@ def is_free(knob: str) -> bool:
 def write_config(config: RunConfig) -> None:
     """Fixes the settings of a run, as soon as they have proved to fit the data."""
     plain = json.dumps(to_plain(config), indent=2)
-    write_file(Path(config.run_dir) / CONFIG, plain.encode())
+    write_piece(Path(config.run_dir), CONFIG, plain.encode())
 
 
 def is_reported(config: RunConfig) -> bool:
@@ -103,7 +158,14 @@ def is_reported(config: RunConfig) -> bool:
     pictures = ("samples.png",) if config.data.splits else ()
     if not all((folder / name).exists() for name in (*OUTPUTS, *pictures)):
         return False
-    return json.loads((folder / "report.json").read_text())["config"] == to_plain(config)
+    file = folder / "report.json"
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))["config"] == to_plain(config)
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise ValueError(
+            f"{file} is no report ({type(error).__name__}); put it back, or delete it: it is "
+            "written again."
+        ) from error
 
 
 def is_trained(config: RunConfig) -> bool:

@@ -14,7 +14,6 @@ written under another name first and then renamed, the one beside the shard last
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -24,10 +23,13 @@ import numpy as np
 from jaxtyping import Int64
 
 from data_pipeline.token_records import Layouts, ModalityLayout
+from tokenizers.unfinished import write_file
 
 FORMAT = 2
 """Version of the records and of the index."""
 INDEX = "index.json"
+MOST_SHARDS = 10**6
+"""Files that a store may be divided into."""
 
 Counts = dict[str, Int64[np.ndarray, "_"]]
 """Per modality with ids, how often each occurs."""
@@ -101,9 +103,13 @@ class StoreIndex:
 
     def write(self, folder: Path) -> None:
         """Writes `index.json`."""
+        _write_json(folder / INDEX, self.contents)
+
+    @property
+    def contents(self) -> dict[str, Any]:
+        """All of it in plain values, as `index.json` has it."""
         shards = [asdict(shard) for shard in self.shards]
-        plain = {**self.plan, "shards": shards, "counts": _to_plain(self.counts)}
-        _write_json(folder / INDEX, plain)
+        return {**self.plan, "shards": shards, "counts": _to_plain(self.counts)}
 
     @classmethod
     def read(cls, folder: Path) -> "StoreIndex":
@@ -119,7 +125,7 @@ class StoreIndex:
                 raise ValueError(f"format {plain['format']!r}, where {FORMAT} is read")
             modalities = plain["modalities"]
             tokenizers = {name: each.pop("tokenizer") for name, each in modalities.items()}
-            return cls(
+            index = cls(
                 samples=plain["samples"],
                 num_shards=plain["num_shards"],
                 layouts={name: ModalityLayout.from_plain(e) for name, e in modalities.items()},
@@ -128,15 +134,94 @@ class StoreIndex:
                 shards=tuple(Shard(**shard) for shard in plain["shards"]),
                 counts=_from_plain(plain["counts"]),
             )
+            index._check()
+            return index
         except OSError as error:
             raise ValueError(
                 f"There are no tokens in {folder}; they have to be computed first."
             ) from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(
                 f"{file} is damaged or of another version ({error}); delete {folder} to compute "
                 "the tokens again."
             ) from error
+
+    def _check(self) -> None:
+        """Raises ValueError if one part of the index does not fit another."""
+        if not (_is_count(self.samples, 1) and _is_count(self.num_shards, 1)):
+            raise ValueError(f"{self.samples!r} samples in {self.num_shards!r} shards")
+        if self.num_shards > min(self.samples, MOST_SHARDS):
+            raise ValueError(f"{self.samples} samples in {self.num_shards} shards")
+        for name, each in self.layouts.items():
+            each.check(name)
+        named = (*self.tokenizers.values(), *self.made_from.values())
+        if not all(isinstance(each, str) for each in named):
+            raise ValueError("what the tokens were made from is no text")
+        wanted = {n: each.vocab_size for n, each in self.layouts.items() if each.kind != "features"}
+        found = {name: len(each) for name, each in self.counts.items()}
+        numbers = range(self.num_shards if self.shards else 0)
+        shards = [(each.file, each.samples) for each in self.shards]
+        if shards != [(self.file_of(n), len(self.range_of(n))) for n in numbers]:
+            raise ValueError("its shards are not those of its samples")
+        if found != (wanted if self.shards else {}) or any(
+            c.min() < 0 for c in self.counts.values()
+        ):
+            raise ValueError("its counts are not those of its vocabularies")
+
+    def check_counts(self, folder: Path) -> None:
+        """Compares a complete index with what lies beside its shards.
+
+        Raises:
+            ValueError: If what is said there of a shard, or of how often ids occur, is different.
+        """
+        if not self.shards or not all(self._beside(folder, n).is_file() for n, _ in self._numbered):
+            return
+        found = [self._read_beside(folder, number) for number, _ in self._numbered]
+        if None in found or self.contents != self.complete([each[1:] for each in found]).contents:
+            raise ValueError(
+                f"{folder / INDEX} does not say of its shards what is written beside them; delete "
+                f"{folder / INDEX} and run again what made it: shards that are there are not made "
+                "again."
+            )
+
+    def check_plan(self, folder: Path) -> None:
+        """Checks that shards belong to this index.
+
+        Raises:
+            ValueError: If they are of another plan.
+        """
+        for number, shard in self._numbered:
+            beside = self._read_beside(folder, number)
+            if beside is not None and beside[0] != self.fingerprint:
+                raise ValueError(
+                    f"{folder / shard.file} does not belong to {folder / INDEX}: it was made by "
+                    "other tokenizers, or from other samples; run again what made the tokens."
+                )
+
+    @property
+    def _numbered(self) -> list[tuple[int, Shard]]:
+        return list(enumerate(self.shards))
+
+    def _beside(self, folder: Path, number: int) -> Path:
+        return (folder / self.file_of(number)).with_suffix(".json")
+
+    def _read_beside(self, folder: Path, number: int) -> tuple[str, Shard, Counts] | None:
+        """Returns the plan's fingerprint, a shard and its counts; None if they can't be read."""
+        try:
+            plain = json.loads(self._beside(folder, number).read_text())
+            store, counts = plain.pop("store"), _from_plain(plain.pop("counts"))
+            wanted = [n for n, each in self.layouts.items() if each.kind != "features"]
+            is_whole = set(counts) == set(wanted) and all(
+                len(counts[name]) == self.layouts[name].vocab_size for name in wanted
+            )
+            shard = Shard(**plain)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return None  # Whatever is wrong, making it again is the remedy.
+        is_whole = is_whole and (shard.file, shard.samples) == (
+            self.file_of(number),
+            len(self.range_of(number)),
+        )
+        return (store, shard, counts) if is_whole else None
 
     def write_shard(self, folder: Path, shard: Shard, counts: Counts) -> None:
         """Writes the few lines beside a shard, which make it part of the store."""
@@ -145,15 +230,12 @@ class StoreIndex:
 
     def read_shard(self, folder: Path, number: int) -> tuple[Shard, Counts] | None:
         """Returns a shard and its counts, if it is of this plan and there, by its size, whole."""
-        file = folder / self.file_of(number)
-        try:
-            plain = json.loads(file.with_suffix(".json").read_text())
-            store, counts = plain.pop("store"), _from_plain(plain.pop("counts"))
-            shard = Shard(**plain)
-            is_there = file.stat().st_size == shard.bytes and store == self.fingerprint
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return None  # Whatever is wrong, making it again is the remedy.
-        return (shard, counts) if is_there else None
+        found = self._read_beside(folder, number)
+        if found is None or found[0] != self.fingerprint:
+            return None
+        shard, file = found[1], folder / self.file_of(number)
+        is_there = file.is_file() and file.stat().st_size == shard.bytes
+        return found[1:] if is_there else None
 
     def complete(self, shards: Sequence[tuple[Shard, Counts]]) -> "StoreIndex":
         """Returns the index of a store all of whose shards are there."""
@@ -163,6 +245,18 @@ class StoreIndex:
             if each.kind != "features"
         }
         return replace(self, shards=tuple(shard for shard, _ in shards), counts=counts)
+
+
+def _is_count(value: Any, least: int) -> bool:
+    return type(value) is int and value >= least
+
+
+def is_complete(folder: Path) -> bool:
+    """True if a folder has the index of a store all of whose shards are there."""
+    try:
+        return bool(StoreIndex.read(Path(folder)).shards)
+    except (ValueError, OSError):
+        return False
 
 
 def _to_plain(counts: Counts) -> dict[str, str]:
@@ -175,6 +269,4 @@ def _from_plain(plain: Mapping[str, str]) -> Counts:
 
 
 def _write_json(file: Path, plain: dict[str, Any]) -> None:
-    temporary = file.with_name(f".{file.name}.partial-{os.getpid()}")
-    temporary.write_text(json.dumps(plain, indent=1) + "\n")
-    os.replace(temporary, file)
+    write_file(file, (json.dumps(plain, indent=1) + "\n").encode())

@@ -120,7 +120,7 @@ def open_store(
 
     Raises:
         ValueError: If there is no complete store, or one of tokens that other tokenizers made, or
-            of none of the modalities.
+            of none of the modalities, or if its index does not belong to its shards.
     """
     store = TokenStore.open(Path(folder).expanduser(), wanted)
     made_by = store.index.tokenizers
@@ -136,4 +136,5 @@ def open_store(
             f"The tokens in {store.folder} were made by other tokenizers of {', '.join(others)} "
             "than this run has; take the tokenizers they were made by, or make the tokens again."
         )
+    store.index.check_plan(store.folder)
     return store

@@ -74,6 +74,7 @@ class TokenStore:
             ValueError: If there is none, samples are missing, or a file is not as it was written.
         """
         index = StoreIndex.read(folder)
+        index.check_counts(folder)
         if not index.shards:
             done = [n for n in range(index.num_shards) if index.read_shard(folder, n)]
             samples = sum(len(index.range_of(number)) for number in done)
@@ -110,7 +111,15 @@ class TokenStore:
 
     @cached_property
     def _everything(self) -> TokenBatch:
-        return self._read(np.arange(len(self)))
+        batch = self._read(np.arange(len(self)))
+        # Records have checksums of their own, but whole ones may be those of another store.
+        for shard in self.index.shards:
+            if not shard.is_intact(self.folder):
+                raise ValueError(
+                    f"{self.folder / shard.file} is not what was written; delete it and run again "
+                    "what made it."
+                )
+        return batch
 
     def _read(self, indices: Int[np.ndarray, "batch"]) -> TokenBatch:
         layouts = self.index.layouts

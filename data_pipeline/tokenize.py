@@ -36,7 +36,8 @@ from data_pipeline.transforms import CropConfig
 from tokenizers.base import Tokenizer
 from tokenizers.checked import Checked
 from tokenizers.modality import load_tokenizer
-from tokenizers.storage import fingerprint_files
+from tokenizers.pieces import DESCRIPTION, check_pieces, record_pieces
+from tokenizers.storage import check_made_with, fingerprint_files
 
 
 @dataclass(frozen=True)
@@ -191,6 +192,10 @@ def _defaults(run: Path, kind: str | None) -> TokenizeConfig:
     """Returns the run's own data and crops, or blank data of a kind."""
     if not (run / "tokenizers").is_dir():
         raise ValueError(f"{run} has no folder of tokenizers; give a run directory that has one.")
+    check_pieces(run, ["config.json", "tokenizers"])
+    if (run / "model" / DESCRIPTION).is_file():
+        check_made_with(run / "model", run / "tokenizers")
+    record_pieces(run, ["config.json", *(f"tokenizers/{name}" for name in _names(run))])
     try:
         plain = json.loads((run / "config.json").read_text(encoding="utf-8"))
         known = {
@@ -198,7 +203,7 @@ def _defaults(run: Path, kind: str | None) -> TokenizeConfig:
             for name in ("data", "crops", "seed")
             if name in plain
         }
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{run / 'config.json'} can't be used ({error}).") from error
     config = replace(TokenizeConfig(NoData()), **known)
     if kind is None:
@@ -213,7 +218,9 @@ def _defaults(run: Path, kind: str | None) -> TokenizeConfig:
 
 def _names(run: Path) -> tuple[str, ...]:
     folders = (run / "tokenizers").iterdir()
-    return tuple(sorted(path.name for path in folders if not path.name.startswith(".")))
+    return tuple(
+        sorted(path.name for path in folders if path.is_dir() and not path.name.startswith("."))
+    )
 
 
 def _tokenizer(run: Path, name: str) -> Path:

@@ -14,7 +14,8 @@ from fourm.token_space import TokenSpace
 from fourm.training.sharding import Layout
 from fourm.warm_start import take_weights
 from tokenizers.base import CodeFeatures, Tokenizer
-from tokenizers.storage import fingerprint_files
+from tokenizers.pieces import check_pieces
+from tokenizers.storage import check_made_with, fingerprint_files
 
 
 class Start(NamedTuple):
@@ -42,12 +43,15 @@ def find_start(tokenizers: Mapping[str, Tokenizer], folder: Path, run: str = "")
         run: Run directory to take weights from; empty for random weights.
 
     Raises:
-        ValueError: If `run` has no model, or shares no modality with this one.
+        ValueError: If `run` has no model, or one that belongs to another run, or shares no
+            modality with this one.
     """
     space = TokenSpace.build(dict(tokenizers))
     if not run:
         return Start(space)
     path = Path(run).expanduser()
+    check_pieces(path, [MODEL, *(f"{TOKENIZERS}/{name}" for name in tokenizers)])
+    check_made_with(path / MODEL, path / TOKENIZERS)
     # Put together in the host's memory: no device may be able to hold it whole.
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
         source = load_model(path / MODEL)

@@ -9,7 +9,15 @@ from typing import Any
 
 import jax
 
-from fourm.results import Row, beats_floor, format_share, share_of_way, write_file, write_json
+from fourm.results import (
+    Row,
+    beats_floor,
+    format_json,
+    format_share,
+    share_of_way,
+    write_file,
+)
+from tokenizers.pieces import write_piece
 
 ARROWS = {"lower": "\N{DOWNWARDS ARROW}", "higher": "\N{UPWARDS ARROW}"}
 
@@ -97,7 +105,7 @@ def write_report(folder: Path, report: Report) -> None:
     }
     if report.other_splits:
         content["other_splits"] = report.other_splits
-    write_json(folder / "report.json", content)
+    write_piece(folder, "report.json", format_json(content).encode())
     write_file(folder / "report.md", format_report(folder, report).encode())
 
 

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tokenizers.unfinished import write_file
+
 Row = dict[str, Any]
 """{"inputs": [...], "target", "metric", "better", "floor", "value", "ceiling"}; where one of the
 last three is None or NaN, a "note" says why."""
@@ -133,15 +135,12 @@ def format_matrix(rows: Sequence[Row]) -> str:
 
 def write_json(path: Path, content: Any) -> None:
     """Writes JSON whole or not at all; numbers that are not finite become null."""
-    text = json.dumps(_plain(content), indent=2, allow_nan=False)
-    write_file(path, (text + "\n").encode())
+    write_file(path, format_json(content).encode())
 
 
-def write_file(path: Path, content: bytes) -> None:
-    """Writes a file under a temporary name and then renames it."""
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    partial.write_bytes(content)
-    os.replace(partial, path)
+def format_json(content: Any) -> str:
+    """Returns JSON; numbers that are not finite become null."""
+    return json.dumps(_plain(content), indent=2, allow_nan=False) + "\n"
 
 
 def _plain(content: Any) -> Any:

@@ -21,11 +21,12 @@ from jaxtyping import Array, Float, Int
 
 from fourm.generation import GenerationConfig, Known, gather_inputs, generate_tokens
 from fourm.model import FourM
-from fourm.saved_model import load_model, save_model
+from fourm.saved_model import load_model, load_shape, save_model
 from fourm.token_space import TokenSpace
 from tokenizers.base import PADDING, ExpectedDecoder, RawBatch, Tokenizer
 from tokenizers.modality import load_tokenizer
-from tokenizers.storage import to_tuples
+from tokenizers.pieces import check_pieces, record_pieces
+from tokenizers.storage import check_made_with, to_tuples
 
 __all__ = ["Any2Any", "Generated", "Settings", "load", "load_model", "save_model"]
 
@@ -315,7 +316,8 @@ def load(folder: str | Path) -> Any2Any:
         folder: What `train.py` wrote, such as runs/scenes.
 
     Raises:
-        ValueError: One sentence, if there is no run, or it is not finished or damaged.
+        ValueError: One sentence, if there is no run, it is not finished or damaged, or a piece of
+            it belongs to another run.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -323,6 +325,7 @@ def load(folder: str | Path) -> Any2Any:
             f"There is no run directory {folder}; train one with python train.py, or give the "
             "path of one that exists."
         )
+    check_pieces(folder, [CONFIG, MODEL, TOKENIZERS])
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         settings = {
@@ -342,8 +345,12 @@ def load(folder: str | Path) -> Any2Any:
             f"The run {folder} has no model yet; let python train.py finish (it continues where "
             "it stopped)."
         )
+    names = load_shape(folder / MODEL)[1].names
+    pieces = [CONFIG, MODEL, *(f"{TOKENIZERS}/{name}" for name in names)]
+    check_pieces(folder, pieces)
+    check_made_with(folder / MODEL, folder / TOKENIZERS)
     model = load_model(folder / MODEL)
-    tokenizers = {name: load_tokenizer(folder / TOKENIZERS / name) for name in model.space.names}
+    tokenizers = {name: load_tokenizer(folder / TOKENIZERS / name) for name in names}
     for entry in model.space.ranges:
         found = tokenizers[entry.name]
         # A set of ids has no shape, but its tokenizer may give it one.
@@ -352,6 +359,7 @@ def load(folder: str | Path) -> Any2Any:
                 f"The tokenizer {folder / TOKENIZERS / entry.name} is not the one that the model "
                 "was trained with; train again, or restore it."
             )
+    record_pieces(folder, pieces)
     return Any2Any(model, tokenizers, config, settings)
 
 

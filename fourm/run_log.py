@@ -1,16 +1,19 @@
 """What a run measured while it trained: `metrics.jsonl`, and the same for TensorBoard."""
 
+import hashlib
 import json
 import math
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tensorboardX import SummaryWriter
 
-METRICS = "metrics.jsonl"
+from tokenizers.pieces import METRICS, forget_pieces
+from tokenizers.unfinished import write_file
+
 TENSORBOARD = "tensorboard"
 
 
@@ -34,6 +37,8 @@ class RunLog:
             whole = content.rfind(b"\n") + 1
             if whole < len(content):
                 os.truncate(self._path, whole)
+        else:
+            forget_pieces(self._folder, METRICS)
         self._file = self._path.open("a", encoding="utf-8")
         self._events: SummaryWriter | None = None
 
@@ -55,6 +60,7 @@ class RunLog:
                 "give it another name."
             )
         if self._events is None:
+            forget_pieces(self._folder, METRICS)
             self._events = self._copy_events()
         line = {"stage": stage, "step": int(step)}
         line |= {name: _finite(value) for name, value in values.items()}
@@ -62,16 +68,37 @@ class RunLog:
         self._file.flush()
         _add(self._events, line)
 
-    def rewind(self, stage: str, step: int) -> None:
-        """Drops what was written of `stage` after `step`, as when training resumes from there."""
+    def digest(self, stage: str) -> str:
+        """Returns a digest of what was written of `stage`, by which `rewind` knows it again."""
+        return _digest([line for line in read_metrics(self._folder) if line["stage"] == stage])
+
+    def rewind(self, stage: str, step: int, digest: str | None = None) -> None:
+        """Drops what was written of `stage` after `step`, as when training resumes from there.
+
+        Args:
+            stage: What is being trained.
+            step: Steps that stand.
+            digest: Of the lines that stand, as they were at that step; nothing is compared without
+                it, or if the whole log is lost.
+
+        Raises:
+            ValueError: If lines of these steps are missing or are others.
+        """
         lines = read_metrics(self._folder)
+        standing = [line for line in lines if line["stage"] == stage and line["step"] <= step]
+        # One that was lost as a whole, and begun again, begins after that step.
+        is_lost = not lines or (lines[0]["stage"] == stage and lines[0]["step"] > step)
+        if not is_lost and digest not in (None, _digest(standing)):
+            raise ValueError(
+                f"{self._path} is not what was written up to step {step} of {stage}: lines are "
+                "missing, or were changed; put it back, or delete it to go on without the curves."
+            )
         kept = [line for line in lines if line["stage"] != stage or line["step"] <= step]
         if len(kept) == len(lines):
             return
         self.close()
-        partial = self._path.with_name(f".{METRICS}.partial-{os.getpid()}")
-        partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-        os.replace(partial, self._path)
+        forget_pieces(self._folder, METRICS)
+        write_file(self._path, "".join(json.dumps(line) + "\n" for line in kept).encode())
         self._file = self._path.open("a", encoding="utf-8")
 
     def close(self) -> None:
@@ -104,7 +131,10 @@ class SilentLog(RunLog):
     def write(self, stage: str, step: int, values: Mapping[str, float]) -> None:
         pass
 
-    def rewind(self, stage: str, step: int) -> None:
+    def digest(self, stage: str) -> str:
+        return ""
+
+    def rewind(self, stage: str, step: int, digest: str | None = None) -> None:
         pass
 
     def close(self) -> None:
@@ -117,21 +147,37 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     A last line that is still being written is left out.
 
     Raises:
-        ValueError: If a line is damaged.
+        ValueError: If a line is damaged, or holds something else than numbers.
     """
     path = Path(folder) / METRICS
     if not path.exists():
         return []
     lines = []
-    for number, text in enumerate(path.read_text(encoding="utf-8").split("\n")[:-1], start=1):
+    for number, text in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
         try:
             line = json.loads(text)
             lines.append({"stage": line["stage"], "step": line["step"], **line})
-        except (ValueError, KeyError, TypeError) as error:
+            _check(line)
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(
                 f"{path} is damaged in line {number}; delete that line to go on without it."
             ) from error
     return lines
+
+
+def _digest(lines: Sequence[Mapping[str, Any]]) -> str:
+    """Returns a digest of what some lines say, but for how fast it went."""
+    told = [{n: v for n, v in line.items() if n != "samples_per_second"} for line in lines]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
+
+def _check(line: Mapping[str, Any]) -> None:
+    if type(line["stage"]) is not str or type(line["step"]) is not int or line["step"] < 0:
+        raise ValueError("a stage is a word, a step a number from 0")
+    for name, value in line.items():
+        is_number = type(value) in (int, float) and math.isfinite(value)
+        if name not in ("stage", "step") and not (value is None or is_number):
+            raise ValueError(f"{name} is not a number")
 
 
 def _finite(value: Any) -> float | None:

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Int
 
 from tokenizers.base import Boxes, RawBatch
+from tokenizers.pieces import check_pieces, record_pieces
 from tokenizers.spread import evenly_spread
 from tokenizers.storage import load_folder, save_folder
 
@@ -18,6 +19,9 @@ HELDOUT = "heldout"
 """Folder of the run directory that has them."""
 TRAINING = "train_reference"
 """Name of the set of training samples from which floors and probes are fitted."""
+
+MOST_SAMPLES = 10**7
+"""Samples that a set may have: far more than anyone keeps, and their numbers fit into memory."""
 
 
 class Column(NamedTuple):
@@ -122,20 +126,38 @@ class SampleSet:
             ValueError: One sentence, if the folder is absent or damaged.
         """
         description, arrays, files = load_folder(folder)
-        return cls(
-            size=description["size"],
-            columns={
-                entry["name"]: _unpack(entry["kind"], files[f"modality-{number}"])
-                for number, entry in enumerate(description["modalities"])
-            },
-            metadata={
-                name.removeprefix("index/"): Column(
-                    arrays[name], arrays[f"values/{name.removeprefix('index/')}"]
-                )
-                for name in arrays
-                if name.startswith("index/")
-            },
-        )
+        try:
+            entries = description["modalities"]
+            facts = [name.removeprefix("index/") for name in arrays if name.startswith("index/")]
+            samples = cls(
+                size=description["size"],
+                columns={
+                    entry["name"]: _unpack(entry["kind"], files[f"modality-{number}"])
+                    for number, entry in enumerate(entries)
+                },
+                metadata={
+                    name: Column(arrays[f"index/{name}"], arrays[f"values/{name}"])
+                    for name in facts
+                },
+            )
+            samples._check()
+        except (LookupError, TypeError, AttributeError, ValueError, OSError) as error:
+            raise ValueError(
+                f"The samples in {folder} can't be used ({type(error).__name__}: {error}); put "
+                "them back, or delete that folder: python train.py reads them from the data again."
+            ) from error
+        return samples
+
+    def _check(self) -> None:
+        """Raises ValueError if the sizes and numbers of the samples don't fit each other."""
+        if type(self.size) is not int or not 0 <= self.size <= MOST_SAMPLES:
+            raise ValueError(f"its size is {self.size!r}, which must be 0 to {MOST_SAMPLES}")
+        for name, (index, values) in {**self.columns, **self.metadata}.items():
+            is_ascending = index.ndim == 1 and (np.diff(index) > 0).all()
+            if not is_ascending or len(index) != len(values):
+                raise ValueError(f"its values of {name} are not one for each sample")
+            if len(index) and not 0 <= index[0] <= index[-1] < self.size:
+                raise ValueError(f"it has {self.size} samples, and values of {name} beyond them")
 
 
 def save_heldout(run: Path, split: str, samples: SampleSet) -> None:
@@ -147,7 +169,8 @@ def load_heldout(run: Path, split: str) -> SampleSet:
     """Returns what `save_heldout` kept.
 
     Raises:
-        ValueError: If nothing was kept of this split; the sentence names those that there are.
+        ValueError: If nothing was kept of this split; the sentence names those that there are. If
+            what is there is damaged, or was kept by another run.
     """
     folder = Path(run) / HELDOUT
     if not (folder / split).is_dir():
@@ -159,7 +182,10 @@ def load_heldout(run: Path, split: str) -> SampleSet:
             "measures its model on data"
         )
         raise ValueError(f"{run} keeps no samples of a split {split!r}; it has {have}.")
-    return SampleSet.load(folder / split)
+    check_pieces(run, [piece := f"{HELDOUT}/{split}"])
+    samples = SampleSet.load(folder / split)
+    record_pieces(run, [piece])
+    return samples
 
 
 def _column(samples: Sequence[Mapping[str, Any]], name: str) -> Column:

@@ -14,6 +14,7 @@ from fourm.token_space import TokenRange, TokenSpace
 from tokenizers.base import SequenceTokens
 from tokenizers.storage import (
     check_finite,
+    fingerprint_files,
     load_folder,
     read_description,
     save_folder,
@@ -22,10 +23,16 @@ from tokenizers.storage import (
 
 
 def save_model(folder: Path, model: FourM) -> None:
-    """Writes a model, weights and shape, into `folder`, whole or not at all."""
+    """Writes a model, weights and shape, into `folder`, whole or not at all.
+
+    Where the tokenizers of its modalities lie beside it, as in a run directory, their fingerprints
+    are written down with it: its weights mean something by them alone.
+    """
+    saved = {name: Path(folder).parent / "tokenizers" / name for name in model.space.names}
     description = {
         "model": asdict(model.config),
         "token_space": [asdict(entry) | {"special": entry.special} for entry in model.space.ranges],
+        "tokenizers": {n: fingerprint_files(path) for n, path in saved.items() if path.is_dir()},
     }
     save_folder(folder, description, {name: np.asarray(v[...]) for name, v in _weights(model)})
 

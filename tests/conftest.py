@@ -4,6 +4,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 # Four fifths of the time goes to compiling, much of it to compiling the same thing in each worker
 # and in the programs that tests start. All of them share what was compiled, by jax's own cache, in
@@ -80,6 +81,19 @@ def released_memory() -> Iterator[None]:
     """Lets go of what a module compiled: a worker would grow to gigabytes by the last one."""
     yield
     jax.clear_caches()
+
+
+TINY_SCENES = str(Path(__file__).parent / "fixtures" / "tiny_scenes.py")
+
+
+@pytest.fixture(scope="session")
+def tiny_scenes_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run that tests of the group "tiny run" share, and leave as it is."""
+    from train import main
+
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    assert main([TINY_SCENES, "--run-dir", str(folder)]) == 0
+    return folder
 
 
 def pytest_unconfigure() -> None:

@@ -35,10 +35,8 @@ shares_run = pytest.mark.xdist_group("tiny run")
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("runs") / "tiny"
-    assert main([CONFIG, "--run-dir", str(folder)]) == 0
-    return folder
+def run(tiny_scenes_run) -> Path:
+    return tiny_scenes_run
 
 
 def report_of(folder: Path) -> dict:

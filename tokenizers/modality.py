@@ -16,6 +16,7 @@ from tokenizers.codes import Codes, CodeTokenizer
 from tokenizers.diffusion_tokenizer import DiffusionTokenizer, DiffusionTokenizerConfig
 from tokenizers.features import PixelTokenizer, Vectors, VectorTokenizer
 from tokenizers.image import ImageTokenizer, ImageTokenizerConfig
+from tokenizers.pieces import check_folder
 from tokenizers.scalars import Scalar, ScalarTokenizer, ScalarTokenizerConfig
 from tokenizers.storage import load_folder
 from tokenizers.text import Text, TextTokenizer, TextTokenizerConfig
@@ -92,12 +93,20 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     """Returns the tokenizer saved in `folder`, of whatever type.
 
     Raises:
-        ValueError: If there is none, or none of a known type.
+        ValueError: If there is none, none of a known type, one that is damaged, or in a run
+            directory one of another run.
     """
+    check_folder(folder)
     description, _, _ = load_folder(folder)
     kind = description.get("tokenizer")
-    if kind not in TOKENIZERS:
+    if not isinstance(kind, str) or kind not in TOKENIZERS:
         raise ValueError(
             f"The tokenizer in {folder} is of type {kind!r}; known are {', '.join(TOKENIZERS)}."
         )
-    return TOKENIZERS[kind].load(folder)
+    try:
+        return TOKENIZERS[kind].load(folder)
+    except (LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
+        raise ValueError(
+            f"The tokenizer in {folder} can't be used ({type(error).__name__}: {error}); it is "
+            "damaged, or of another version: put it back, or delete it and make it again."
+        ) from error

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 import zipfile
 from collections.abc import Mapping
@@ -12,7 +11,9 @@ from typing import Any
 
 import numpy as np
 
-DESCRIPTION = "description.json"
+from tokenizers.pieces import DESCRIPTION, forget_folder
+from tokenizers.unfinished import partial_name, replaced_name
+
 ARRAYS = "arrays.npz"
 
 
@@ -48,25 +49,28 @@ def save_folder(
     json.dumps(description, allow_nan=False)  # Refuses what JSON cannot hold before writing.
 
     folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
-    replaced = folder.with_name(f".{folder.name}.replaced-{os.getpid()}")
+    partial, replaced = partial_name(folder), replaced_name(folder)
     for leftover in (partial, replaced):
         shutil.rmtree(leftover, ignore_errors=True)
-    partial.mkdir()
-    # Not np.savez: it takes array names as keyword arguments, so `file` could not be one.
-    with zipfile.ZipFile(partial / ARRAYS, "w") as archive:
-        for name, array in arrays.items():
-            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
-    for name, content in files.items():
-        (partial / name).write_bytes(content)
-    checksums = {name: _checksum(partial / name) for name in (ARRAYS, *files)}
-    text = json.dumps({"description": description, "sha256": checksums}, indent=2, allow_nan=False)
-    (partial / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
-
-    if folder.exists():
-        folder.rename(replaced)  # A folder that is not empty cannot be renamed over.
-    partial.rename(folder)
+    try:
+        partial.mkdir()
+        # Not np.savez: it takes array names as keyword arguments, so `file` could not be one.
+        with zipfile.ZipFile(partial / ARRAYS, "w") as archive:
+            for name, array in arrays.items():
+                with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
+        for name, content in files.items():
+            (partial / name).write_bytes(content)
+        checksums = {name: _checksum(partial / name) for name in (ARRAYS, *files)}
+        record = {"description": description, "sha256": checksums}
+        text = json.dumps(record, indent=2, allow_nan=False)
+        (partial / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
+        forget_folder(folder)
+        if folder.exists():
+            folder.rename(replaced)  # A folder that is not empty cannot be renamed over.
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     shutil.rmtree(replaced, ignore_errors=True)
 
 
@@ -114,13 +118,39 @@ def read_description(folder: Path) -> dict[str, Any]:
 
 
 def fingerprint_files(folder: Path) -> str:
-    """Returns a hash of all files of a folder, such as a saved tokenizer's: names and contents."""
+    """Returns a hash of a saved folder, such as a tokenizer's: names and contents of its files.
+
+    Of what `save_folder` wrote, files that the description names count, and strays do not; of any
+    other folder, all files count that are not hidden.
+    """
+    folder = Path(folder)
     digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            content = hashlib.sha256(path.read_bytes()).hexdigest()
-            digest.update(f"{path.relative_to(folder).as_posix()} {content}\n".encode())
+    for path in _named_files(folder):
+        digest.update(f"{path.relative_to(folder).as_posix()} {_checksum(path)}\n".encode())
     return digest.hexdigest()
+
+
+def check_made_with(folder: Path, tokenizers: Path) -> None:
+    """Checks that tokenizers are those that a saved model was trained with.
+
+    Models that were saved before fingerprints were written down are passed over.
+
+    Args:
+        folder: Of the model.
+        tokenizers: The folder that has each of its tokenizers, by its name.
+
+    Raises:
+        ValueError: One sentence, which names the tokenizer that is another.
+    """
+    made_with = read_description(folder).get("tokenizers")
+    for name, fingerprint in dict(made_with or {}).items():
+        saved = Path(tokenizers) / name
+        if saved.is_dir() and fingerprint_files(saved) != fingerprint:
+            raise ValueError(
+                f"The tokenizer {saved} is not the one that the model was trained with, {folder}: "
+                "one of the two belongs to another run, or was changed; put the right one back, or "
+                "train again."
+            )
 
 
 def check_finite(arrays: Mapping[str, np.ndarray], where: Path | str) -> None:
@@ -146,6 +176,18 @@ def check_finite(arrays: Mapping[str, np.ndarray], where: Path | str) -> None:
             f"The weights in {where} are not all finite; NaN or infinite numbers are in {shown}"
             f"{more}. Restore the file, or train or download it again."
         )
+
+
+def _named_files(folder: Path) -> list[Path]:
+    if (folder / DESCRIPTION).exists():
+        named = [folder / name for name in (DESCRIPTION, *_read_record(folder)[1])]
+    else:
+        named = [
+            path
+            for path in folder.rglob("*")
+            if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        ]
+    return sorted(path for path in named if path.is_file())
 
 
 def _read_record(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:

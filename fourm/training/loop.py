@@ -161,7 +161,7 @@ def train(
         recent = Recent(stage, names, config.log_every, first, progress.get("recent"))
         lines = Lines(stage, config, recent, log, references or {}, first, heldout)
         agreement, clock = Agreement(), Clock(config.checkpoint_minutes)
-        log.rewind(stage, first)
+        log.rewind(stage, first, progress.get("log"))
         with (
             tqdm(
                 total=config.steps,
@@ -190,7 +190,11 @@ def train(
                     losses = {n: written[n] for n in ("loss", "heldout_loss") if n in written}
                     bar.set_postfix(losses, refresh=False)
                 if is_saved:
-                    progress = {"recent": recent.to_plain(), "batches": get_state(batches)}
+                    progress = {
+                        "recent": recent.to_plain(),
+                        "batches": get_state(batches),
+                        "log": log.digest(stage),
+                    }
                     lately = recent.means(config.log_every)["loss"]
                     loss = lines.take_heldout_loss() if heldout else lately
                     checkpoints.save(state, origin, progress, loss)
