@@ -23,6 +23,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from data_pipeline.token_records import Layouts, ModalityLayout
+from tokenizers.checked import checked_fields
 from tokenizers.unfinished import write_file
 
 FORMAT = 2
@@ -125,15 +126,16 @@ class StoreIndex:
                 raise ValueError(f"format {plain['format']!r}, where {FORMAT} is read")
             modalities = plain["modalities"]
             tokenizers = {name: each.pop("tokenizer") for name, each in modalities.items()}
-            index = cls(
-                samples=plain["samples"],
-                num_shards=plain["num_shards"],
-                layouts={name: ModalityLayout.from_plain(e) for name, e in modalities.items()},
-                tokenizers=tokenizers,
-                made_from=plain["made_from"],
-                shards=tuple(Shard(**shard) for shard in plain["shards"]),
-                counts=_from_plain(plain["counts"]),
-            )
+            fields = {
+                "samples": plain["samples"],
+                "num_shards": plain["num_shards"],
+                "layouts": {n: ModalityLayout.from_plain(each) for n, each in modalities.items()},
+                "tokenizers": tokenizers,
+                "made_from": plain["made_from"],
+                "shards": tuple(Shard(**checked_fields(Shard, each)) for each in plain["shards"]),
+                "counts": _from_plain(plain["counts"]),
+            }
+            index = cls(**checked_fields(cls, fields))
             index._check()
             return index
         except OSError as error:
@@ -148,15 +150,10 @@ class StoreIndex:
 
     def _check(self) -> None:
         """Raises ValueError if one part of the index does not fit another."""
-        if not (_is_count(self.samples, 1) and _is_count(self.num_shards, 1)):
-            raise ValueError(f"{self.samples!r} samples in {self.num_shards!r} shards")
-        if self.num_shards > min(self.samples, MOST_SHARDS):
+        if not 1 <= self.num_shards <= min(self.samples, MOST_SHARDS):
             raise ValueError(f"{self.samples} samples in {self.num_shards} shards")
         for name, each in self.layouts.items():
             each.check(name)
-        named = (*self.tokenizers.values(), *self.made_from.values())
-        if not all(isinstance(each, str) for each in named):
-            raise ValueError("what the tokens were made from is no text")
         wanted = {n: each.vocab_size for n, each in self.layouts.items() if each.kind != "features"}
         found = {name: len(each) for name, each in self.counts.items()}
         numbers = range(self.num_shards if self.shards else 0)
@@ -214,7 +211,7 @@ class StoreIndex:
             is_whole = set(counts) == set(wanted) and all(
                 len(counts[name]) == self.layouts[name].vocab_size for name in wanted
             )
-            shard = Shard(**plain)
+            shard = Shard(**checked_fields(Shard, plain))
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None  # Whatever is wrong, making it again is the remedy.
         is_whole = is_whole and (shard.file, shard.samples) == (
@@ -245,10 +242,6 @@ class StoreIndex:
             if each.kind != "features"
         }
         return replace(self, shards=tuple(shard for shard, _ in shards), counts=counts)
-
-
-def _is_count(value: Any, least: int) -> bool:
-    return type(value) is int and value >= least
 
 
 def is_complete(folder: Path) -> bool:

@@ -26,6 +26,7 @@ import numpy as np
 from jaxtyping import Bool, Int, Shaped
 
 from tokenizers.base import PADDING, TokenBatch, Tokenizer
+from tokenizers.checked import checked_fields
 from tokenizers.features import FeatureTokenizer, PackedFeatures
 from tokenizers.storage import to_tuples
 
@@ -95,24 +96,18 @@ class ModalityLayout:
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> "ModalityLayout":
         """Returns what `dataclasses.asdict` made plain."""
-        return cls(**to_tuples(plain))
+        return cls(**checked_fields(cls, to_tuples(plain)))
 
     def check(self, name: str) -> None:
         """Raises ValueError if it is no layout that `of` makes."""
-        sizes = (self.vocab_size, self.width, *self.token_shape)
-        if not all(type(each) is int and each >= 0 for each in sizes) or not self.token_shape:
-            raise ValueError(f"{name} has sizes {sizes}")
         is_features = self.kind == "features"
-        if self.kind not in ("grid", "sequence", "features") or not isinstance(self.dtype, str):
-            raise ValueError(f"{name} is of the kind {self.kind!r}")
         if np.dtype(self.dtype).kind not in ("uf" if is_features else "u"):
             raise ValueError(f"{name} has numbers of type {self.dtype}")
-        if not 1 <= math.prod(self.token_shape) <= MOST_TOKENS or self.width < 1:
+        has_size = min((self.width, *self.token_shape)) >= 1 and self.token_shape
+        if not has_size or math.prod(self.token_shape) > MOST_TOKENS:
             raise ValueError(f"{name} has tokens of shape {self.token_shape}, width {self.width}")
         if not is_features and not 1 <= self.vocab_size <= np.iinfo(self.dtype).max + 1:
             raise ValueError(f"{name} has {self.vocab_size} ids")
-        if not all(type(each) in (int, float) for each in (*self.mean, *self.std)):
-            raise ValueError(f"{name} has the mean {self.mean} and deviation {self.std}")
 
     @cached_property
     def num_tokens(self) -> int:

@@ -22,6 +22,7 @@ from data_pipeline.token_records import build_layouts, pack_record
 from data_pipeline.transforms import CropConfig
 from tokenizers.base import PADDING, RawBatch, Tokenizer
 from tokenizers.features import FeatureTokenizer
+from tokenizers.unfinished import clear_unfinished, partial_name
 
 CHUNK = 512
 """Samples read and encoded at once."""
@@ -131,6 +132,7 @@ def close_folder(folder: Path, plan: StoreIndex) -> int:
             index.write(folder)
         for leftover in folder.glob(".shard-*.partial-*"):  # Of processes that were killed.
             leftover.unlink(missing_ok=True)
+        clear_unfinished(folder, "index.json.*")
     return plan.num_shards - len(shards)
 
 
@@ -172,7 +174,7 @@ def write_shard(
 ) -> None:
     """Encodes the samples of one shard; see `write_tokens`."""
     file = folder / plan.file_of(number)
-    temporary = folder / f".{file.name}.partial-{os.getpid()}"
+    temporary = partial_name(file)
     counts = {
         name: np.zeros(layout.vocab_size, np.int64)
         for name, layout in plan.layouts.items()

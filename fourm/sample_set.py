@@ -127,10 +127,12 @@ class SampleSet:
         """
         description, arrays, files = load_folder(folder)
         try:
-            entries = description["modalities"]
+            size, entries = description["size"], description["modalities"]
+            if type(size) is not int or not 0 <= size <= MOST_SAMPLES:
+                raise ValueError(f"its size is {size!r}, which must be 0 to {MOST_SAMPLES}")
             facts = [name.removeprefix("index/") for name in arrays if name.startswith("index/")]
             samples = cls(
-                size=description["size"],
+                size=size,
                 columns={
                     entry["name"]: _unpack(entry["kind"], files[f"modality-{number}"])
                     for number, entry in enumerate(entries)
@@ -150,8 +152,6 @@ class SampleSet:
 
     def _check(self) -> None:
         """Raises ValueError if the sizes and numbers of the samples don't fit each other."""
-        if type(self.size) is not int or not 0 <= self.size <= MOST_SAMPLES:
-            raise ValueError(f"its size is {self.size!r}, which must be 0 to {MOST_SAMPLES}")
         for name, (index, values) in {**self.columns, **self.metadata}.items():
             is_ascending = index.ndim == 1 and (np.diff(index) > 0).all()
             if not is_ascending or len(index) != len(values):

@@ -56,8 +56,8 @@ def read_seconds(folder: Path) -> dict[str, float]:
     if not file.exists():
         return {}
     try:
-        seconds = dict(json.loads(file.read_text(encoding="utf-8")))
-        is_usable = all(
+        seconds = json.loads(file.read_text(encoding="utf-8"))
+        is_usable = isinstance(seconds, dict) and all(
             type(each) in (int, float) and 0 <= each < math.inf for each in seconds.values()
         )
     except (ValueError, TypeError, RecursionError):

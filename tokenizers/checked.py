@@ -74,6 +74,27 @@ def allowed_value(hint: Any, value: Any, name: str) -> Any:
     return _single(hint, value, name)
 
 
+def checked_fields(cls: type, values: Any) -> dict[str, Any]:
+    """Returns what was read for a dataclass, checked before an object is made of it.
+
+    Args:
+        cls: The dataclass.
+        values: By field; fields that are missing have their defaults.
+
+    Raises:
+        ValueError: In one sentence, if a value is not allowed, or no field has its name.
+    """
+    if not isinstance(values, Mapping):
+        raise _wrong(cls.__name__, values, "a dictionary")
+    hints = _hints(cls)
+    if unknown := [name for name in values if name not in hints]:
+        raise ValueError(unknown_word(f"a field of {cls.__name__}", unknown[0], [*hints]))
+    return {
+        name: allowed_value(hints[name], value, f"{cls.__name__}.{name}")
+        for name, value in values.items()
+    }
+
+
 def unknown_word(name: str, given: Any, allowed: Sequence[Any]) -> str:
     """Returns the sentence for a word that is none of those allowed, with the nearest of them."""
     words = [str(word) for word in allowed]

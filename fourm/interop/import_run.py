@@ -1,8 +1,8 @@
 """A run directory out of published files, and the other way."""
 
+import glob
 import importlib
 import math
-import os
 import re
 import shutil
 from collections.abc import Sequence
@@ -25,6 +25,7 @@ from tokenizers.codes import Codes, CodeTokenizer
 from tokenizers.diffusion_tokenizer import DiffusionTokenizer
 from tokenizers.features import PixelTokenizer, Vectors, VectorTokenizer
 from tokenizers.text import Text
+from tokenizers.unfinished import clear_unfinished, partial_name
 from tokenizers.values import Colors
 from tokenizers.vit_tokenizer import ViTTokenizer
 from tokenizers.wordpiece import WordPieceTokenizer
@@ -83,13 +84,14 @@ def import_run(paths: Sequence[str], out: Path) -> None:
     tokenizers = {
         entry.name: given.get(entry.name) or stand_in(entry) for entry in model.space.ranges
     }
-    partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
+    clear_unfinished(out.parent, glob.escape(out.name) + ".*")
+    partial = partial_name(out)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        save_model(partial / MODEL, model)
         for name, tokenizer in tokenizers.items():
             tokenizer.save(partial / TOKENIZERS / name)
+        save_model(partial / MODEL, model)  # With the fingerprints of the tokenizers beside it.
         config = {
             "imported_from": [str(path) for path in paths],
             "generation": {entry.name: settings_of(entry) for entry in model.space.ranges},
@@ -231,7 +233,8 @@ def export_run(run: Path, out: Path) -> None:
     loaded = load(run)
     if out.exists():
         raise ValueError(f"{out} exists already; give --out another name, or delete it.")
-    partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
+    clear_unfinished(out.parent, glob.escape(out.name) + ".*")
+    partial = partial_name(out)
     shutil.rmtree(partial, ignore_errors=True)
     try:
         export_fm(loaded.model, partial / "model.safetensors")

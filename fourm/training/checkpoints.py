@@ -176,8 +176,9 @@ class Checkpoints:
 def newest_steps(folder: Path) -> dict[str, int]:
     """Returns the step of the newest complete checkpoint of each stage that has a subfolder."""
     steps = {
-        stage.name: [int(each.name) for each in stage.iterdir() if each.name.isdigit()]
+        stage.name: [int(p.name) for p in stage.iterdir() if p.name.isdecimal() and p.is_dir()]
         for stage in (sorted(folder.iterdir()) if folder.exists() else [])
+        if stage.is_dir()
     }
     return {stage: max(found) for stage, found in steps.items() if found}
 

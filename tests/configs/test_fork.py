@@ -1,5 +1,6 @@
 """A fork takes over what still holds, and never touches the run that it comes from."""
 
+import errno
 import json
 import shutil
 from dataclasses import replace
@@ -13,6 +14,7 @@ from configs.presets import load_preset
 from data_pipeline.plain import to_plain
 from fourm.training.train_state import OptimizerConfig
 from tests.fourm.tiny_run import make_tokenizers
+from tokenizers.pieces import record_pieces
 
 TINY = str(Path(__file__).parents[1] / "fixtures" / "tiny_scenes.py")
 NAMES = ("rgb", "caption", "boxes")
@@ -168,5 +170,34 @@ def test_only_a_run_can_be_forked_and_only_into_a_new_folder(old, tmp_path):
 def test_a_run_that_goes_on_meanwhile_is_one_sentence(old, tmp_path, monkeypatch):
     monkeypatch.setattr(fork, "newest_steps", lambda _: {"tokenizer-rgb": 2})
     with pytest.raises(ValueError, match=r"changed while it was read, .*; try again"):
+        fork_run(old, make_config(tmp_path / "new"))
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
+
+
+def test_strays_beside_checkpoints_are_passed_over(old, tmp_path):
+    (old / "checkpoints" / "README").write_text("stray")
+    (old / "checkpoints" / ".DS_Store").write_text("stray")
+    (old / "checkpoints" / "model" / "500").write_text("stray")
+    fork_run(old, make_config(tmp_path / "new"))
+    assert read_fork(tmp_path / "new")["steps"] == {"model": 4, "tokenizer-rgb": 3}
+
+
+def test_a_full_disk_is_told_as_what_it_is(old, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOSPC, "No space left on device", "a file")
+
+    monkeypatch.setattr(fork.os, "link", refuse)
+    monkeypatch.setattr(fork.shutil, "copyfile", refuse)
+    with pytest.raises(OSError, match="No space left on device: 'a file'"):
+        fork_run(old, make_config(tmp_path / "new"))
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
+
+
+def test_a_run_with_a_piece_of_another_is_not_forked(old, tmp_path):
+    record_pieces(old)
+    rgb, other = (old / "tokenizers" / name for name in ("rgb", NAMES[1]))
+    shutil.rmtree(rgb)
+    shutil.copytree(other, rgb)
+    with pytest.raises(ValueError, match=r"old/tokenizers/rgb is not .* belongs to another run"):
         fork_run(old, make_config(tmp_path / "new"))
     assert [path.name for path in tmp_path.iterdir()] == ["old"]

@@ -1,6 +1,9 @@
 """A run directory goes on under the settings that it was made with, and refuses others."""
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +15,7 @@ from configs.schema import RunConfig
 from data_pipeline.plain import to_plain
 from fourm.sample_set import HELDOUT
 from fourm.stages import SECONDS
+from tokenizers.storage import save_folder
 
 
 def begin(folder: Path, *knobs: str) -> RunConfig:
@@ -62,3 +66,103 @@ def test_a_report_is_of_one_configuration(tmp_path):
     (tmp_path / "run" / "report.json").write_text(json.dumps({"config": to_plain(config)}))
     assert is_reported(config)
     assert not is_reported(replace(config, seed=5))
+
+
+@pytest.mark.parametrize("piece", ["model/x", "tokens/x", "checkpoints/model/4/x", "report.json"])
+def test_pieces_without_settings_are_refused(tmp_path, piece):
+    config = begin(tmp_path / "run", "--model.dim", "32", "--seed", "7")
+    (tmp_path / "run" / piece).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "run" / piece).write_text("")
+    with pytest.raises(
+        ValueError, match=r"holds pieces of a run \(.*\) without its settings: conf"
+    ):
+        open_run(config)
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_settings_that_were_there_are_missed(tmp_path):
+    config = begin(tmp_path / "run")
+    write_config(config)
+    open_run(config)
+    (tmp_path / "run" / "config.json").unlink()
+    with pytest.raises(ValueError, match=r"without its settings: config\.json is missing"):
+        open_run(config)
+
+
+def test_settings_changed_by_hand_are_noticed(tmp_path):
+    config = begin(tmp_path / "run")
+    write_config(config)
+    open_run(config)
+    file = tmp_path / "run" / "config.json"
+    file.write_text(file.read_text().replace('"generation": {', '"generation": { ', 1))
+    with pytest.raises(ValueError, match=r"config\.json is not the one that this run was"):
+        open_run(config)
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "null", '"x"', "{", '{"config"'])
+def test_a_report_that_is_none_is_one_sentence_with_the_file(tmp_path, content):
+    config = begin(tmp_path / "run")
+    for name in ("report.md", "samples.png", "curves.png"):
+        (tmp_path / "run" / name).touch()
+    (tmp_path / "run" / "report.json").write_text(content)
+    with pytest.raises(ValueError, match=r"report\.json is no report .*, or delete it"):
+        is_reported(config)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("metrics.jsonl", "nonsense\n", r"metrics\.jsonl is damaged in line 1"),
+        ("seconds.json", "[3]", r"seconds\.json does not say"),
+        ("fork.json", "{}", r"fork\.json does not say from which run"),
+        ("fork.json", '{"from": 3, "steps": {}}', r"fork\.json does not say from which run"),
+        ("fork.json", '{"from": "x", "steps": {"model": "4"}}', r"fork\.json does not say"),
+        ("pieces.json", "{}", r"pieces\.json, which says .*, is damaged"),
+        ("tokens", "", "tokens is a file, where a run directory has a folder"),
+        ("config.json", None, r"config\.json is a folder, where a run directory has a file"),
+    ],
+)
+def test_what_is_damaged_is_named_before_anything_is_done(tmp_path, name, content, message):
+    config = begin(tmp_path / "run")
+    if name != "config.json":
+        write_config(config)
+    path = tmp_path / "run" / name
+    path.mkdir() if content is None else path.write_text(content)
+    before = sorted((tmp_path / "run").rglob("*"))
+    with pytest.raises(ValueError, match=message):
+        open_run(config)
+    assert sorted((tmp_path / "run").rglob("*")) == before
+
+
+def test_a_log_cut_in_half_is_noticed_when_its_model_is_there(tmp_path):
+    config, folder = begin(tmp_path / "run"), tmp_path / "run"
+    write_config(config)
+    lines = '{"stage": "model", "step": 1}\n{"stage": "model", "step": 2}\n'
+    (folder / "metrics.jsonl").write_text(lines)
+    save_folder(folder / "model", {}, {})
+    open_run(config)
+    (folder / "metrics.jsonl").write_text(lines[: len(lines) // 2])
+    with pytest.raises(ValueError, match=r"metrics\.jsonl is not the one"):
+        open_run(config)
+    (folder / "metrics.jsonl").unlink()
+    open_run(config)
+
+
+def test_what_killed_processes_left_is_cleared_at_the_start(tmp_path):
+    config, folder = begin(tmp_path / "run"), tmp_path / "run"
+    write_config(config)
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    names = ["../.run", ".config.json", ".model", "tokenizers/.rgb", "heldout/.test"]
+    left = [folder / f"{name}.partial-{process.pid}" for name in [*names, "tokens/.index.json"]]
+    for path in left:
+        path.parent.mkdir(exist_ok=True)
+        path.mkdir() if path.name.startswith((".run", ".model", ".rgb")) else path.touch()
+    ours = folder / f".model.partial-{os.getpid()}"
+    # Another machine may be making a shard.
+    shard = folder / "tokens" / f".shard-00000-of-00002.array_record.partial-{process.pid}"
+    for path in (ours, shard):
+        path.touch()
+    open_run(config)
+    assert not any(path.exists() for path in left)
+    assert ours.exists() and shard.exists()

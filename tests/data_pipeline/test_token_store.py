@@ -1,6 +1,7 @@
 """Reading token stores."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -149,3 +150,74 @@ def test_damage_is_named_with_file_and_sample_and_mended_by_running_again(tmp_pa
     again = build(tmp_path, source, tokenizers={"grid": Grid()})
     assert source.reads == [13, 14, 15, 16, 17]
     assert_same(everything(again), reference)
+
+
+def edit_index(folder, change) -> None:
+    plain = json.loads((folder / "index.json").read_text())
+    change(plain)
+    (folder / "index.json").write_text(json.dumps(plain))
+
+
+def set_counts(plain) -> None:
+    plain["counts"]["grid"] = " ".join(["99999"] + ["0"] * 299)
+
+
+def test_counts_that_were_edited_are_refused_and_mended_by_running_again(tmp_path):
+    build(tmp_path, tokenizers={"grid": Grid()})
+    whole = (tmp_path / "index.json").read_text()
+    edit_index(tmp_path, set_counts)
+    with pytest.raises(ValueError, match=r"index\.json does not say of its shards what is written"):
+        TokenStore.open(tmp_path)
+    source = Samples()
+    write(tmp_path, source, tokenizers={"grid": Grid()})
+    assert (tmp_path / "index.json").read_text() == whole and not source.reads
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda plain: plain.update(samples=10**12),
+        lambda plain: plain.update(samples=-23),
+        lambda plain: plain.update(num_shards=0),
+        lambda plain: plain.update(num_shards="5"),
+        lambda plain: plain["modalities"]["grid"].update(vocab_size=-3),
+        lambda plain: plain["modalities"]["grid"].update(vocab_size=10**9),
+        lambda plain: plain["modalities"]["grid"].update(token_shape=[-2, 3]),
+        lambda plain: plain["modalities"]["grid"].update(token_shape="23"),
+        lambda plain: plain["modalities"]["grid"].update(dtype="object"),
+        lambda plain: plain["modalities"]["grid"].update(kind="sound"),
+        lambda plain: plain["counts"].update(grid="1 2 3"),
+        lambda plain: plain["counts"].update(grid=" ".join(["-1"] * 300)),
+        lambda plain: plain["counts"].clear(),
+        lambda plain: plain["shards"].pop(),
+        lambda plain: plain["shards"][1].update(samples=10**9),
+        lambda plain: plain["shards"][1].update(file="../../other"),
+        lambda plain: plain.update(made_from={"data": 3}),
+        lambda plain: plain.update(modalities=[]),
+        lambda plain: plain.update(shards=None),
+    ],
+)
+def test_an_index_that_fits_neither_itself_nor_its_shards_is_one_sentence(tmp_path, change):
+    build(tmp_path, tokenizers={"grid": Grid()})
+    edit_index(tmp_path, change)
+    with pytest.raises(ValueError, match=r"index\.json (is damaged|does not say)") as error:
+        TokenStore.open(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+class Others(Samples):
+    """Samples of the same sizes with other numbers."""
+
+    def __getitem__(self, index: int) -> dict:
+        sample = super().__getitem__(index)
+        return {**sample, "grid": sample["grid"][::-1]} if "grid" in sample else sample
+
+
+def test_a_shard_of_another_store_is_noticed(tmp_path):
+    for name, source in (("ours", Samples()), ("theirs", Others())):
+        build(tmp_path / name, source, tokenizers={"grid": Grid()})
+    name = "shard-00001-of-00005.array_record"
+    shutil.copy(tmp_path / "theirs" / name, tmp_path / "ours" / name)
+    store = TokenStore.open(tmp_path / "ours")
+    with pytest.raises(ValueError, match=r"ours/shard-00001.* is not what was written; delete it"):
+        store.batch(np.arange(3))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -203,3 +204,26 @@ def test_help_names_the_kinds_and_the_knobs(run, capsys):
             main([*arguments, "--help"])
         assert ended.value.code == 0
         assert word in capsys.readouterr().out
+
+
+def test_tokenizers_of_another_run_make_no_tokens(run, tmp_path, capsys):
+    assert main([str(run), "--out", str(tmp_path / "tokens")]) == 0
+    distances = np.linspace(1, 90, 50, dtype=np.float32)
+    other = ScalarTokenizerConfig(num_bins=8).fit(Scalar(unit="m"), distances, None)
+    other.save(tmp_path / "other")
+    shutil.rmtree(run / "tokenizers" / "distance")
+    (tmp_path / "other").rename(run / "tokenizers" / "distance")
+    capsys.readouterr()
+    assert main([str(run), "--out", str(tmp_path / "more")]) == 2
+    told = capsys.readouterr().err
+    assert f"{run}/tokenizers/distance is not the one" in told and told.count("\n") == 1
+    assert not (tmp_path / "more").exists()
+
+
+def test_strays_beside_tokenizers_are_passed_over(run, tmp_path):
+    assert main([str(run), "--out", str(tmp_path / "tokens")]) == 0
+    before = (tmp_path / "tokens" / "index.json").stat().st_mtime_ns
+    for stray in (".DS_Store", "README", "rgb/.DS_Store", "rgb/notes.txt"):
+        (run / "tokenizers" / stray).write_text("stray")
+    assert main([str(run), "--out", str(tmp_path / "tokens")]) == 0
+    assert (tmp_path / "tokens" / "index.json").stat().st_mtime_ns == before

@@ -1,6 +1,7 @@
 """A loaded run: raw values in, raw values out, and folders that survive a round trip."""
 
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from flax import nnx
 import fourm
 from fourm.generation import GenerationConfig, gather_inputs
 from fourm.run import load_model, save_model
+from tests.fourm.tiny import draw_model
 from tests.fourm.tiny_run import CAPTIONS, make_pictures, make_run, write_run
 from tokenizers.base import PADDING, Boxes
 
@@ -195,6 +197,67 @@ def test_a_tokenizer_of_another_run_is_refused(tmp_path, run):
     write_run(tmp_path, run)
     run.tokenizers["count"].save(tmp_path / "tokenizers" / "caption")
     with pytest.raises(ValueError, match="caption is not the one that the model was trained with"):
+        fourm.load(tmp_path)
+
+
+@pytest.mark.parametrize("was_used", [False, True])
+def test_exchanged_tokenizers_are_refused(tmp_path, run, was_used):
+    write_run(tmp_path, run)
+    if was_used:
+        fourm.load(tmp_path)
+    for name, other in (("rgb", "x"), ("depth", "rgb"), ("x", "depth")):
+        (tmp_path / "tokenizers" / name).rename(tmp_path / "tokenizers" / other)
+    with pytest.raises(ValueError, match=r"tokenizers/rgb is not the one .* another run"):
+        fourm.load(tmp_path)
+
+
+def test_a_model_of_another_run_with_the_same_tokenizers_is_refused_once_known(tmp_path, run):
+    write_run(tmp_path, run)
+    fourm.load(tmp_path)
+    other = draw_model(run.space, run.model.config, 5)
+    save_model(tmp_path / "other", other)
+    shutil.rmtree(tmp_path / "model")
+    (tmp_path / "other").rename(tmp_path / "model")
+    with pytest.raises(ValueError, match=r"model is not the one .* belongs to another run"):
+        fourm.load(tmp_path)
+    save_model(tmp_path / "model", other)  # Saved there, it is the run's own.
+    assert fourm.load(tmp_path)
+
+
+def test_a_run_that_cannot_be_written_to_is_loaded_all_the_same(tmp_path, run, monkeypatch):
+    def refuse(*_):
+        raise PermissionError("read-only")
+
+    write_run(tmp_path, run)
+    monkeypatch.setattr("tokenizers.pieces.write_file", refuse)
+    before = sorted(tmp_path.rglob("*"))
+    assert fourm.load(tmp_path).space == run.space
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_model_saved_before_it_knew_its_tokenizers_is_loaded_and_gets_a_record(tmp_path, run):
+    write_run(tmp_path, run)
+    file = tmp_path / "model" / "description.json"
+    record = json.loads(file.read_text())
+    del record["description"]["tokenizers"]
+    file.write_text(json.dumps(record))
+    assert fourm.load(tmp_path).space == run.space
+    (tmp_path / "config.json").write_text('{"generation": {}, "more": 1}')
+    with pytest.raises(
+        ValueError, match=r"config\.json is not the one that this run was made with"
+    ):
+        fourm.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "is_folder"), [("config.json", True), ("model", False), ("tokenizers", False)]
+)
+def test_a_piece_of_the_wrong_kind_is_named(tmp_path, run, name, is_folder):
+    write_run(tmp_path, run)
+    path = tmp_path / name
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    path.mkdir() if is_folder else path.write_text("")
+    with pytest.raises(ValueError, match=rf"{name} is a f\w+, where a run directory has a f"):
         fourm.load(tmp_path)
 
 

@@ -1,3 +1,4 @@
+import itertools
 import json
 import math
 
@@ -101,3 +102,68 @@ def _scalars(path):
         found += [(value.tag, event.step, value.simple_value) for value in event.summary.value]
         content = content[16 + length :]
     return found
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *('{"stage": "model", "step": 2, "loss": "low"}', '{"stage": "model", "step": "2"}'),
+        *('{"stage": "model", "step": -2}', '{"stage": 3, "step": 2}', '{"step": 2}', "[]", "null"),
+        *('{"stage": "model", "step": 2, "loss": NaN}', '{"stage": "model", "step": 2.5}'),
+        *('{"stage": "model", "step": 2, "loss": true}', "[" * 9999, "\udcff"),
+    ],
+)
+def test_a_line_of_other_than_numbers_is_one_sentence(tmp_path, line):
+    content = '{"stage": "model", "step": 1, "loss": null}\n' + line + "\n"
+    (tmp_path / METRICS).write_bytes(content.encode(errors="surrogateescape"))
+    with pytest.raises(ValueError, match=r"metrics\.jsonl is damaged in line 2; delete that line"):
+        read_metrics(tmp_path)
+
+
+def write_log(folder) -> str:
+    """Writes a log and returns the digest of the model's lines up to step 4."""
+    with RunLog(folder) as log:
+        for stage, step in itertools.product(("tokenizer", "model"), (2, 4, 6)):
+            log.write(stage, step, {"loss": step / 7, "samples_per_second": step})
+            if (stage, step) == ("model", 4):
+                digest = log.digest(stage)
+    return digest
+
+
+def test_a_log_is_known_again_by_what_was_written_up_to_a_step(tmp_path):
+    digest = write_log(tmp_path)
+    text = (tmp_path / METRICS).read_text()
+    # How fast it went is no matter.
+    (tmp_path / METRICS).write_text(text.replace('_per_second": 2', '_per_second": 9'))
+    with RunLog(tmp_path) as log:
+        log.rewind("model", 4, digest)
+    assert [line["step"] for line in read_metrics(tmp_path)] == [2, 4, 6, 2, 4]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text.replace('"step": 4, "loss": 0.57', '"step": 4, "loss": 0.67'),
+        lambda text: "".join(text.splitlines(True)[:3]),
+        lambda text: "".join(line for line in text.splitlines(True) if '"step": 2' not in line),
+    ],
+)
+def test_a_log_that_was_changed_or_cut_is_refused_where_training_goes_on(tmp_path, change):
+    digest = write_log(tmp_path)
+    file = tmp_path / METRICS
+    file.write_text(change(file.read_text()))
+    with (
+        RunLog(tmp_path) as log,
+        pytest.raises(ValueError, match=r"metrics\.jsonl is not what was written up to step 4 of"),
+    ):
+        log.rewind("model", 4, digest)
+
+
+def test_a_log_that_was_lost_is_begun_again(tmp_path):
+    digest = write_log(tmp_path)
+    (tmp_path / METRICS).unlink()
+    for _ in range(2):  # The second time it begins after the step of the checkpoint.
+        with RunLog(tmp_path) as log:
+            log.rewind("model", 4, digest)
+            log.write("model", 6, {"loss": 1.0})
+    assert [line["step"] for line in read_metrics(tmp_path)] == [6]

@@ -1,3 +1,6 @@
+import json
+import shutil
+
 import numpy as np
 import pytest
 
@@ -94,3 +97,47 @@ def test_a_few_samples_lie_spread_over_all_and_no_modality_is_missing():
     assert {41, 43, 45} <= set(kept.spread_rows(10, 50).tolist())
     everywhere = SampleSet.collect([{"rgb": 0.0, "caption": "a"}] * 100, ("rgb", "caption"))
     assert everywhere.spread_rows(10, 10).tolist() == list(range(0, 100, 10))
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '"x"', "null", "3", "{"])
+def test_a_description_that_is_none_is_one_sentence(tmp_path, content):
+    save_heldout(tmp_path, "test", make_set(2))
+    (tmp_path / "heldout" / "test" / "description.json").write_text(content)
+    with pytest.raises(ValueError, match=r"Damaged folder .*heldout/test: description\.json"):
+        load_heldout(tmp_path, "test")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"size": 10**12}, "its size is 1000000000000, which must be 0 to 10000000"),
+        ({"size": 4}, "it has 4 samples, and values of rgb beyond them"),
+        ({"size": "7"}, "its size is '7'"),
+        ({"size": True}, "its size is True"),
+        ({"size": None}, "its size is None"),
+        ({"modalities": "rgb"}, "TypeError"),
+        ({"modalities": None}, "TypeError"),
+        ({"modalities": [{"name": "rgb"}]}, "KeyError: 'kind'"),
+        ({"modalities": [{"name": "rgb", "kind": "text"}]}, "can't be used"),
+        ({"modalities": [{"name": "rgb", "kind": "sound"}]}, "of a newer version"),
+    ],
+)
+def test_a_description_that_does_not_fit_is_one_sentence_with_the_folder(tmp_path, change, reason):
+    save_heldout(tmp_path, "test", make_set(7))
+    file = tmp_path / "heldout" / "test" / "description.json"
+    record = json.loads(file.read_text())
+    record["description"] |= change
+    file.write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=r"The samples in .*heldout/test can't be used") as error:
+        load_heldout(tmp_path, "test")
+    assert reason in str(error.value)
+
+
+def test_samples_of_another_run_are_refused_once_they_are_known(tmp_path):
+    for run, seed in (("ours", 0), ("theirs", 1)):
+        save_heldout(tmp_path / run, "test", make_set(7, seed))
+    load_heldout(tmp_path / "ours", "test")  # They get their entry.
+    shutil.rmtree(tmp_path / "ours" / "heldout")
+    shutil.copytree(tmp_path / "theirs" / "heldout", tmp_path / "ours" / "heldout")
+    with pytest.raises(ValueError, match=r"ours/heldout/test is not .* belongs to another run"):
+        load_heldout(tmp_path / "ours", "test")
