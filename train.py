@@ -11,10 +11,11 @@ Exit codes: 0 done; 2 bad input; 130 Ctrl-C; 75 SIGTERM, after saving, so that a
 requeues on 75 continues the run.
 """
 
+import hashlib
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -267,6 +268,12 @@ def make_tokens(
     return tokens, TokenMixture.open(heldout, tokenizers, made_by) if heldout else None
 
 
+def fingerprint_tokenizers(folder: Path, names: Iterable[str]) -> str:
+    """Returns a few digits by which weights know the tokenizers of their run."""
+    made_by = [fingerprint_files(folder / "tokenizers" / name) for name in names]
+    return hashlib.sha256(" ".join(made_by).encode()).hexdigest()[:16]
+
+
 def train_model(
     config: RunConfig,
     tokenizers: dict[str, Tokenizer],
@@ -311,7 +318,7 @@ def train_model(
             seed=config.seed,
             folder=folder / "checkpoints" / "model",
             log=log,
-            data=asdict(order),
+            data=asdict(order) | {"tokenizers": fingerprint_tokenizers(folder, tokenizers)},
             samples_at=lambda step: tokens.keys(order.indices(step)),
             forked_at=forked_at(folder, "model"),
             references={f"entropy/{name}": value for name, value in entropy.items()},

@@ -73,6 +73,8 @@ class StoreIndex:
     """Empty until all are there."""
     counts: Counts = field(default_factory=dict)
     """Of the whole store; empty until it is complete."""
+    checksums: dict[str, str] = field(default_factory=dict)
+    """Of a complete index as it was written: of its plan, and of shards and counts."""
 
     def range_of(self, number: int) -> range:
         """Returns the samples of a shard."""
@@ -104,13 +106,19 @@ class StoreIndex:
 
     def write(self, folder: Path) -> None:
         """Writes `index.json`."""
-        _write_json(folder / INDEX, self.contents)
+        checksums = {"sha256": self.own_checksums} if self.shards else {}
+        _write_json(folder / INDEX, {**self.plan, **self._made, **checksums})
 
     @property
-    def contents(self) -> dict[str, Any]:
-        """All of it in plain values, as `index.json` has it."""
-        shards = [asdict(shard) for shard in self.shards]
-        return {**self.plan, "shards": shards, "counts": _to_plain(self.counts)}
+    def _made(self) -> dict[str, Any]:
+        """What is known once there are tokens, in plain values."""
+        return {"shards": list(map(asdict, self.shards)), "counts": _to_plain(self.counts)}
+
+    @property
+    def own_checksums(self) -> dict[str, str]:
+        """What `checksums` must be."""
+        made = hashlib.sha256(json.dumps(self._made).encode()).hexdigest()
+        return {"plan": self.fingerprint, "made": made}
 
     @classmethod
     def read(cls, folder: Path) -> "StoreIndex":
@@ -134,6 +142,7 @@ class StoreIndex:
                 "made_from": plain["made_from"],
                 "shards": tuple(Shard(**checked_fields(Shard, each)) for each in plain["shards"]),
                 "counts": _from_plain(plain["counts"]),
+                "checksums": plain.get("sha256", {}),
             }
             index = cls(**checked_fields(cls, fields))
             index._check()
@@ -166,38 +175,43 @@ class StoreIndex:
             raise ValueError("its counts are not those of its vocabularies")
 
     def check_counts(self, folder: Path) -> None:
-        """Compares a complete index with what lies beside its shards.
+        """Compares shards and counts with their checksum, or what lies beside the shards.
 
         Raises:
             ValueError: If what is said there of a shard, or of how often ids occur, is different.
         """
-        if not self.shards or not all(self._beside(folder, n).is_file() for n, _ in self._numbered):
-            return
-        found = [self._read_beside(folder, number) for number, _ in self._numbered]
-        if None in found or self.contents != self.complete([each[1:] for each in found]).contents:
+        if self.checksums:
+            is_same = self.checksums.get("made") == self.own_checksums["made"]
+        elif all(self._beside(folder, n).is_file() for n, _ in enumerate(self.shards)):
+            # Written before there were checksums.
+            found = [self._read_beside(folder, number) for number, _ in enumerate(self.shards)]
+            is_same = None not in found and (
+                not found or self._made == self.complete([each[1:] for each in found])._made
+            )
+        else:
+            is_same = True
+        if not is_same:
             raise ValueError(
-                f"{folder / INDEX} does not say of its shards what is written beside them; delete "
+                f"{folder / INDEX} does not say of its shards what was written; delete "
                 f"{folder / INDEX} and run again what made it: shards that are there are not made "
                 "again."
             )
 
     def check_plan(self, folder: Path) -> None:
-        """Checks that shards belong to this index.
+        """Checks that what the index says of tokenizers and samples is what was written.
 
         Raises:
-            ValueError: If they are of another plan.
+            ValueError: If it was changed, or the shards are those of another index.
         """
-        for number, shard in self._numbered:
-            beside = self._read_beside(folder, number)
-            if beside is not None and beside[0] != self.fingerprint:
-                raise ValueError(
-                    f"{folder / shard.file} does not belong to {folder / INDEX}: it was made by "
-                    "other tokenizers, or from other samples; run again what made the tokens."
-                )
-
-    @property
-    def _numbered(self) -> list[tuple[int, Shard]]:
-        return list(enumerate(self.shards))
+        found = {self.checksums.get("plan")} if self.checksums else set()
+        if not self.checksums:  # Written before there were any.
+            beside = [self._read_beside(folder, number) for number, _ in enumerate(self.shards)]
+            found = {each[0] for each in beside if each is not None}
+        if found - {self.fingerprint}:
+            raise ValueError(
+                f"{folder / INDEX} does not belong to the shards beside it, or was changed: they "
+                "were made by other tokenizers, or from other samples; run again what made them."
+            )
 
     def _beside(self, folder: Path, number: int) -> Path:
         return (folder / self.file_of(number)).with_suffix(".json")

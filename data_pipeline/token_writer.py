@@ -128,7 +128,8 @@ def close_folder(folder: Path, plan: StoreIndex) -> int:
     shards = [each for each in found if each is not None]
     if len(shards) == plan.num_shards:
         index = plan.complete(shards)
-        if StoreIndex.read(folder).contents != index.contents:
+        known = StoreIndex.read(folder)
+        if not known.checksums == known.own_checksums == index.own_checksums:
             index.write(folder)
         for leftover in folder.glob(".shard-*.partial-*"):  # Of processes that were killed.
             leftover.unlink(missing_ok=True)

@@ -5,7 +5,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from tokenizers.pieces import METRICS, forget_pieces
 from tokenizers.unfinished import write_file
 
 TENSORBOARD = "tensorboard"
+START = b'{"stage": '
+"""With which every line begins."""
 
 
 class RunLog:
@@ -41,6 +43,7 @@ class RunLog:
             forget_pieces(self._folder, METRICS)
         self._file = self._path.open("a", encoding="utf-8")
         self._events: SummaryWriter | None = None
+        self._digests: dict[str, Any] = {}
 
     def write(self, stage: str, step: int, values: Mapping[str, float]) -> None:
         """Appends one line, {"stage": ..., "step": ..., name: value, ...}.
@@ -66,11 +69,16 @@ class RunLog:
         line |= {name: _finite(value) for name, value in values.items()}
         self._file.write(json.dumps(line, allow_nan=False) + "\n")
         self._file.flush()
+        if stage in self._digests:  # Kept up to date: a log may be long.
+            self._digests[stage].update(_told(line))
         _add(self._events, line)
 
     def digest(self, stage: str) -> str:
         """Returns a digest of what was written of `stage`, by which `rewind` knows it again."""
-        return _digest([line for line in read_metrics(self._folder) if line["stage"] == stage])
+        if stage not in self._digests:
+            lines = [line for line in read_metrics(self._folder) if line["stage"] == stage]
+            self._digests[stage] = _digest(lines)
+        return self._digests[stage].hexdigest()
 
     def rewind(self, stage: str, step: int, digest: str | None = None) -> None:
         """Drops what was written of `stage` after `step`, as when training resumes from there.
@@ -88,7 +96,7 @@ class RunLog:
         standing = [line for line in lines if line["stage"] == stage and line["step"] <= step]
         # One that was lost as a whole, and begun again, begins after that step.
         is_lost = not lines or (lines[0]["stage"] == stage and lines[0]["step"] > step)
-        if not is_lost and digest not in (None, _digest(standing)):
+        if not is_lost and digest not in (None, _digest(standing).hexdigest()):
             raise ValueError(
                 f"{self._path} is not what was written up to step {step} of {stage}: lines are "
                 "missing, or were changed; put it back, or delete it to go on without the curves."
@@ -96,6 +104,7 @@ class RunLog:
         kept = [line for line in lines if line["stage"] != stage or line["step"] <= step]
         if len(kept) == len(lines):
             return
+        self._digests.clear()
         self.close()
         forget_pieces(self._folder, METRICS)
         write_file(self._path, "".join(json.dumps(line) + "\n" for line in kept).encode())
@@ -153,7 +162,10 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     lines = []
-    for number, text in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
+    *whole, half = path.read_bytes().split(b"\n")
+    if half[: len(START)] != START[: len(half)]:
+        whole.append(half)  # It is not what a write that was cut short leaves.
+    for number, text in enumerate(whole, start=1):
         try:
             line = json.loads(text)
             lines.append({"stage": line["stage"], "step": line["step"], **line})
@@ -165,10 +177,18 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def _digest(lines: Sequence[Mapping[str, Any]]) -> str:
-    """Returns a digest of what some lines say, but for how fast it went."""
-    told = [{n: v for n, v in line.items() if n != "samples_per_second"} for line in lines]
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+def _digest(lines: Iterable[Mapping[str, Any]]) -> Any:
+    """Returns a digest of lines that further ones can be added to."""
+    digest = hashlib.sha256()
+    for line in lines:
+        digest.update(_told(line))
+    return digest
+
+
+def _told(line: Mapping[str, Any]) -> bytes:
+    """Returns what a line says, but for how fast it went."""
+    told = {name: value for name, value in line.items() if name != "samples_per_second"}
+    return json.dumps(told).encode()
 
 
 def _check(line: Mapping[str, Any]) -> None:

@@ -23,7 +23,7 @@ class Stages:
             ValueError: If its file says something else than seconds by stage.
         """
         self.folder = Path(folder)
-        self.seconds = read_seconds(self.folder)
+        self.seconds = read_seconds(self.folder) if is_main() else {}
 
     @contextmanager
     def __call__(self, name: str, output: Path) -> Iterator[None]:

@@ -61,8 +61,7 @@ def check_pieces(run: Path, names: Iterable[str] | None = None) -> None:
     _check_kinds(run, (*FILES, *OTHER_FILES, MODEL, *OTHER_FOLDERS) if names is None else names)
     recorded = _read(run)
     for name in pieces_of(run) if names is None else names:
-        digest = digest_of(run / name)
-        if digest is not None and recorded.get(name, digest) != digest:
+        if _is_other(run, name, recorded) and _is_other(run, name, _read(run)):  # Not just made.
             raise ValueError(
                 f"{run / name} is not the one that this run was made with: it belongs to another "
                 f"run, or was changed; put the right one back, or delete {run / RECORD} if it is "
@@ -138,6 +137,11 @@ def digest_of(path: Path) -> str | None:
         return None
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _is_other(run: Path, name: str, recorded: dict[str, str]) -> bool:
+    digest = digest_of(run / name)
+    return digest is not None and recorded.get(name, digest) != digest
 
 
 def _check_kinds(run: Path, names: Iterable[str]) -> None:

@@ -162,11 +162,16 @@ def set_counts(plain) -> None:
     plain["counts"]["grid"] = " ".join(["99999"] + ["0"] * 299)
 
 
-def test_counts_that_were_edited_are_refused_and_mended_by_running_again(tmp_path):
+@pytest.mark.parametrize("is_old", [False, True])
+def test_counts_that_were_edited_are_refused_and_mended_by_running_again(tmp_path, is_old):
     build(tmp_path, tokenizers={"grid": Grid()})
     whole = (tmp_path / "index.json").read_text()
     edit_index(tmp_path, set_counts)
-    with pytest.raises(ValueError, match=r"index\.json does not say of its shards what is written"):
+    if is_old:
+        edit_index(tmp_path, lambda plain: plain.pop("sha256"))
+    with pytest.raises(
+        ValueError, match=r"index\.json does not say of its shards what was written"
+    ):
         TokenStore.open(tmp_path)
     source = Samples()
     write(tmp_path, source, tokenizers={"grid": Grid()})

@@ -167,3 +167,10 @@ def test_a_log_that_was_lost_is_begun_again(tmp_path):
             log.rewind("model", 4, digest)
             log.write("model", 6, {"loss": 1.0})
     assert [line["step"] for line in read_metrics(tmp_path)] == [6]
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "x", '{"stage": "model", "step": 1}\n{}'])
+def test_what_no_write_leaves_is_no_half_line(tmp_path, content):
+    (tmp_path / METRICS).write_text(content)
+    with pytest.raises(ValueError, match=r"metrics\.jsonl is damaged in line"):
+        read_metrics(tmp_path)

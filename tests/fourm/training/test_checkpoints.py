@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fourm.training.checkpoints import Checkpoints
+from fourm.training.checkpoints import Checkpoints, describe_origins, newest_steps
 from fourm.training.train_state import TrainState
 
 ORIGIN = {"seed": 0, "num_samples": 48}
@@ -206,3 +206,19 @@ def test_a_damaged_checkpoint_gets_one_sentence(checkpoints, tmp_path):
         file.write_bytes(b"")
     with pytest.raises(ValueError, match=r"checkpoint of step 1 can't be read; delete .*/1 to"):
         checkpoints.restore(make_state(), ORIGIN)
+
+
+def test_checkpoints_know_the_tokenizers_unless_they_are_from_before_that():
+    there, here = {"seed": 0, "tokenizers": "a1"}, {"seed": 0, "tokenizers": "b2"}
+    assert describe_origins(there, here) == "tokenizers (a1 there, b2 here)"
+    assert describe_origins({"seed": 0}, here) == ""
+    assert describe_origins({"seed": 0}, {**here, "length": 3}) == "length (None there, 3 here)"
+
+
+def test_strays_are_no_checkpoints(tmp_path):
+    for name in ("model/4/params", "model/8/params", "model/README", "rgb/2/params"):
+        (tmp_path / name).mkdir(parents=True)
+    for name in ("README", ".DS_Store", "model/500", "model/.DS_Store"):
+        (tmp_path / name).write_text("stray")
+    assert newest_steps(tmp_path) == {"model": 8, "rgb": 2}
+    assert newest_steps(tmp_path / "absent") == {}
