@@ -98,7 +98,7 @@ def run(arguments: Sequence[str]) -> Path:
     layout = Layout.build(config.mesh)
     layout.check(config.model.num_heads, config.training.batch_size, config.training.accumulation)
     folder = Path(config.run_dir)
-    run_on_main(lambda: open_run(config, launch.fork))
+    run_on_main(lambda: open_run(config, launch.fork, launch.use))
     if is_reported(config):
         return folder
     stage = Stages(folder)

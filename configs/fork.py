@@ -14,11 +14,11 @@ from jaxtyping import PyTree
 from configs.schema import RunConfig
 from data_pipeline.plain import differing_knobs, from_plain, to_plain
 from fourm.model import FourM, ModelConfig
-from fourm.run import CONFIG, TOKENIZERS
+from fourm.run import CONFIG, MODEL, TOKENIZERS
 from fourm.run_log import METRICS
 from fourm.sample_set import HELDOUT
 from fourm.token_space import TokenSpace
-from fourm.training.checkpoints import describe_difference, newest_steps
+from fourm.training.checkpoints import choose_checkpoint, describe_difference, list_steps
 from fourm.training.train_state import OptimizerConfig, build_optimizer
 from tokenizers.modality import load_tokenizer
 from tokenizers.pieces import check_pieces
@@ -35,16 +35,22 @@ FOLLOWS_FROM = {
 }
 
 
-def fork_run(source: Path, config: RunConfig) -> None:
+def fork_run(source: Path, config: RunConfig, use: str = "last") -> None:
     """Makes `config.run_dir` a run that goes on from another one, finished or not.
 
-    Tokenizers, the newest checkpoint of everything trained, and what was measured up to it are
-    taken over, and tokens and held-out samples if the data stay the same. `fork.json` says from
-    where, at which steps, and which knobs differ. Files are linked where the file system can, as
-    none of them is ever written to again; the other run is only read.
+    Tokenizers, a checkpoint of everything trained, and what was measured up to it are taken over,
+    and tokens and held-out samples if the data stay the same. `fork.json` says from where, at which
+    steps, and which knobs differ. Files are linked where the file system can, as none of them is
+    ever written to again; the other run is only read.
+
+    Args:
+        source: Directory of the other run.
+        config: Of the new one. A checkpoint beyond the end of its training is not taken.
+        use: Which checkpoint of the model, see `choose_checkpoint`; the newest of tokenizers.
 
     Raises:
-        ValueError: If there is no such run, or its weights can't be used under `config`.
+        ValueError: If there is no such run or checkpoint, or its weights can't be used under
+            `config`.
     """
     folder = Path(config.run_dir)
     plain = read_config(source)
@@ -54,8 +60,8 @@ def fork_run(source: Path, config: RunConfig) -> None:
         knob for knob in differing_knobs(plain, to_plain(config)) if knob.split(".")[0] != "run_dir"
     ]
     check_pieces(source)
-    steps = newest_steps(source / CHECKPOINTS)
-    check_usable(source, plain, config, knobs, has_model="model" in steps)
+    steps = choose_steps(source / CHECKPOINTS, use, config.training.steps)
+    check_usable(source, plain, config, knobs, has_model=MODEL in steps)
     partial = partial_name(folder)
     partial.mkdir(parents=True)
     try:
@@ -67,7 +73,8 @@ def fork_run(source: Path, config: RunConfig) -> None:
             link_tree(*(root / CHECKPOINTS / stage / str(step) for root in (source, partial)))
         if (source / METRICS).exists():
             shutil.copyfile(source / METRICS, partial / METRICS)
-        record = {"from": str(source), "steps": steps, "knobs": knobs, "config": plain}
+        record = {"from": str(source), "use": use, "steps": steps, "knobs": knobs}
+        record |= {"config": plain}
         write_file(partial / FORK, json.dumps(record, indent=2).encode())
         # Left by a first attempt whose settings did not fit the data.
         shutil.rmtree(folder, ignore_errors=True)
@@ -80,8 +87,21 @@ def fork_run(source: Path, config: RunConfig) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def choose_steps(folder: Path, use: str, last: int | None) -> dict[str, int]:
+    """Returns the step of the checkpoint that is taken over of each stage that has one."""
+    stages = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    chosen = {
+        stage: choose_checkpoint(folder / stage, *((use, last) if stage == MODEL else ()))
+        for stage in stages
+        if list_steps(folder / stage)
+    }
+    if use != "last" and MODEL not in chosen:
+        raise ValueError(f"--use is {use}, but {folder} has no checkpoint of a model yet.")
+    return chosen
+
+
 def read_fork(folder: Path) -> dict[str, Any]:
-    """Returns what `fork_run` wrote down: from, steps by stage, knobs, config; {} if no fork.
+    """Returns what `fork_run` wrote down: from, use, steps by stage, knobs, config; {} if no fork.
 
     Raises:
         ValueError: One sentence, if the file says something else.
@@ -92,7 +112,8 @@ def read_fork(folder: Path) -> dict[str, Any]:
         return {}
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
-        is_usable = isinstance(record["from"], str) and all(
+        named = record["from"], record.get("use", "last")
+        is_usable = all(isinstance(name, str) for name in named) and all(
             isinstance(name, str) and type(step) is int and step >= 0
             for name, step in record["steps"].items()
         )

@@ -26,11 +26,16 @@ class Launch(Checked):
     """Which of them this one is, from 0."""
     fork: str = ""
     """A run directory to go on from with other settings, in a new --run-dir. Tokenizers and the
-    newest checkpoints are taken over, tokens and held-out samples too if the data stay the same;
-    that run may be unfinished, and stays as it is."""
+    checkpoints are taken over, tokens and held-out samples too if the data stay the same; that run
+    may be unfinished, and stays as it is."""
+    use: str = "last"
+    """Which checkpoint of that run's model: last, best (of the lowest held-out loss), or a step. It
+    must not lie beyond --training.steps."""
 
     def check(self) -> None:
         """Raises ValueError, in one sentence, if the options do not fit each other."""
+        if self.use != "last" and not self.fork:
+            raise ValueError(f"--use {self.use} says where a fork begins; add --fork RUN.")
         given = {
             "--coordinator": self.coordinator or None,
             "--num-processes": self.num_processes,

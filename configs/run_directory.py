@@ -43,8 +43,10 @@ FREE_KNOBS = (
 OUTPUTS = ("report.json", "report.md", "curves.png")
 
 
-def open_run(config: RunConfig, fork: str = "") -> Path:
+def open_run(config: RunConfig, fork: str = "", use: str = "last") -> Path:
     """Opens the run directory, or starts it, from another run if `fork` names one.
+
+    `use` says from which checkpoint of that run, see `choose_checkpoint`.
 
     Raises:
         ValueError: If it was made with other settings, or from another run, or is something else;
@@ -55,10 +57,16 @@ def open_run(config: RunConfig, fork: str = "") -> Path:
     file = folder / CONFIG
     clear_leftovers(folder)
     check_whole(folder)
-    forked_from = read_fork(folder).get("from", "")
+    forked = read_fork(folder)
+    forked_from, forked_use = forked.get("from", ""), forked.get("use", "last")
     if fork and (forked_from or file.exists()) and forked_from != fork:
         raise ValueError(
             f"{folder} is a run already, and not forked from {fork}; give --run-dir another folder."
+        )
+    if fork and file.exists() and use != forked_use:
+        raise ValueError(
+            f"{folder} is a run already, forked with --use {forked_use}, not {use}; give --run-dir "
+            "another folder."
         )
     is_begun, other = file.exists(), Path(fork or forked_from).expanduser()
     is_fork = bool(fork or forked_from) and not is_begun
@@ -71,7 +79,7 @@ def open_run(config: RunConfig, fork: str = "") -> Path:
     if is_begun:
         write_config(config)
     elif is_fork:
-        fork_run(other, config)
+        fork_run(other, config, use if fork else forked_use)
     elif (folder / SECONDS).exists():
         # A run whose data could not be read: what it left was made with settings now unknown.
         forget_pieces(folder, *(name for name in pieces_of(folder) if name.startswith(HELDOUT)))

@@ -150,7 +150,8 @@ def train(
     best_by = "heldout_loss" if heldout else "loss"
 
     # Closing waits for the last save, also when a loss is not finite or the user interrupts.
-    with closing(Checkpoints(folder, config.keep_checkpoints, best_by)) as checkpoints:
+    opened = Checkpoints(folder, config.keep_checkpoints, best_by, config.steps)
+    with closing(opened) as checkpoints:
         if checkpoints.latest_step is None:
             state, progress = create_state(model, optimizer, layout)[1], {}
         else:

@@ -12,6 +12,7 @@ from configs import fork
 from configs.fork import fork_run, read_fork
 from configs.presets import load_preset
 from data_pipeline.plain import to_plain
+from fourm.training.checksums import MARKER
 from fourm.training.train_state import OptimizerConfig
 from tests.fourm.tiny_run import make_tokenizers
 from tokenizers.pieces import record_pieces
@@ -43,6 +44,7 @@ def finished(tmp_path_factory) -> Path:
         *("checkpoints/model/6.orbax-checkpoint-tmp/params/data", "checkpoints/tokenizer-rgb/3/x"),
         *("heldout/test/arrays.npz", "tokens/shard-0", "tokens/.shard-1.partial-9"),
         *("model/arrays.npz", "report.md", "seconds.json"),
+        *(f"checkpoints/{name}/{MARKER}" for name in ("model/2", "model/4", "tokenizer-rgb/3")),
     ]
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -67,6 +69,7 @@ def test_what_still_holds_is_taken_over_and_the_other_run_stays_as_it_is(old, tm
     kept = [name for name in before if name.startswith(("tokenizers/", "heldout/"))]
     kept += ["tokens/shard-0", "metrics.jsonl"]
     kept += ["checkpoints/model/4/params/data", "checkpoints/tokenizer-rgb/3/x"]
+    kept += [f"checkpoints/{name}/{MARKER}" for name in ("model/4", "tokenizer-rgb/3")]
     assert taken == {name: before[name] for name in sorted(kept)}
     assert record["from"] == str(old)
     assert record["steps"] == {"model": 4, "tokenizer-rgb": 3}
@@ -168,10 +171,32 @@ def test_only_a_run_can_be_forked_and_only_into_a_new_folder(old, tmp_path):
 
 
 def test_a_run_that_goes_on_meanwhile_is_one_sentence(old, tmp_path, monkeypatch):
-    monkeypatch.setattr(fork, "newest_steps", lambda _: {"tokenizer-rgb": 2})
+    monkeypatch.setattr(fork, "choose_steps", lambda *_: {"tokenizer-rgb": 2})
     with pytest.raises(ValueError, match=r"changed while it was read, .*; try again"):
         fork_run(old, make_config(tmp_path / "new"))
     assert [path.name for path in tmp_path.iterdir()] == ["old"]
+
+
+def test_the_checkpoint_that_is_taken_over_can_be_chosen_and_lies_before_the_end(old, tmp_path):
+    def fork_to(name: str, steps: int, use: str = "last") -> dict:
+        config = make_config(tmp_path / name)
+        training = replace(config.training, steps=steps)
+        fork_run(old, replace(config, training=training), use)
+        return read_fork(tmp_path / name)
+
+    shorter = fork_to("shorter", 3)
+    assert (shorter["use"], shorter["steps"]) == ("last", {"model": 2, "tokenizer-rgb": 3})
+    assert fork_to("step", 99, "2")["steps"]["model"] == 2
+    (old / "checkpoints/model/2/metrics").mkdir()
+    (old / "checkpoints/model/2/metrics/metrics").write_text('{"heldout_loss": 2.0}')
+    assert fork_to("best", 99, "best")["steps"]["model"] == 2
+    with pytest.raises(ValueError, match=r"no checkpoint at or before step 1 in .*/model"):
+        fork_to("none", 1)
+    with pytest.raises(ValueError, match=r"no checkpoint of step 4 in .*; it has 2,"):
+        fork_to("none", 3, "4")
+    shutil.rmtree(old / "checkpoints/model")
+    with pytest.raises(ValueError, match="--use is best, but .* no checkpoint of a model yet"):
+        fork_to("none", 99, "best")
 
 
 def test_strays_beside_checkpoints_are_passed_over(old, tmp_path):

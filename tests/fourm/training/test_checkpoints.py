@@ -1,7 +1,9 @@
 """Checkpoints hold the state at the time of the save, to the bit, or say why they can't."""
 
 import math
+import os
 import shutil
+import threading
 from contextlib import closing
 
 import jax
@@ -9,7 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fourm.training.checkpoints import Checkpoints, describe_origins, newest_steps
+from fourm.training.checkpoints import (
+    Checkpoints,
+    choose_checkpoint,
+    describe_origins,
+    list_steps,
+    load_average,
+)
+from fourm.training.checksums import CHECKSUMS, MARKER, find_damage
 from fourm.training.train_state import TrainState
 
 ORIGIN = {"seed": 0, "num_samples": 48}
@@ -204,8 +213,175 @@ def test_a_damaged_checkpoint_gets_one_sentence(checkpoints, tmp_path):
     checkpoints.wait()
     for file in (tmp_path / "checkpoints" / "1" / "params").glob("ocdbt.process_0/d/*"):
         file.write_bytes(b"")
-    with pytest.raises(ValueError, match=r"checkpoint of step 1 can't be read; delete .*/1 to"):
+    with pytest.raises(ValueError, match=r"The checkpoint .*/1 can't be read; put it right"):
         checkpoints.restore(make_state(), ORIGIN)
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory):
+    """Checkpoints of steps 1 to 3, which is the best; of 2 the loss was never measured."""
+    folder = tmp_path_factory.mktemp("runs") / "model"
+    losses = {1: 1.0, 2: math.nan, 3: 0.5}
+    with closing(Checkpoints(folder, keep=3, best_by="heldout_loss")) as opened:
+        for step, loss in losses.items():
+            opened.save(make_state(step, value=step), ORIGIN, {"log": step}, loss=loss)
+    return folder
+
+
+@pytest.fixture
+def copy(three, tmp_path):
+    return shutil.copytree(three, tmp_path / "model")
+
+
+def flip_bit(file, place=0.5):
+    content = bytearray(file.read_bytes())
+    content[int(place * (len(content) - 1))] ^= 4
+    file.write_bytes(content)
+
+
+def largest(folder):
+    return max((f for f in folder.rglob("*") if f.is_file()), key=lambda f: f.stat().st_size)
+
+
+def damage(kind, checkpoint):
+    """Damages a checkpoint and returns what is said of it."""
+    if kind == "marker":
+        (checkpoint / MARKER).unlink()
+        return f"{MARKER} is missing, with which a save ends"
+    if kind == "checksums":
+        (checkpoint / CHECKSUMS).write_text("{}")
+        return f"{CHECKSUMS} is damaged"
+    file = next(checkpoint.glob(kind)) if "*" in kind else largest(checkpoint / kind)
+    if file.name == "metrics":
+        file.write_text("[]")
+    else:
+        flip_bit(file)
+    return f"{file.relative_to(checkpoint).as_posix()} has changed"
+
+
+DAMAGES = ("params", "average", "opt_state", "params/_M*", "params/manifest.*", "average/_s*")
+DAMAGES += ("_CHECKPOINT*", "metrics/m*", "marker", "checksums")
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_restored(copy, kind):
+    told = damage(kind, copy / "3")
+    with pytest.warns(UserWarning, match=rf"/3 is not used \({told}\); it is now 3.unused-1"):
+        opened = Checkpoints(copy, keep=3)
+    with closing(opened):
+        state, progress = opened.restore(make_state(), ORIGIN)
+        assert_same(state, make_state(2, value=2))
+        assert progress == {"log": 2}
+        opened.save(make_state(3, value=9), ORIGIN)
+    with closing(Checkpoints(copy)) as opened:
+        assert_same(opened.restore(make_state(), ORIGIN)[0], make_state(3, value=9))
+
+
+def test_where_all_checkpoints_are_damaged_nothing_is_moved(copy):
+    for step in (1, 2, 3):
+        damage("params", copy / str(step))
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"/3 can't be used \(params/.* has changed\), and "):
+            Checkpoints(copy)
+    assert list_steps(copy) == [1, 2, 3]
+
+
+def test_every_bit_that_flips_is_noticed(copy):
+    for file in sorted(path for path in (copy / "3").rglob("*") if path.is_file()):
+        before = file.read_bytes()
+        for place in (0, 0.3, 0.99):
+            if before:
+                flip_bit(file, place)
+                assert find_damage(copy / "3"), file
+                file.write_bytes(before)
+    assert find_damage(copy / "3") == ""
+
+
+def test_a_checkpoint_of_before_there_were_checksums_gets_them_where_it_is_first_used(copy):
+    (copy / "3" / CHECKSUMS).unlink()
+    with closing(Checkpoints(copy)) as opened:
+        assert not (copy / "3" / CHECKSUMS).exists()
+        opened.restore(make_state(), ORIGIN)
+    assert find_damage(copy / "3") == ""
+    flip_bit(largest(copy / "3" / "params"))
+    assert find_damage(copy / "3")
+
+
+@pytest.mark.parametrize("name", ["_CHECKPOINT_METADATA", "metrics/metrics"])
+def test_a_checkpoint_without_checksums_that_can_not_be_read_is_passed_over_too(copy, name):
+    (copy / "3" / CHECKSUMS).unlink()
+    (copy / "3" / name).write_text("[]")
+    with pytest.warns(UserWarning, match=f"/3 is not used .{name} is no JSON"):
+        opened = Checkpoints(copy, keep=3)
+    with closing(opened):
+        assert opened.latest_step == 2
+
+
+def test_numbers_that_can_not_be_read_are_passed_over_too(copy):
+    (copy / "3" / CHECKSUMS).unlink()
+    for file in (copy / "3" / "params").glob("ocdbt.process_0/d/*"):
+        file.write_bytes(b"")
+    with (
+        closing(Checkpoints(copy, keep=3)) as opened,
+        pytest.warns(UserWarning, match=r"/3 is not used .it can't be read"),
+    ):
+        assert_same(opened.restore(make_state(), ORIGIN)[0], make_state(2, value=2))
+
+
+def test_a_step_beyond_the_end_or_under_another_name_is_not_used(copy):
+    (copy / "3").rename(copy / "500")
+    with pytest.warns(UserWarning, match=r"/500 is not used .the training ends at step 12\)"):
+        opened = Checkpoints(copy, keep=3, last=12)
+    with closing(opened):
+        assert opened.latest_step == 2
+    (copy / "2").rename(copy / "7")
+    with pytest.warns(UserWarning, match=r"/7 is not used .it is the checkpoint of step 2 under"):
+        opened = Checkpoints(copy, keep=3, last=12)
+    with closing(opened):
+        assert opened.latest_step == 1
+
+
+def test_checkpoints_are_chosen_by_loss_by_step_and_by_where_training_ends(copy):
+    assert choose_checkpoint(copy) == choose_checkpoint(copy, "best") == 3
+    assert choose_checkpoint(copy, last=2) == choose_checkpoint(copy, "2") == 2
+    assert choose_checkpoint(copy, "best", last=2) == 1
+    for use, message in {
+        "4": r"no checkpoint of step 4 in .*; it has 1, 2, 3, and best and last can be named\.$",
+        "bets": r"'bets' names no checkpoint; take best, last, or a step\.$",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            choose_checkpoint(copy, use)
+    with pytest.raises(ValueError, match=r"no checkpoint at or before step 0 in "):
+        choose_checkpoint(copy, last=0)
+    damage("average", copy / "3")
+    for use, step in {"last": 2, "best": 1}.items():
+        with pytest.warns(UserWarning, match=f"/3 is damaged .*; step {step} is used"):
+            assert choose_checkpoint(copy, use) == step
+    with pytest.raises(ValueError, match=r"/3 is damaged .*, and there is no other"):
+        choose_checkpoint(copy, "3")
+    assert list_steps(copy) == [1, 2, 3]
+
+
+def test_averaged_parameters_are_read_alone(three):
+    state = make_state(2, value=2)
+    assert_same(load_average(three / "2", state.average), state.average)
+    message = r"another shape: layer.kernel is float32\[1000\] there and float32\[4\] here"
+    with pytest.raises(ValueError, match=message):
+        load_average(three / "2", {"layer": {"kernel": jnp.zeros(4)}})
+
+
+def test_threads_and_files_do_not_pile_up(tmp_path):
+    def count() -> tuple[int, int]:
+        return len(os.listdir("/proc/self/fd")), threading.active_count()
+
+    counts = []
+    with closing(Checkpoints(tmp_path)) as opened:
+        for step in range(12):
+            opened.save(make_state(step), ORIGIN)
+            opened.wait()
+            counts.append(count())
+    for early, late in zip(counts[3], counts[-1], strict=True):
+        assert late <= early + 2
 
 
 def test_checkpoints_know_the_tokenizers_unless_they_are_from_before_that():
@@ -220,5 +396,4 @@ def test_strays_are_no_checkpoints(tmp_path):
         (tmp_path / name).mkdir(parents=True)
     for name in ("README", ".DS_Store", "model/500", "model/.DS_Store"):
         (tmp_path / name).write_text("stray")
-    assert newest_steps(tmp_path) == {"model": 8, "rgb": 2}
-    assert newest_steps(tmp_path / "absent") == {}
+    assert [list_steps(tmp_path / name) for name in ("model", "rgb", "absent")] == [[4, 8], [2], []]
