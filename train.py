@@ -7,15 +7,19 @@ python train.py runs/4m21 --data.path ~/mine     a model that is there, trained 
 python train.py runs/4m21 none --tokens ids 1.0  the same on stored tokens, without their data
 
 Every stage keeps what it made in the run directory; run again, and what is done is not repeated.
-Exit codes: 0 done; 2 bad input; 130 Ctrl-C; 75 SIGTERM, after saving, so that a scheduler that
-requeues on 75 continues the run.
+Exit codes: 0 done; 2 bad input; 1 where the system or a library failed, --debug shows where; 130
+Ctrl-C; 75 SIGTERM or SIGHUP, after saving, so that a scheduler that requeues on 75 continues the
+run.
 """
 
-import hashlib
-import os
+if __name__ == "__main__":  # Before the imports below, which take seconds.
+    from tokenizers.command import begin
+
+    begin(has_huge_pages=True)
+
 import shlex
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -41,7 +45,6 @@ from data_pipeline.token_writer import describe_source, is_planned, plan_store, 
 from data_pipeline.transforms import TransformedSource
 from fourm.initial_model import create_model, find_start
 from fourm.measurement import measure_run
-from fourm.memory import restart_with_huge_pages
 from fourm.pictures import draw_curves
 from fourm.probing import why_not_probed
 from fourm.report import Report, write_report
@@ -54,39 +57,29 @@ from fourm.training.distributed import initialize, is_main, run_on_main, wait_fo
 from fourm.training.heldout import HeldoutLoss
 from fourm.training.loop import TrainingConfig, train
 from fourm.training.masked_loss import MaskedLoss
-from fourm.training.recent import NonFiniteLossError
 from fourm.training.sharding import Layout
-from fourm.training.termination import Terminated, raises_terminated
 from fourm.training.train_state import OptimizerConfig
 from tokenizers.base import Tokenizer
+from tokenizers.command import run_command
 from tokenizers.modality import Modality, SavedTokenizerConfig, load_tokenizer
 from tokenizers.pieces import record_pieces
 from tokenizers.spread import evenly_spread
-from tokenizers.storage import fingerprint_files
+from tokenizers.storage import fingerprint_files, fingerprint_together
 
-REQUEUE = os.EX_TEMPFAIL
 NUM_REFERENCE = 256
 """Training samples of each modality that floors are computed from, at least, if there are."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs everything that a command line asks for; bad input is one sentence, exit code 2."""
-    try:
-        with raises_terminated():
-            folder = run(arguments)
-    except (ValueError, NonFiniteLossError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nInterrupted; the same command continues.", file=sys.stderr)
-        return 130
-    except Terminated:
-        print("\nTerminated by SIGTERM; the same command continues.", file=sys.stderr)
-        return REQUEUE
-    # Without data there are no samples.
-    picture = "samples.png" if (folder / "samples.png").exists() else "curves.png"
-    print(f"Done. Open {folder / 'report.md'} and {folder / picture}.")
-    return 0
+    """Runs everything that a command line asks for; see `run_command` for what it returns."""
+
+    def work(arguments: list[str]) -> None:
+        folder = run(arguments)
+        # Without data there are no samples.
+        picture = "samples.png" if (folder / "samples.png").exists() else "curves.png"
+        print(f"Done. Open {folder / 'report.md'} and {folder / picture}.")
+
+    return run_command(work, arguments)
 
 
 def run(arguments: Sequence[str]) -> Path:
@@ -268,12 +261,6 @@ def make_tokens(
     return tokens, TokenMixture.open(heldout, tokenizers, made_by) if heldout else None
 
 
-def fingerprint_tokenizers(folder: Path, names: Iterable[str]) -> str:
-    """Returns a few digits by which weights know the tokenizers of their run."""
-    made_by = [fingerprint_files(folder / "tokenizers" / name) for name in names]
-    return hashlib.sha256(" ".join(made_by).encode()).hexdigest()[:16]
-
-
 def train_model(
     config: RunConfig,
     tokenizers: dict[str, Tokenizer],
@@ -303,6 +290,7 @@ def train_model(
         rows = layout.rows(config.training.batch_size)
         order = tokens.order(config.training.batch_size, config.seed)
         entropy = tokens.marginal_entropy()
+        made_by = fingerprint_together(folder / "tokenizers", tokenizers)
         train(
             model,
             loss_fn,
@@ -318,7 +306,7 @@ def train_model(
             seed=config.seed,
             folder=folder / "checkpoints" / "model",
             log=log,
-            data=asdict(order) | {"tokenizers": fingerprint_tokenizers(folder, tokenizers)},
+            data=asdict(order) | {"tokenizers": made_by},
             samples_at=lambda step: tokens.keys(order.indices(step)),
             forked_at=forked_at(folder, "model"),
             references={f"entropy/{name}": value for name, value in entropy.items()},
@@ -347,5 +335,4 @@ def evaluate(config: RunConfig, folder: Path, stage: Stages, command: str) -> No
 
 
 if __name__ == "__main__":
-    restart_with_huge_pages()
     sys.exit(main(sys.argv[1:]))

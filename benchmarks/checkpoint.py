@@ -20,7 +20,6 @@ import numpy as np
 
 from configs.published import fourm_b, fourm_l, fourm_xl
 from fourm.interop.fm import build_abstract, count_trunk
-from fourm.memory import restart_with_huge_pages
 from fourm.model import FourM
 from fourm.training.checkpoints import Checkpoints
 from fourm.training.sharding import Layout, MeshConfig
@@ -30,6 +29,7 @@ from fourm.training.train_state import (
     build_optimizer,
     describe_state,
 )
+from tokenizers.memory import restart_with_huge_pages
 
 SIZES = {"b": fourm_b, "l": fourm_l, "xl": fourm_xl}
 ORIGIN = {"seed": 0}

@@ -14,9 +14,9 @@ from flax import nnx
 from benchmarks.measure import print_line, summarize, time_call
 from benchmarks.workloads import Precision, Size, build_workload, draw_tokens
 from fourm.generation import GenerationConfig, generate_tokens
-from fourm.memory import restart_with_huge_pages
 from fourm.model import FourM
 from fourm.token_space import TokenSpace
+from tokenizers.memory import restart_with_huge_pages
 
 RGB, DEPTH, CAPTION = "tok_rgb@224", "tok_depth@224", "caption"
 

@@ -18,7 +18,6 @@ import tyro
 from PIL import Image
 
 from data_pipeline.scenes import SEMSEG_CLASSES, ScenesData
-from fourm.memory import restart_with_huge_pages
 from fourm.training.train_state import (
     OptimizerConfig,
     build_optimizer,
@@ -27,6 +26,7 @@ from fourm.training.train_state import (
     merge_state,
 )
 from tokenizers.image import ImageTokenizer, ImageTokenizerConfig
+from tokenizers.memory import restart_with_huge_pages
 from tokenizers.quantizers import diversity
 from tokenizers.values import Classes, Colors, DenseValues, Directions, Distances
 

@@ -26,9 +26,9 @@ from data_pipeline.token_store import TokenStore
 from data_pipeline.token_writer import plan_store, write_tokens
 from fourm.interop.import_run import stand_in
 from fourm.masking import mask_batch
-from fourm.memory import restart_with_huge_pages
 from fourm.token_space import TokenRange, TokenSpace
 from tokenizers.base import TokenBatch
+from tokenizers.memory import restart_with_huge_pages
 
 PUBLISHED: dict[Modalities, float] = {"7": 299.0, "21": 117.0}
 """Samples per second of apple/ml-4m."""

@@ -17,8 +17,8 @@ from benchmarks.measure import print_line, time_call
 from configs.scenes import scenes
 from data_pipeline.token_records import build_layouts, pack_record
 from data_pipeline.token_writer import encode, plan_store, write_tokens
-from fourm.memory import restart_with_huge_pages
 from fourm.sample_set import SampleSet
+from tokenizers.memory import restart_with_huge_pages
 
 
 @dataclass(frozen=True)

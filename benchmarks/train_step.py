@@ -28,7 +28,6 @@ from benchmarks.workloads import (
 from fourm.layers import ModelConfig, Remat
 from fourm.loss import LossConfig
 from fourm.masking import mask_batch
-from fourm.memory import restart_with_huge_pages
 from fourm.mixture import Rules
 from fourm.model import FourM
 from fourm.token_space import TokenSpace
@@ -41,6 +40,7 @@ from fourm.training.train_state import (
     create_state,
     make_train_step,
 )
+from tokenizers.memory import restart_with_huge_pages
 
 MASKS = 8
 """Steps whose masks the useful work is a mean of; it varies by some per cent."""

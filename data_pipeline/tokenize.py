@@ -10,7 +10,13 @@ interrupted is continued by the same command. `python train.py ... --tokens toke
 on what was made. With `--out RUN/tokens` and nothing else, it is what `train.py` makes for the run.
 """
 
+if __name__ == "__main__":  # Before the imports below, which take seconds.
+    from tokenizers.command import begin
+
+    begin()
+
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -35,6 +41,7 @@ from data_pipeline.token_writer import (
 from data_pipeline.transforms import CropConfig
 from tokenizers.base import Tokenizer
 from tokenizers.checked import Checked
+from tokenizers.command import run_command
 from tokenizers.modality import load_tokenizer
 from tokenizers.pieces import DESCRIPTION, check_pieces, record_pieces
 from tokenizers.storage import check_made_with, fingerprint_files
@@ -85,21 +92,18 @@ class TokenizeConfig(Checked):
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Makes what a command line asks for; bad input is one sentence, exit code 2."""
-    try:
+    """Makes what a command line asks for; see `run_command` for what it returns."""
+
+    def work(arguments: list[str]) -> None:
         run, config = parse(arguments)
         left = make_tokens(run, config)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nInterrupted; the same command continues.", file=sys.stderr)
-        return 130
-    if left:
-        print(f"{config.out} lacks {left} more shards, which are made by other --shards.")
-    else:
-        print(f"{config.out} is complete; train on it with --tokens {config.out} 1.0.")
-    return 0
+        if left:
+            print(f"{config.out} lacks {left} more shards, which are made by other --shards.")
+        else:
+            told = shlex.join(["--tokens", str(config.out), "1.0"])
+            print(f"{config.out} is complete; train on it with {told}.")
+
+    return run_command(work, arguments)
 
 
 def parse(arguments: Sequence[str]) -> tuple[Path, TokenizeConfig]:

@@ -4,7 +4,13 @@ python -m fourm.evaluate runs/scenes
 python -m fourm.evaluate runs/scenes --pairs "rgb->depth" "caption->rgb->caption" --matrix
 """
 
+if __name__ == "__main__":  # Before the imports below, which take seconds.
+    from tokenizers.command import begin
+
+    begin()
+
 import dataclasses
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,11 +24,12 @@ from fourm.probing import ProbeConfig, format_probes, probe, untrained_like
 from fourm.results import format_matrix, format_table, notes_of, write_json
 from fourm.run import load
 from fourm.sample_set import TRAINING, load_heldout
+from tokenizers.command import run_command
 
 
 @dataclass(frozen=True)
 class Command:
-    """Scores a trained run on held-out samples and writes RUN/evaluation_SPLIT.json."""
+    """Scores a trained run on held-out samples and writes evaluation_SPLIT.json."""
 
     run: tyro.conf.Positional[Path]
     """Run directory."""
@@ -38,11 +45,19 @@ class Command:
     """Also probe the frozen encoder."""
     seed: int | None = None
     """Of generation; by default the run's own."""
+    use: str = "last"
+    """Which parameters: of the end of the training (last), of the checkpoint of the lowest held-out
+    loss (best), or of that of a step. Others than the last have results of their own, in
+    evaluation_SPLIT_USE.json."""
+    out: Path | None = None
+    """Folder for the results; RUN by default."""
 
 
 def evaluate_run(command: Command) -> dict[str, Any]:
     """Evaluates a run directory, prints tables, and returns what it wrote."""
-    model = load(command.run)
+    folder = command.out or command.run
+    model = load(command.run, command.use)
+    check_writable(folder)
     config, probes = configs_of_run(model.config)
     chosen = {name: getattr(command, name) for name in ("pairs", "num_samples", "seed")}
     config = dataclasses.replace(
@@ -67,10 +82,22 @@ def evaluate_run(command: Command) -> dict[str, Any]:
     if notes:
         found["notes"] = notes
         print("\n".join(["", *notes]))
-    path = command.run / f"evaluation_{command.split}.json"
-    write_json(path, found | {"config": dataclasses.asdict(config)})
+    parts = ("evaluation", command.split, *(() if command.use == "last" else (command.use,)))
+    path = folder / f"{'_'.join(parts)}.json"
+    write_json(path, found | {"use": command.use, "config": dataclasses.asdict(config)})
     print(f"\nWritten to {path}")
     return found
+
+
+def check_writable(folder: Path) -> None:
+    """Makes a folder for results, or says at once that nothing can be written to it.
+
+    Raises:
+        ValueError: In one sentence.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK):
+        raise ValueError(f"Nothing can be written to {folder}; give another folder with --out.")
 
 
 def configs_of_run(config: Mapping[str, Any]) -> tuple[EvaluationConfig, ProbeConfig]:
@@ -101,14 +128,12 @@ def _known_fields(cls: type, stored: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; bad input is one sentence and exit code 2."""
-    command = tyro.cli(Command, prog="python -m fourm.evaluate", args=arguments)
-    try:
-        evaluate_run(command)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    """Runs the command line; see `run_command` for what it returns."""
+
+    def work(arguments: list[str]) -> None:
+        evaluate_run(tyro.cli(Command, prog="python -m fourm.evaluate", args=arguments))
+
+    return run_command(work, arguments, again="the same command begins again")
 
 
 if __name__ == "__main__":

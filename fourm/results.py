@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tokenizers.command import is_debugging
 from tokenizers.unfinished import write_file
 
 Row = dict[str, Any]
@@ -91,7 +91,7 @@ def why_failed(what: str, error: Exception) -> str:
 
     With FOURM_DEBUG=1 the place in the code is printed, too.
     """
-    if os.environ.get("FOURM_DEBUG", "0") not in ("", "0"):
+    if is_debugging():
         traceback.print_exception(error)
     reason = " ".join(str(error).split()) or type(error).__name__
     is_ours = isinstance(error, ValueError)

@@ -23,10 +23,11 @@ from fourm.generation import GenerationConfig, Known, gather_inputs, generate_to
 from fourm.model import FourM
 from fourm.saved_model import load_model, load_shape, save_model
 from fourm.token_space import TokenSpace
+from fourm.training.checkpoints import check_tokenizers, choose_checkpoint, load_average
 from tokenizers.base import PADDING, ExpectedDecoder, RawBatch, Tokenizer
 from tokenizers.modality import load_tokenizer
 from tokenizers.pieces import check_pieces, record_pieces
-from tokenizers.storage import check_made_with, to_tuples
+from tokenizers.storage import check_made_with, fingerprint_together, to_tuples
 
 __all__ = ["Any2Any", "Generated", "Settings", "load", "load_model", "save_model"]
 
@@ -309,15 +310,17 @@ def _join(parts: list[RawBatch]) -> RawBatch:
     return [value for part in parts for value in part]
 
 
-def load(folder: str | Path) -> Any2Any:
+def load(folder: str | Path, use: str = "last") -> Any2Any:
     """Loads a run directory, all of which it needs.
 
     Args:
         folder: What `train.py` wrote, such as runs/scenes.
+        use: Which parameters, all averaged over the last steps: "last", of the end of the training;
+            "best", of the checkpoint of the lowest held-out loss; or of that of a step, as "500".
 
     Raises:
-        ValueError: One sentence, if there is no run, it is not finished or damaged, or a piece of
-            it belongs to another run.
+        ValueError: One sentence, if there is no run or checkpoint, it is not finished or damaged,
+            or a piece of it belongs to another run.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -350,6 +353,13 @@ def load(folder: str | Path) -> Any2Any:
     check_pieces(folder, pieces)
     check_made_with(folder / MODEL, folder / TOKENIZERS)
     model = load_model(folder / MODEL)
+    if use != "last":
+        checkpoints = folder / "checkpoints" / MODEL
+        checkpoint = checkpoints / str(choose_checkpoint(checkpoints, use))
+        check_tokenizers(checkpoint, fingerprint_together(folder / TOKENIZERS, names))
+        params = nnx.state(model, nnx.Param)
+        nnx.replace_by_pure_dict(params, load_average(checkpoint, nnx.to_pure_dict(params)))
+        nnx.update(model, params)
     tokenizers = {name: load_tokenizer(folder / TOKENIZERS / name) for name in names}
     for entry in model.space.ranges:
         found = tokenizers[entry.name]

@@ -4,7 +4,7 @@ import hashlib
 import json
 import shutil
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -128,6 +128,12 @@ def fingerprint_files(folder: Path) -> str:
     for path in _named_files(folder):
         digest.update(f"{path.relative_to(folder).as_posix()} {_checksum(path)}\n".encode())
     return digest.hexdigest()
+
+
+def fingerprint_together(folder: Path, names: Iterable[str]) -> str:
+    """Returns a few digits by which weights know the tokenizers of their run, in their order."""
+    made_by = [fingerprint_files(Path(folder) / name) for name in names]
+    return hashlib.sha256(" ".join(made_by).encode()).hexdigest()[:16]
 
 
 def check_made_with(folder: Path, tokenizers: Path) -> None:

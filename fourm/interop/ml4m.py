@@ -5,6 +5,11 @@ python -m fourm.interop.ml4m check FOLDER
 python -m fourm.interop.ml4m export runs/4m21 --out exported
 """
 
+if __name__ == "__main__":  # Before the imports below, which take seconds.
+    from tokenizers.command import begin
+
+    begin()
+
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +20,7 @@ import tyro
 
 from fourm.interop.check import check
 from fourm.interop.import_run import export_run, import_run
+from tokenizers.command import run_command
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,7 @@ Command = (
 )
 
 
-def run_command(command: Import | Check | Export) -> int:
+def convert(command: Import | Check | Export) -> int:
     """Does what was asked for; returns the exit code."""
     match command:
         case Import(paths, out):
@@ -88,12 +94,12 @@ def print_check(folder: Path) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; bad input is one sentence and exit code 2."""
-    try:
-        return run_command(tyro.cli(Command, prog="python -m fourm.interop.ml4m", args=arguments))
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    """Runs the command line; see `run_command` for what it returns."""
+
+    def work(arguments: list[str]) -> int:
+        return convert(tyro.cli(Command, prog="python -m fourm.interop.ml4m", args=arguments))
+
+    return run_command(work, arguments, again="the same command begins again")
 
 
 if __name__ == "__main__":

@@ -190,13 +190,14 @@ class Checkpoints:
             return self.restore(like, origin, forked_at)
         if difference:
             raise ValueError(
-                f"The checkpoint {self._folder / str(step)} was written by a model or an optimizer of another "
-                f"shape: {difference}; restore the old settings, or choose a new --run-dir."
+                f"The checkpoint {self._folder / str(step)} was written by a model or an "
+                f"optimizer of another shape: {difference}; restore the old settings, or choose a "
+                "new --run-dir."
             )
         if loaded is None:
             raise ValueError(
-                f"The checkpoint {self._folder / str(step)} was made with another {differing}; use the same, or "
-                "continue in a new --run-dir with --fork."
+                f"The checkpoint {self._folder / str(step)} was made with another {differing}; "
+                "use the same, or continue in a new --run-dir with --fork."
             )
         progress = {n: v for n, v in saved[1].items() if n != "batches" or not differing}
         if is_main():
@@ -305,6 +306,22 @@ def load_average(checkpoint: Path, like: PyTree) -> PyTree:
             f"The checkpoint {checkpoint} was written by a model of another shape: {difference}."
         )
     return average
+
+
+def check_tokenizers(checkpoint: Path, fingerprint: str) -> None:
+    """Checks that a checkpoint was made over the tokenizers that it is to be used with.
+
+    Those that say nothing of them are from before they did, and are passed over.
+
+    Raises:
+        ValueError: If it was made over others.
+    """
+    described = ocp.checkpointables_metadata(checkpoint).custom_metadata or {}
+    if described.get("origin", {}).get(TOKENIZERS, fingerprint) != fingerprint:
+        raise ValueError(
+            f"The checkpoint {checkpoint} was made over other tokenizers than those of the run; "
+            "one of the two belongs to another run, or was changed; put the right one back."
+        )
 
 
 def _move_unusable(folder: Path, last: int | None) -> None:

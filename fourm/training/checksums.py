@@ -84,6 +84,9 @@ def _files(checkpoint: Path) -> list[Path]:
 
 
 def _is_plain(file: Path) -> bool:
+    """True for a file that holds a JSON object, or is not there."""
+    if not file.exists():
+        return True
     try:
         return isinstance(json.loads(file.read_text(encoding="utf-8")), dict)
     except (OSError, ValueError, RecursionError):

@@ -19,7 +19,6 @@ from fourm.training.checkpoints import Checkpoints
 from fourm.training.distributed import is_main
 from fourm.training.recent import Recent
 from fourm.training.sharding import Layout
-from fourm.training.termination import Terminated, deferred
 from fourm.training.train_state import (
     LossFn,
     OptimizerConfig,
@@ -33,6 +32,7 @@ from fourm.training.train_state import (
     parameter_names,
 )
 from tokenizers.checked import Checked
+from tokenizers.termination import Terminated, deferred
 
 
 @dataclass(frozen=True)

@@ -195,7 +195,7 @@ def test_the_checkpoint_that_is_taken_over_can_be_chosen_and_lies_before_the_end
     with pytest.raises(ValueError, match=r"no checkpoint of step 4 in .*; it has 2,"):
         fork_to("none", 3, "4")
     shutil.rmtree(old / "checkpoints/model")
-    with pytest.raises(ValueError, match="--use is best, but .* no checkpoint of a model yet"):
+    with pytest.raises(ValueError, match=r"--use is best, but .* no checkpoint of a model yet"):
         fork_to("none", 99, "best")
 
 

@@ -27,7 +27,7 @@ def run(tmp_path, monkeypatch):
     model = FakeModel()
     model.config = CONFIG
 
-    def load(folder):
+    def load(folder, use="last"):
         if not folder.exists():
             raise ValueError(f"There is no run in {folder}.")
         return model

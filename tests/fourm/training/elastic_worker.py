@@ -28,10 +28,10 @@ from fourm.run_log import RunLog, read_metrics
 from fourm.training.distributed import initialize
 from fourm.training.loop import TrainingConfig, train
 from fourm.training.sharding import Layout, MeshConfig
-from fourm.training.termination import Terminated, raises_terminated
 from fourm.training.train_state import OptimizerConfig
 from tests.fourm.tiny import make_tokens
 from tests.fourm.training.mesh_worker import MASKING, SPACE, make_loss
+from tokenizers.termination import Terminated, raises_terminated
 
 STEPS, BATCH_SIZE = 8, 8
 CONFIG = TrainingConfig(

@@ -24,11 +24,11 @@ from fourm.training.checkpoints import Checkpoints
 from fourm.training.loop import TrainingConfig, train
 from fourm.training.masked_loss import MaskedLoss
 from fourm.training.recent import NonFiniteLossError
-from fourm.training.termination import Terminated, raises_terminated
 from fourm.training.train_state import OptimizerConfig
 from tests.fourm.tiny import Shape, build_model, make_tokens
 from tests.fourm.training.test_sharding import free_port
 from tokenizers.base import SequenceTokens, TokenBatch
+from tokenizers.termination import Terminated, raises_terminated
 
 SPACE = TokenSpace.build(
     {

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from fourm.memory import TUNABLES
+from tokenizers.memory import TUNABLES
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import os, sys
 print("started", flush=True)
-from fourm.memory import restart_with_huge_pages
+from tokenizers.memory import restart_with_huge_pages
 restart_with_huge_pages()
 print(os.environ.get("GLIBC_TUNABLES"), sys.argv[1:])
 """
