@@ -3,9 +3,11 @@
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import wait as wait_for
 from pathlib import Path
 from typing import Any
 
@@ -81,12 +83,21 @@ _work: dict[str, Any] = {}
 
 
 def _start(open_all: Callable[[], Opened], folder: Path, plan: StoreIndex, done, stop) -> None:
-    # An interruption from the keyboard reaches every process; the first one tells the others.
+    # An interruption reaches every process of a terminal; the first one tells the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     source, tokenizers = open_all()
     _work.update(
         source=source, tokenizers=tokenizers, folder=folder, plan=plan, done=done, stop=stop
     )
+
+
+def _end_with_parent() -> None:
+    """Ends this process when the first one is gone, however it ended; nobody else would."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait_for([parent.sentinel])
+        os._exit(1)
 
 
 def _write(number: int) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 from matplotlib.figure import Figure
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from fourm.results import write_file
 from fourm.run import Any2Any
@@ -34,7 +34,11 @@ def read_value(given: str, name: str, model: Any2Any) -> Any:
     tokenizer = model.tokenizers[name]
     values = tokenizer.values
     is_file = Path(given).suffix.lower() in SUFFIXES
-    value = values.check(_read_file(Path(given), values) if is_file else given, name)
+    value = _read_file(Path(given), values) if is_file else given
+    try:
+        value = values.check(value, name)
+    except ValueError as error:
+        raise ValueError(f"{given}: {error}" if is_file else str(error)) from error
     size: tuple[int, int] | None = getattr(tokenizer, "picture_size", None)
     if size is None:
         return value
@@ -75,8 +79,9 @@ def _read_file(path: Path, values: Values) -> Any:
                     return np.asarray(image.convert("RGB") if isinstance(values, Colors) else image)
     except FileNotFoundError as error:
         raise ValueError(f"There is no file {path}; give the path of one that exists.") from error
-    except (OSError, ValueError, TypeError, UnidentifiedImageError) as error:
-        raise ValueError(f"The file {path} can't be read; is it damaged? ({error})") from error
+    except Exception as error:  # Decoders raise whatever they like on damaged files.
+        reason = str(error) or type(error).__name__
+        raise ValueError(f"The file {path} can't be read; is it damaged? ({reason})") from error
 
 
 def write_value(folder: Path, stem: str, value: Any, values: Values) -> str | None:

@@ -2,6 +2,7 @@
 
 import math
 import os
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from fourm.results import (
     share_of_way,
     write_file,
 )
+from tokenizers.command import make_visible
 from tokenizers.pieces import write_piece
 
 ARROWS = {"lower": "\N{DOWNWARDS ARROW}", "higher": "\N{UPWARDS ARROW}"}
@@ -45,7 +47,7 @@ answers the commonest training label."""
 
 UNMEASURED = """\
 The model was trained on stored tokens alone, without data to evaluate it on; where there is data,
-`python train.py {folder} files --data.path PATH --training.steps 0` measures it."""
+`python train.py {run} files --data.path PATH --training.steps 0` measures it."""
 
 
 def describe_device() -> str:
@@ -112,10 +114,12 @@ def write_report(folder: Path, report: Report) -> None:
 def format_report(folder: Path, report: Report) -> str:
     """Returns the report as Markdown, with the pictures that lie in `folder`."""
     total = float(sum(report.seconds.values()))
-    parts = [f"# {folder.name}", _headline(report, total)]
+    parts = [f"# {make_visible(folder.name)}", _headline(report, total)]
     if (folder / "samples.png").exists():
         parts.append("![Held-out samples: shown, truth, predicted](samples.png)")
-    parts += _measured(report) if report.split else [UNMEASURED.format(folder=folder)]
+    parts += (
+        _measured(report) if report.split else [UNMEASURED.format(run=shlex.quote(str(folder)))]
+    )
     if (folder / "curves.png").exists():
         parts += ["## Training", "![Curves of training](curves.png)"]
     stages = [(stage, _duration(seconds)) for stage, seconds in report.seconds.items()]
@@ -153,8 +157,9 @@ def _again(folder: Path, report: Report) -> list[str]:
     numbers = "`report.json` has all numbers and the resolved configuration."
     if not report.split:
         return [f"```\n{report.command}\n```", numbers]
+    again = shlex.join(["python", "-m", "fourm.evaluate", str(folder)])
     return [
-        f"```\n{report.command}\npython -m fourm.evaluate {folder}\n```",
+        f"```\n{report.command}\n{again}\n```",
         f"The second command measures this run once more from what its directory holds. {numbers}",
     ]
 

@@ -5,14 +5,18 @@ import json
 import math
 import os
 import shutil
+import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.summary import scalar
 
 from tokenizers.pieces import METRICS, forget_pieces
-from tokenizers.unfinished import write_file
+from tokenizers.unfinished import naming, write_file
 
 TENSORBOARD = "tensorboard"
 START = b'{"stage": '
@@ -42,7 +46,7 @@ class RunLog:
         else:
             forget_pieces(self._folder, METRICS)
         self._file = self._path.open("a", encoding="utf-8")
-        self._events: SummaryWriter | None = None
+        self._events: EventsWriter | None = None
         self._digests: dict[str, Any] = {}
 
     def write(self, stage: str, step: int, values: Mapping[str, float]) -> None:
@@ -67,11 +71,13 @@ class RunLog:
             self._events = self._copy_events()
         line = {"stage": stage, "step": int(step)}
         line |= {name: _finite(value) for name, value in values.items()}
-        self._file.write(json.dumps(line, allow_nan=False) + "\n")
-        self._file.flush()
+        with naming(self._path):
+            self._file.write(json.dumps(line, allow_nan=False) + "\n")
+            self._file.flush()
         if stage in self._digests:  # Kept up to date: a log may be long.
             self._digests[stage].update(_told(line))
-        _add(self._events, line)
+        with naming(self._folder / TENSORBOARD):
+            _add(self._events, line)
 
     def digest(self, stage: str) -> str:
         """Returns a digest of what was written of `stage`, by which `rewind` knows it again."""
@@ -114,7 +120,8 @@ class RunLog:
         """Writes out what is buffered for TensorBoard and closes the files."""
         self._file.close()
         if self._events is not None:
-            self._events.close()
+            with suppress(OSError):  # They are made anew.
+                self._events.close()
             self._events = None
 
     def __enter__(self) -> "RunLog":
@@ -123,11 +130,15 @@ class RunLog:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _copy_events(self) -> SummaryWriter:
-        shutil.rmtree(self._folder / TENSORBOARD, ignore_errors=True)
-        events = SummaryWriter(str(self._folder / TENSORBOARD), flush_secs=10)
-        for line in read_metrics(self._folder):
-            _add(events, line)
+    def _copy_events(self) -> EventsWriter:
+        folder = self._folder / TENSORBOARD
+        shutil.rmtree(folder, ignore_errors=True)
+        with naming(folder):
+            folder.mkdir()
+            # Not SummaryWriter: its thread ends on a full disk, and whoever waits for it waits on.
+            events = EventsWriter(str(folder / "events"))
+            for line in read_metrics(self._folder):
+                _add(events, line)
         return events
 
 
@@ -205,7 +216,9 @@ def _finite(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _add(events: SummaryWriter, line: Mapping[str, Any]) -> None:
+def _add(events: EventsWriter, line: Mapping[str, Any]) -> None:
     for name, value in line.items():
         if name not in ("stage", "step") and value is not None:
-            events.add_scalar(f"{line['stage']}/{name}", value, line["step"])
+            summary = scalar(f"{line['stage']}/{name}", value)
+            events.write_event(Event(wall_time=time.time(), step=line["step"], summary=summary))
+    events.flush()

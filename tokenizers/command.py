@@ -7,6 +7,7 @@ import errno
 import os
 import signal
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
@@ -37,7 +38,12 @@ def begin(has_huge_pages: bool = False) -> None:
         signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
     if has_huge_pages:
         restart_with_huge_pages()
+    if "--debug" in sys.argv:
+        os.environ[DEBUG] = "1"
     sys.excepthook = lambda kind, error, trace: _tell(error)
+    threading.excepthook = lambda failed: _tell(failed.exc_value)
+    if not is_debugging():  # Callbacks of libraries, after the failure that is told.
+        sys.unraisablehook = lambda failed: None
     sys.stdout, sys.stderr = Unbreakable(sys.stdout), Unbreakable(sys.stderr)
     # Pages are drawn into files, whatever shows them elsewhere; and types of arrays are ours.
     os.environ["MPLBACKEND"] = "agg"
@@ -101,7 +107,7 @@ def describe_error(error: BaseException) -> str:
             told = f"{told[:-1]}; make room, or give another place."
     elif isinstance(error, MemoryError):
         told = f"There is not enough memory. {told}".strip()
-    elif not _is_told(error) or not told:
+    elif not (_is_told(error) or isinstance(error, OSError)) or not told:
         told = f"{type(error).__name__}: {told}" if told else type(error).__name__
     told = told if len(told) <= LONGEST else f"{told[:LONGEST]} ..."
     return make_visible(told)

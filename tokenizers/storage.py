@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tokenizers.pieces import DESCRIPTION, forget_folder
-from tokenizers.unfinished import partial_name, replaced_name
+from tokenizers.unfinished import naming, partial_name, replaced_name
 
 ARRAYS = "arrays.npz"
 
@@ -53,18 +53,8 @@ def save_folder(
     for leftover in (partial, replaced):
         shutil.rmtree(leftover, ignore_errors=True)
     try:
-        partial.mkdir()
-        # Not np.savez: it takes array names as keyword arguments, so `file` could not be one.
-        with zipfile.ZipFile(partial / ARRAYS, "w") as archive:
-            for name, array in arrays.items():
-                with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
-                    np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
-        for name, content in files.items():
-            (partial / name).write_bytes(content)
-        checksums = {name: _checksum(partial / name) for name in (ARRAYS, *files)}
-        record = {"description": description, "sha256": checksums}
-        text = json.dumps(record, indent=2, allow_nan=False)
-        (partial / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
+        with naming(folder):
+            _fill(partial, description, arrays, files)
         forget_folder(folder)
         if folder.exists():
             folder.rename(replaced)  # A folder that is not empty cannot be renamed over.
@@ -72,6 +62,26 @@ def save_folder(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _fill(
+    partial: Path,
+    description: Mapping[str, Any],
+    arrays: Mapping[str, np.ndarray],
+    files: Mapping[str, bytes],
+) -> None:
+    partial.mkdir()
+    # Not np.savez: it takes array names as keyword arguments, so `file` could not be one.
+    with zipfile.ZipFile(partial / ARRAYS, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
+    for name, content in files.items():
+        (partial / name).write_bytes(content)
+    checksums = {name: _checksum(partial / name) for name in (ARRAYS, *files)}
+    record = {"description": description, "sha256": checksums}
+    text = json.dumps(record, indent=2, allow_nan=False)
+    (partial / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
 
 
 def load_folder(

@@ -21,6 +21,21 @@ def replaced_name(path: Path) -> Path:
     return path.with_name(f".{path.name}.replaced-{os.getpid()}")
 
 
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Gives what the system refuses in this context the name of what is being made.
+
+    The system names a file that it does not open, here a temporary one, and names none that it has
+    no room for.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None:
+            error.filename = str(path)
+        raise
+
+
 def write_file(path: Path, content: bytes) -> None:
     """Writes a file whole or not at all; what could not be written leaves nothing behind.
 
@@ -29,8 +44,9 @@ def write_file(path: Path, content: bytes) -> None:
     """
     partial = partial_name(path)
     try:
-        partial.write_bytes(content)
-        os.replace(partial, path)
+        with naming(path):
+            partial.write_bytes(content)
+            os.replace(partial, path)
     except BaseException:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)

@@ -1,8 +1,10 @@
 """Checkpoints of a training run, by orbax."""
 
+import errno
 import json
 import logging
 import math
+import os
 import warnings
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,9 +22,7 @@ from orbax.checkpoint import v1 as ocp
 from fourm.training.checksums import find_damage, has_checksums, write_checksums
 from fourm.training.distributed import is_main, run_on_main
 from fourm.training.train_state import TrainState
-
-logging.getLogger("absl").setLevel(logging.ERROR)  # orbax narrates every save
-
+from tokenizers.command import describe_error, is_debugging
 
 # Beside the copy of the state, which training may change meanwhile. As fast as without a limit.
 WRITING = {"write_concurrent_bytes": 2**30}
@@ -67,6 +67,10 @@ class Checkpoints:
         Raises:
             ValueError: If no checkpoint that is there can be used, or one can't be moved.
         """
+        if not is_debugging():
+            # orbax narrates every save, and what goes wrong before it raises it.
+            for name in ("absl", "asyncio"):
+                logging.getLogger(name).setLevel(logging.CRITICAL)
         self._best_by = best_by
         self._folder = Path(folder).absolute()
         run_on_main(lambda: _move_unusable(self._folder, last))
@@ -128,19 +132,25 @@ class Checkpoints:
             origin: What the run follows from, such as the seed, as JSON can hold it.
             progress: What else it takes to continue, as JSON can hold it.
             loss: What `best_by` names, by which the best is chosen; not finite = none.
+
+        Raises:
+            OSError: If this one, or the one before it, can't be written.
         """
         step = int(state.step)
         # orbax silently skips a save that begins during another, unless it waits and is forced.
         if step == self.latest_step:
             return
-        saving = self._checkpointer.save_checkpointables_async(
-            step,
-            split_state(state),
-            force=True,
-            # A metric that is not a number would be taken for the best.
-            metrics={self._best_by: loss} if math.isfinite(loss) else None,
-            custom_metadata={"origin": dict(origin), "progress": dict(progress or {})},
-        )
+        try:
+            saving = self._checkpointer.save_checkpointables_async(
+                step,
+                split_state(state),
+                force=True,
+                # A metric that is not a number would be taken for the best.
+                metrics={self._best_by: loss} if math.isfinite(loss) else None,
+                custom_metadata={"origin": dict(origin), "progress": dict(progress or {})},
+            )
+        except Exception as error:
+            raise self._explain(error) from error
 
         def finish() -> None:
             saving.result()  # Which also ends the thread that orbax began for this save.
@@ -209,15 +219,32 @@ class Checkpoints:
         """Returns when no save is under way, and the last one has its checksums."""
         saving, self._saving = self._saving, None
         if saving is not None:
-            saving.result()
+            try:
+                saving.result()
+            except Exception as error:
+                raise self._explain(error) from error
+
+    def _explain(self, error: Exception) -> OSError:
+        """Returns why a checkpoint could not be written; libraries tell it at any length."""
+        told = str(error)
+        for cause in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EMFILE):
+            if os.strerror(cause) in told:
+                return OSError(cause, os.strerror(cause), str(self._folder))
+        return OSError(f"A checkpoint can't be written to {self._folder}: {describe_error(error)}")
 
     def close(self) -> None:
         """Waits for the last save and gives back threads and files."""
         try:
             self.wait()
-        finally:
-            self._background.shutdown()
-            self._checkpointer.close()
+        except BaseException:
+            with suppress(Exception):  # The same once more.
+                self._close()
+            raise
+        self._close()
+
+    def _close(self) -> None:
+        self._background.shutdown()
+        self._checkpointer.close()
 
 
 def list_steps(folder: Path) -> list[int]:

@@ -3,8 +3,11 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -135,6 +138,42 @@ def test_several_processes_make_the_same_bytes(run, tmp_path):
     assert names == sorted(path.name for path in together.iterdir())
     for name in names:
         assert (alone / name).read_bytes() == (together / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_processes_end_with_the_first_one_however_it_ends(run, tmp_path, number):
+    """Every process has an environment variable of this test's own, by which it is found."""
+    mark = f"MARK={tmp_path}"
+    arguments = ["-m", "data_pipeline.tokenize", str(run), "--out", str(tmp_path / "tokens")]
+    process = subprocess.Popen(
+        [sys.executable, *arguments, *SMALL, "--num-shards", "12", "--processes", "2"],
+        cwd=ROOT,
+        env=dict(os.environ, JAX_PLATFORMS="cpu", MARK=str(tmp_path)),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+    def alive() -> list[Path]:
+        found = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                if mark.encode() in (entry / "environ").read_bytes():
+                    found.append(entry)
+        return found
+
+    def wait_until(condition) -> None:
+        for _ in range(1200):
+            if condition():
+                return
+            time.sleep(0.05)
+        raise AssertionError("It takes too long.")
+
+    wait_until(lambda: len(alive()) >= 4)  # With the one that counts what processes share.
+    time.sleep(0.5)
+    process.send_signal(number)
+    process.wait(60)
+    assert process.returncode == (75 if number == signal.SIGTERM else -number)
+    wait_until(lambda: not alive())
 
 
 def test_files_are_read_as_the_tokenizers_of_an_imported_run_need_them(tmp_path):

@@ -1,6 +1,8 @@
 """The command line of generation: what is typed, what is written, what is said."""
 
 import json
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -40,6 +42,47 @@ def test_text_in_pictures_out(folder, tmp_path, capsys):
     said = capsys.readouterr().out
     assert f"2 of rgb, depth in {tmp_path}" in said
     assert "generated.png" in said
+
+
+def bomb(path):
+    """A PNG whose header says that it has 900 million pixels."""
+    header = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")]
+    parts = [
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    ]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+
+
+def claim(path):
+    """An array whose header says that 3 TB follow."""
+    with path.open("wb") as file:
+        header = {"descr": "<f4", "fortran_order": False, "shape": (10**6, 750_000)}
+        np.lib.format.write_array_header_1_0(file, header)
+
+
+@pytest.mark.parametrize(
+    ("modality", "name", "write"),
+    [
+        ("rgb", "a.png", bomb),
+        ("rgb", "a.png", lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"x" * 40)),
+        ("rgb", "a.npy", claim),
+        ("rgb", "a.npy", lambda path: path.mkdir()),
+        ("depth", "a.npy", lambda path: path.write_bytes(b"")),
+        ("boxes", "a.json", lambda path: path.write_text("[" * 100_000)),
+        ("boxes", "a.json", lambda path: path.write_text('{"corners": 1, "classes": {}}')),
+        ("caption", "a.txt", lambda path: path.write_bytes(b"\xff\xfe")),
+    ],
+)
+def test_a_hostile_or_damaged_input_is_one_sentence(
+    folder, tmp_path, capsys, modality, name, write
+):
+    write(tmp_path / name)
+    arguments = [f"--{modality}", tmp_path / name, "--targets", "count", "--out", tmp_path / "out"]
+    assert generate(folder, *arguments) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: ") and told.count("\n") == 1 and name in told
 
 
 def test_pictures_of_any_size_in_text_and_boxes_out(folder, tmp_path, capsys):

@@ -370,6 +370,15 @@ def test_averaged_parameters_are_read_alone(three):
         load_average(three / "2", {"layer": {"kernel": jnp.zeros(4)}})
 
 
+def test_a_checkpoint_that_can_not_be_written_is_told_with_its_folder(tmp_path):
+    opened = Checkpoints(tmp_path / "model")
+    shutil.rmtree(tmp_path / "model")
+    (tmp_path / "model").write_text("a file")
+    with pytest.raises(OSError, match=r"/model") as error, closing(opened):
+        opened.save(make_state(1), ORIGIN)
+    assert "\n" not in str(error.value)
+
+
 def test_threads_and_files_do_not_pile_up(tmp_path):
     def count() -> tuple[int, int]:
         return len(os.listdir("/proc/self/fd")), threading.active_count()
