@@ -18,8 +18,10 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from fourm.decoding import DecoderCache, decode_next, start_cache
 from fourm.model import FourM
-from fourm.sampling import add_gumbel, choose_best, order_best, sample_tokens
+from fourm.sampling import Draw, add_gumbel, choose_best, order_best, sample_tokens
 from fourm.schedules import (
+    LEAST_TEMPERATURE,
+    MOST_TEMPERATURE,
     Passes,
     Schedule,
     group_passes,
@@ -34,6 +36,10 @@ from tokenizers.checked import Checked
 Known = Mapping[str, Int[Array | np.ndarray, "batch _"] | Float[Array | np.ndarray, "batch _ _"]]
 """Per modality ids [batch, tokens] in its own vocabulary, `PADDING` where unknown; of features the
 vectors [batch, tokens, width], NaN where unknown."""
+
+
+MOST_STEPS = 10_000
+"""Passes over a grid; more than tokens make no difference."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +79,7 @@ class GenerationConfig(Checked):
     def check(self) -> None:
         """Raises ValueError, in one sentence, if a setting is out of range."""
         for name, is_allowed, allowed in (
-            ("num_steps", self.num_steps >= 1, "at least 1"),
+            ("num_steps", 1 <= self.num_steps <= MOST_STEPS, f"1 to {MOST_STEPS:,}"),
             ("temperature", 0 <= self.temperature < float("inf"), "0 or a positive number"),
             ("top_k", self.top_k >= 0, "0 (off) or a positive number"),
             ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1 (off)"),
@@ -85,6 +91,71 @@ class GenerationConfig(Checked):
                     f"Generation setting {name} is {getattr(self, name)}; allowed is {allowed}."
                 )
         temperatures_per_step(self.temperature_schedule, self.temperature, np.ones(1, np.int32))
+
+
+class Numbers(NamedTuple):
+    """Settings that are arguments of a program, so that others need no other program.
+
+    Attributes:
+        temperature: Of every draw.
+        temperatures: On a grid instead: by the number of unknown tokens and by pass.
+        top_k: See `GenerationConfig`, as the others.
+        top_p: ...
+        guidance: ...
+        choice_noise: ...
+    """
+
+    temperature: Float[Array, ""]
+    temperatures: Float[Array, "_ steps"] | None
+    top_k: Int[Array, ""]
+    top_p: Float[Array, ""]
+    guidance: Float[Array, ""]
+    choice_noise: Float[Array, ""]
+
+
+def split_settings(config: GenerationConfig, entry: TokenRange) -> tuple[GenerationConfig, Numbers]:
+    """Returns settings as those that shape a program, and its arguments.
+
+    The first are equal for all settings that share a program: a number is there what switches its
+    part of the program on or off, and `top_k` a power of two.
+    """
+    is_greedy = config.temperature < LEAST_TEMPERATURE
+    is_falling = not is_greedy and config.temperature_schedule != "constant"
+    is_grid = entry.kind == "grid"
+    has_top_k = 0 < config.top_k < entry.vocab_size
+    temperatures = None
+    if is_grid and is_falling:
+        temperatures = jnp.asarray(
+            temperature_table(
+                config.temperature_schedule,
+                config.temperature,
+                config.schedule,
+                config.num_steps,
+                entry.num_tokens,
+            ),
+            jnp.float32,
+        )
+    shape = GenerationConfig(
+        scheme=config.scheme if is_grid else "autoregressive",
+        num_steps=config.num_steps if is_grid else 1,
+        schedule=config.schedule,
+        temperature=0.0 if is_greedy else 1.0,
+        temperature_schedule="linear" if temperatures is not None else "constant",
+        top_k=1 << (config.top_k - 1).bit_length() if has_top_k else 0,
+        top_p=0.5 if config.top_p < 1 else 1.0,
+        guidance=1.0 if config.guidance == 1 else 2.0,
+        choice_noise=1.0 if is_grid and config.choice_noise > 0 else 0.0,
+        decode=config.decode if is_grid else "sample",
+    )
+    numbers = Numbers(
+        jnp.float32(min(max(config.temperature, LEAST_TEMPERATURE), MOST_TEMPERATURE)),
+        temperatures,
+        jnp.int32(config.top_k if has_top_k else 1),
+        jnp.float32(config.top_p),
+        jnp.float32(config.guidance),
+        jnp.float32(config.choice_noise),
+    )
+    return shape, numbers
 
 
 class GeneratedTokens(NamedTuple):
@@ -121,22 +192,30 @@ def generate_tokens(
         settings: Per target.
 
     Raises:
-        ValueError: If a modality is not the model's, a shape is wrong, or a setting is.
+        ValueError: If a modality is not the model's, a shape is wrong, or a setting is; or if the
+            model's logits are not finite.
     """
     known = {name: _as_known(ids, model.space[name], len(keys)) for name, ids in known.items()}
     graph, state = nnx.split(model)
-    probabilities = {}
-    generated = {}
+    probabilities, generated, failed = {}, {}, {}
     for name in targets:
         entry = model.space[name]
         if entry.kind == "features":
             raise ValueError(f"{name} has no tokens and is only ever input; it can't be a target.")
         settings[name].check()
         generate = _generate_grid if entry.kind == "grid" else _generate_sequence
-        ids, drawn_from = generate(graph, state, known, keys, entry, settings[name])
+        shape, numbers = split_settings(settings[name], entry)
+        ids, drawn_from, failed[name] = generate(graph, state, known, keys, entry, shape, numbers)
         known[name] = generated[name] = ids
         if drawn_from is not None:
             probabilities[name] = drawn_from
+    for name, step in failed.items():
+        if int(step) != NEVER:
+            what = "pass" if model.space[name].kind == "grid" else "token"
+            raise ValueError(
+                f"The logits of {name} are not finite in {what} {int(step) + 1}: weights or inputs "
+                f"are not, or its guidance, {settings[name].guidance}, is too large."
+            )
     return GeneratedTokens(generated, probabilities)
 
 
@@ -213,11 +292,9 @@ def has_ended(ids: Int[Array, "batch tokens"], entry: TokenRange) -> Bool[Array,
 
 
 def guide(
-    logits: Float[Array, "doubled tokens vocab"], guidance: float
+    logits: Float[Array, "doubled tokens vocab"], guidance: Float[Array, ""] | float
 ) -> Float[Array, "batch tokens vocab"]:
     """Combines the halves of a doubled batch: with conditions, then without."""
-    if guidance == 1:
-        return logits
     conditional, unconditional = jnp.split(logits, 2)
     return unconditional + guidance * (conditional - unconditional)
 
@@ -238,9 +315,43 @@ def step_keys(keys: Key[Array, "batch"], step: Int[Array, ""]) -> Key[Array, "2 
     return jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, step)), out_axes=1)(keys)
 
 
+NEVER = -1
+"""The pass in which logits were not finite, if they always were."""
+
+
+def first_failure(
+    failed: Int[Array, ""],
+    step: Int[Array, ""],
+    is_finite: Bool[Array, "batch tokens"],
+    is_used: Bool[Array, "batch tokens"],
+) -> Int[Array, ""]:
+    """Returns the first step at which logits of tokens that are used were not finite."""
+    has_failed = (is_used & ~is_finite).any()
+    return jnp.where((failed == NEVER) & has_failed, step, failed)
+
+
 LARGE_GRID, MOST_GROUPS = 128, 3
 """Tokens of a grid from which on its passes are compiled for their own sizes, in so many groups:
 time to compile for time to run."""
+
+
+def draw(
+    keys: Key[Array, "batch"],
+    logits: Float[Array, "batch tokens vocab"],
+    config: GenerationConfig,
+    numbers: Numbers,
+    temperatures: Float[Array, "batch"] | None = None,
+) -> Draw:
+    """Draws tokens as settings say, which `split_settings` returned."""
+    temperature = numbers.temperature if temperatures is None else temperatures
+    return sample_tokens(
+        keys,
+        logits,
+        0.0 if config.temperature == 0 else temperature,
+        numbers.top_k if config.top_k else 0,
+        numbers.top_p if config.top_p < 1 else 1.0,
+        config.top_k,
+    )
 
 
 class GridState(NamedTuple):
@@ -249,10 +360,12 @@ class GridState(NamedTuple):
     Attributes:
         ids: `PADDING` where still unknown.
         probabilities: What each token was drawn from, if they are wanted.
+        failed: The first pass whose logits were not finite, or `NEVER`.
     """
 
     ids: Int[Array, "batch tokens"]
     probabilities: Float[Array, "batch tokens vocab"] | None
+    failed: Int[Array, ""]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4, 5))
@@ -263,8 +376,9 @@ def _generate_grid(
     keys: Key[Array, "batch"],
     entry: TokenRange,
     config: GenerationConfig,
-) -> tuple[Int[Array, "batch tokens"], Float[Array, "batch tokens vocab"] | None]:
-    """Completes a grid in `config.num_steps` passes."""
+    numbers: Numbers,
+) -> tuple[Int[Array, "batch tokens"], Float[Array, "batch tokens vocab"] | None, Int[Array, ""]]:
+    """Completes a grid in `config.num_steps` passes, see `GridState` for what is returned."""
     model = nnx.merge(graph, state)
     keys = target_keys(keys, entry)
     batch, tokens = len(keys), entry.num_tokens
@@ -274,16 +388,7 @@ def _generate_grid(
     unknown = (given == PADDING).sum(axis=1)
     table = step_table(config.schedule, config.num_steps, tokens)
     counts = jnp.asarray(table)[unknown]
-    temperatures = None
-    if config.temperature > 0 and config.temperature_schedule != "constant":
-        values = temperature_table(
-            config.temperature_schedule,
-            config.temperature,
-            config.schedule,
-            config.num_steps,
-            tokens,
-        )
-        temperatures = jnp.asarray(values, jnp.float32)[unknown]
+    temperatures = None if numbers.temperatures is None else numbers.temperatures[unknown]
     order_keys = jax.vmap(lambda key: jax.random.fold_in(key, config.num_steps))(keys)
     fixed_order = {
         "random": jax.vmap(lambda key: jax.random.uniform(key, (tokens,)))(order_keys),
@@ -311,11 +416,12 @@ def _generate_grid(
             targets = jax.tree.map(lambda array: jnp.concatenate([array, array]), targets)
         context = model.build_context(model.encode(inputs), inputs)
         features = model.decode(targets, context, inputs.is_real)
-        return guide(model.logits(features, entry), config.guidance)
+        logits = model.logits(features, entry)
+        return logits if config.guidance == 1 else guide(logits, numbers.guidance)
 
     def draw_tokens(i: Int[Array, ""], keys: Key[Array, "batch"], logits: Float[Array, "..."]):
-        temperature = config.temperature if temperatures is None else temperatures[:, i]
-        return sample_tokens(keys, logits, temperature, config.top_k, config.top_p)
+        own = None if temperatures is None else temperatures[:, i]
+        return draw(keys, logits, config, numbers, own)
 
     def step(passes: Passes, i: Int[Array, ""], carry: GridState) -> GridState:
         draw_keys, choice_keys = step_keys(keys, i)
@@ -324,10 +430,10 @@ def _generate_grid(
             place = order_best(jnp.zeros((batch, tokens)), is_open)[:, : passes.most_unknown]
             is_open = jnp.take_along_axis(is_open, place, axis=1)
             logits = run_pass(carry.ids, place, is_open, passes.most_known)
-            draw = draw_tokens(i, draw_keys, logits)
-            score = draw.confidence
+            drawn = draw_tokens(i, draw_keys, logits)
+            score = drawn.confidence
             if config.choice_noise > 0:
-                noise = config.choice_noise * (1 - (i + 1) / config.num_steps)
+                noise = numbers.choice_noise * (1 - (i + 1) / config.num_steps)
                 score = add_gumbel(choice_keys, score, noise)
             is_chosen = choose_best(score, is_open, counts[:, i])
         else:
@@ -336,22 +442,25 @@ def _generate_grid(
             place = jnp.take_along_axis(order, jnp.minimum(done + number, tokens - 1), axis=1)
             is_chosen = number < counts[:, i, None]
             logits = run_pass(carry.ids, place, is_chosen, passes.most_known)
-            draw = draw_tokens(i, draw_keys, logits)
+            drawn = draw_tokens(i, draw_keys, logits)
         at = (jnp.arange(batch)[:, None], jnp.where(is_chosen, place, tokens))
         probabilities = carry.probabilities
         if probabilities is not None:
-            probabilities = probabilities.at[at].set(draw.probabilities, mode="drop")
-        return GridState(carry.ids.at[at].set(draw.ids, mode="drop"), probabilities)
+            probabilities = probabilities.at[at].set(drawn.probabilities, mode="drop")
+        failed = first_failure(carry.failed, i, drawn.is_finite, is_chosen)
+        return GridState(carry.ids.at[at].set(drawn.ids, mode="drop"), probabilities, failed)
 
     given_as_codes = None
     if config.decode == "expected":
         given_as_codes = jax.nn.one_hot(given, entry.vocab_size)
-    carry = GridState(given, given_as_codes)
+    carry = GridState(given, given_as_codes, jnp.int32(NEVER))
+    num_passes = (counts > 0).sum(axis=1).max()  # Later ones have nothing to do.
     num_groups = MOST_GROUPS if tokens >= LARGE_GRID else 1
     is_given = entry.name in known
     for passes in group_passes(config.schedule, config.num_steps, tokens, num_groups, is_given):
         one_pass = functools.partial(step, passes)
-        carry = jax.lax.fori_loop(passes.start, passes.end, one_pass, carry)
+        end = jnp.minimum(passes.end, num_passes)
+        carry = jax.lax.fori_loop(passes.start, end, one_pass, carry)
     return tuple(carry)
 
 
@@ -378,6 +487,7 @@ class SequenceState(NamedTuple):
         previous: The token to be read next, in the modality's own vocabulary.
         has_ended: Which samples are complete.
         cache: What the decoder remembers.
+        failed: The first step whose logits were not finite, or `NEVER`.
     """
 
     step: Int[Array, ""]
@@ -385,6 +495,7 @@ class SequenceState(NamedTuple):
     previous: Int[Array, "batch"]
     has_ended: Bool[Array, "batch"]
     cache: DecoderCache
+    failed: Int[Array, ""]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4, 5))
@@ -395,7 +506,8 @@ def _generate_sequence(
     keys: Key[Array, "batch"],
     entry: TokenRange,
     config: GenerationConfig,
-) -> tuple[Int[Array, "batch tokens"], None]:
+    numbers: Numbers,
+) -> tuple[Int[Array, "batch tokens"], None, Int[Array, ""]]:
     """Writes a sequence token by token, until every sample's has ended."""
     model = nnx.merge(graph, state)
     keys = target_keys(keys, entry)
@@ -425,11 +537,13 @@ def _generate_sequence(
         if config.guidance != 1:
             previous = jnp.concatenate([previous, previous])
         features, cache = decode_next(model, previous, carry.step, entry, carry.cache)
-        logits = guide(model.logits(features, entry), config.guidance)
+        logits = model.logits(features, entry)
+        if config.guidance != 1:
+            logits = guide(logits, numbers.guidance)
         logits = jnp.where(is_allowed, logits, -jnp.inf)
         keys_now = step_keys(keys, carry.step)[0]
-        draw = sample_tokens(keys_now, logits, config.temperature, config.top_k, config.top_p)
-        token = draw.ids[:, 0]
+        drawn = draw(keys_now, logits, config, numbers)
+        token = drawn.ids[:, 0]
         token = jnp.where(is_closing[token], entry.special.end, token)
         at = num_given + carry.step
         is_here = (jnp.arange(tokens) == at[:, None]) & ~carry.has_ended[:, None]
@@ -439,6 +553,9 @@ def _generate_sequence(
             previous=token,
             has_ended=carry.has_ended | (token == entry.special.end) | (at + 1 >= tokens),
             cache=cache,
+            failed=first_failure(
+                carry.failed, carry.step, drawn.is_finite, ~carry.has_ended[:, None]
+            ),
         )
 
     start = SequenceState(
@@ -447,5 +564,7 @@ def _generate_sequence(
         previous=jnp.full(batch, first, jnp.int32),
         has_ended=has_ended(given, entry),
         cache=start_cache(model, context, inputs.is_real, tokens),
+        failed=jnp.int32(NEVER),
     )
-    return jax.lax.while_loop(is_unfinished, step, start).ids, None
+    end = jax.lax.while_loop(is_unfinished, step, start)
+    return end.ids, None, end.failed

@@ -8,7 +8,8 @@ import difflib
 import functools
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import numbers
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +25,7 @@ from fourm.model import FourM
 from fourm.saved_model import load_model, load_shape, save_model
 from fourm.token_space import TokenSpace
 from fourm.training.checkpoints import check_tokenizers, choose_checkpoint, load_average
-from tokenizers.base import PADDING, ExpectedDecoder, RawBatch, Tokenizer
+from tokenizers.base import PADDING, Boxes, ExpectedDecoder, RawBatch, Tokenizer
 from tokenizers.modality import load_tokenizer
 from tokenizers.pieces import check_pieces, record_pieces
 from tokenizers.storage import check_made_with, fingerprint_together, to_tuples
@@ -68,19 +69,21 @@ class Any2Any:
     def space(self) -> TokenSpace:
         return self.model.space
 
-    def tokenize(self, samples: Mapping[str, RawBatch]) -> dict[str, np.ndarray]:
+    def tokenize(self, samples: Mapping[str, RawBatch | Any]) -> dict[str, np.ndarray]:
         """Returns tokens per modality, int32 [batch, tokens], grids in reading order.
 
         Modalities without ids give float32 vectors [batch, tokens, width].
 
         Args:
-            samples: Raw values per modality, equally many of each. None in place of a value means
-                that the sample lacks the modality; its tokens are all `PADDING`, or NaN.
+            samples: Raw values per modality, equally many of each. A single text, number or `Boxes`
+                is one sample. None in place of a value means that the sample lacks the modality;
+                its tokens are all `PADDING`, or NaN.
 
         Raises:
             ValueError: If a modality is unknown, a value is not allowed, or lengths differ.
         """
         self._check_names(samples)
+        samples = {name: _as_batch(name, raw) for name, raw in samples.items()}
         lengths = {name: len(raw) for name, raw in samples.items()}
         if len(set(lengths.values())) > 1:
             told = ", ".join(f"{length} of {name}" for name, length in lengths.items())
@@ -137,12 +140,12 @@ class Any2Any:
 
     def generate(
         self,
-        inputs: Mapping[str, RawBatch],
-        targets: Sequence[str],
+        inputs: Mapping[str, RawBatch | Any],
+        targets: Sequence[str] | str,
         *,
         num_samples: int | None = None,
         seed: int = 0,
-        settings: Settings = None,
+        settings: Settings | Mapping[str, Any] = None,
         batch_size: int = 64,
         known: Mapping[str, np.ndarray] | None = None,
     ) -> Generated:
@@ -153,9 +156,9 @@ class Any2Any:
 
         Args:
             inputs: Raw values per modality, as `tokenize` takes them. May be empty.
-            targets: Modalities to generate.
+            targets: Modalities to generate, or one.
             num_samples: How many to generate; needed only where there is no input.
-            seed: Of everything random.
+            seed: Of everything random, 0 to 2^32 - 1.
             settings: How to generate.
             batch_size: Samples at once; a matter of memory and speed alone.
             known: Tokens [batch, tokens] per modality instead of raw values, `PADDING` where
@@ -164,13 +167,18 @@ class Any2Any:
         Raises:
             ValueError: If a modality is unknown, a value is not allowed, or lengths differ.
         """
+        targets = [targets] if isinstance(targets, str) else list(targets)
         self._check_names(targets)
         if not targets:
             raise ValueError(f"No target was given; choose from {', '.join(self.space.names)}.")
+        twice = [name for name in targets if targets.count(name) > 1]
+        if twice:
+            raise ValueError(f"{twice[0]} is named twice as a target; name it once.")
+        self._check_settings(settings)
         ids = self._gather_known(inputs, targets, known or {})
         count = self._count(ids, num_samples)
-        if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}; it must be at least 1.")
+        _check_whole("batch_size", batch_size, 1)
+        _check_whole("seed", seed, 0, 2**32 - 1)
         chain = self._chain(targets, ids, settings)
         per_target = {name: self._settings_of(name, settings) for name in chain}
         key = jax.random.key(seed)
@@ -205,7 +213,7 @@ class Any2Any:
 
     def _gather_known(
         self,
-        inputs: Mapping[str, RawBatch],
+        inputs: Mapping[str, RawBatch | Any],
         targets: Sequence[str],
         known: Mapping[str, np.ndarray],
     ) -> dict[str, np.ndarray]:
@@ -239,7 +247,8 @@ class Any2Any:
     def _count(self, ids: Mapping[str, np.ndarray], num_samples: int | None) -> int:
         counts = {name: len(array) for name, array in ids.items()}
         if num_samples is not None:
-            counts["num_samples"] = num_samples
+            _check_whole("num_samples", num_samples, 1)
+            counts["num_samples"] = int(num_samples)
         if not counts:
             raise ValueError("There is neither an input nor num_samples; give one of them.")
         if len(set(counts.values())) > 1:
@@ -247,8 +256,19 @@ class Any2Any:
             raise ValueError(f"The numbers of samples differ ({told}); they must be equal.")
         count = next(iter(counts.values()))
         if count < 1:
-            raise ValueError(f"{count} samples were asked for; at least 1 is needed.")
+            raise ValueError("The inputs have no sample; give at least 1.")
         return count
+
+    def _check_settings(self, settings: Settings | Mapping[str, Any]) -> None:
+        if settings is None or isinstance(settings, GenerationConfig):
+            return
+        self._check_names(settings)
+        for name, given in settings.items():
+            if not isinstance(given, GenerationConfig):
+                raise ValueError(
+                    f"settings[{name!r}] is a {type(given).__name__}; it must be a "
+                    "GenerationConfig."
+                )
 
     def _settings_of(self, name: str, settings: Settings) -> GenerationConfig:
         if isinstance(settings, GenerationConfig):
@@ -259,7 +279,7 @@ class Any2Any:
         return chosen if can_expect else replace(chosen, decode="sample")
 
     def embed(
-        self, inputs: Mapping[str, RawBatch], batch_size: int = 64
+        self, inputs: Mapping[str, RawBatch | Any], batch_size: int = 64
     ) -> Float[np.ndarray, "batch dim"]:
         """Returns the mean of the encoder's features over all tokens of a sample, float32.
 
@@ -297,11 +317,46 @@ def _embed(graph: nnx.GraphDef, state: nnx.State, known: Known) -> Float[Array, 
     return total / jnp.maximum(is_real.sum(axis=1), 1)
 
 
+def _as_batch(name: str, raw: Any) -> RawBatch:
+    """Returns values of one modality as a batch; a single one is a batch of one.
+
+    Raises:
+        ValueError: If it is neither.
+    """
+    is_array = isinstance(raw, np.ndarray | jax.Array)
+    if isinstance(raw, str | Boxes | numbers.Real) or (is_array and not raw.ndim):
+        return [raw]
+    if isinstance(raw, bytes | Mapping | Set) or not hasattr(raw, "__len__"):
+        raise ValueError(
+            f"{name} is a {type(raw).__name__}; give a list or an array of values, one per sample, "
+            "with None where a sample lacks it."
+        )
+    return raw
+
+
+def _check_whole(name: str, value: Any, least: int, most: int | None = None) -> None:
+    """Raises ValueError unless a value is a whole number in a range."""
+    is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not is_whole or value < least or (most is not None and value > most):
+        allowed = f"at least {least}" if most is None else f"{least} to {most}"
+        raise ValueError(f"{name} is {value!r}; it must be a whole number, {allowed}.")
+
+
 def _batches(count: int, size: int) -> Iterator[tuple[Int[np.ndarray, "rows"], int]]:
-    """Yields the rows of each batch, filled up with the last row, and how many are no filler."""
-    size = min(size, count)
+    """Yields the rows of each batch, filled up with the last row, and how many are no filler.
+
+    Numbers of rows are 1, 2, 3, 4, 6, 8, 12, 16, 24 and so on up to `size`, for each of which there
+    is a program: one for every number would take seconds to compile, again and again.
+    """
+    size = min(size, _round_up(count))
     for start in range(0, count, size):
         yield np.minimum(np.arange(start, start + size), count - 1), min(size, count - start)
+
+
+def _round_up(count: int) -> int:
+    """Returns the least power of two, or three quarters of one, that is not below a number."""
+    power = 1 << (count - 1).bit_length()
+    return power * 3 // 4 if power >= 4 and count <= power * 3 // 4 else power
 
 
 def _join(parts: list[RawBatch]) -> RawBatch:

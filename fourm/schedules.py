@@ -1,12 +1,15 @@
 """How many tokens each step of generation fixes, and at what temperature."""
 
-from functools import cache
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
 Schedule = Literal["cosine", "linear"]
+
+LEAST_TEMPERATURE, MOST_TEMPERATURE = 1e-30, 1e30
+"""Temperatures that float32 can divide logits by; one below counts as 0, one above as the most."""
 
 
 def tokens_per_step(
@@ -16,7 +19,9 @@ def tokens_per_step(
 
     "cosine" fixes few tokens at both ends and most in the middle: the share still unknown after
     step i of S is (1 + cos(pi i / S)) / 2, and the last step takes what rounding left. "linear"
-    is even, larger counts first. Both are ml-4m's.
+    is even, larger counts first. Both are ml-4m's, but that a step fixes at least one token while
+    any is unknown: where there are many steps, every share would round to 0, and the last step
+    would fix all tokens at once. Steps beyond the number of tokens fix none.
 
     Example:
         >>> tokens_per_step("cosine", 8, 196).tolist()
@@ -30,10 +35,20 @@ def tokens_per_step(
     unknown = (1 + np.cos(np.pi * np.arange(num_steps) / num_steps)) / 2
     counts = np.round(num_tokens * -np.diff(unknown)).astype(np.int32)
     done = np.minimum(np.cumsum(counts), num_tokens)
-    return np.diff(done, prepend=0, append=num_tokens).astype(np.int32)
+    done = np.diff(done, prepend=0, append=num_tokens)
+    return _leave_no_step_idle(done).astype(np.int32)
 
 
-@cache
+def _leave_no_step_idle(counts: Int[np.ndarray, "steps"]) -> Int[np.ndarray, "steps"]:
+    """Lets every step fix a token while any is unknown, at the cost of later ones."""
+    total, done = int(counts.sum()), 0
+    reached = np.cumsum(counts)
+    for step, target in enumerate(reached):
+        done = reached[step] = min(max(int(target), done + 1), total)
+    return np.diff(reached, prepend=0)
+
+
+@lru_cache(maxsize=64)
 def step_table(
     schedule: Schedule, num_steps: int, num_tokens: int
 ) -> Int[np.ndarray, "{num_tokens}+1 {num_steps}"]:
@@ -72,6 +87,8 @@ def group_passes(
     than the grid's. If tokens may be given, as `is_given` says, all of them may be known.
     """
     table = step_table(schedule, num_steps, num_tokens)
+    num_steps = min(num_steps, num_tokens)
+    table = table[:, :num_steps]  # Later passes have nothing to do.
     unknown = np.arange(num_tokens + 1)[:, None] - np.cumsum(table, axis=1) + table
     known = np.full(num_steps, num_tokens) if is_given else num_tokens - unknown[-1]
     groups = np.array_split(np.arange(num_steps), min(num_groups, num_steps))
@@ -131,7 +148,7 @@ def _is_number(text: str) -> bool:
         return False
 
 
-@cache
+@lru_cache(maxsize=64)
 def temperature_table(
     schedule: str, start: float, token_schedule: Schedule, num_steps: int, num_tokens: int
 ) -> Float[np.ndarray, "{num_tokens}+1 {num_steps}"]:

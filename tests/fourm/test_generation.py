@@ -464,6 +464,7 @@ def test_a_pass_without_given_tokens_reads_only_the_conditions(model):
     ("setting", "value"),
     [
         ("num_steps", 0),
+        ("num_steps", 10_001),
         ("temperature", -1.0),
         ("top_k", -1),
         ("top_p", 0.0),
@@ -475,6 +476,43 @@ def test_a_pass_without_given_tokens_reads_only_the_conditions(model):
 def test_settings_out_of_range_are_named(setting, value):
     with pytest.raises(ValueError, match=rf"setting {setting} is {value}; allowed is"):
         GenerationConfig(**{setting: value}).check()
+
+
+@pytest.mark.parametrize(("name", "step"), [("picture", "pass 1"), ("text", "token 1")])
+@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
+@pytest.mark.parametrize("settings", [{}, {"temperature": 0.0}, {"top_k": 2, "top_p": 0.5}])
+def test_logits_that_are_not_finite_are_an_error(model, name, step, bad, settings):
+    graph, state = nnx.split(model)
+    spoilt = nnx.merge(graph, jax.tree.map(lambda x: x.at[(0,) * x.ndim].set(bad), state))
+    message = f"The logits of {name} are not finite in {step}: weights or inputs are not"
+    with pytest.raises(ValueError, match=message):
+        run(spoilt, {"map": grid("map")}, [name], **settings)
+
+
+def test_a_temperature_that_float32_can_not_divide_by_counts_as_0(model):
+    known = {"map": grid("map")}
+    for name in ("picture", "text"):
+        coldest, cold = (
+            run(model, known, [name], temperature=temperature).ids[name]
+            for temperature in (0.0, 1e-40)
+        )
+        assert np.array_equal(coldest, cold)
+        hottest = run(model, known, [name], temperature=1e39, top_k=3).ids[name]
+        assert not np.array_equal(coldest, hottest)
+
+
+def test_every_pass_fixes_a_token_and_passes_without_work_change_nothing(model):
+    """Many more passes than tokens are as one token a pass, by the same keys."""
+    known = {"map": grid("map")}
+    tokens = SPACE["picture"].num_tokens
+    for scheme in ("maskgit", "autoregressive"):
+        settings = {"scheme": scheme, "temperature": 0.0}
+        each, many, one = (
+            run(model, known, ["picture"], **settings, num_steps=steps, schedule=how).ids["picture"]
+            for steps, how in ((tokens, "linear"), (50 * tokens, "cosine"), (1, "linear"))
+        )
+        assert np.array_equal(each, many)
+        assert not np.array_equal(each, one)
 
 
 def test_an_unknown_temperature_schedule_is_refused():

@@ -270,7 +270,23 @@ def test_a_piece_of_the_wrong_kind_is_named(tmp_path, run, name, is_folder):
         ({"caption": ["a", "b"], "count": [1.0]}, ["rgb"], {}, "2 of caption, 1 of count"),
         ({"caption": ["a"]}, ["rgb"], {"num_samples": 2}, "caption: 1, num_samples: 2"),
         ({}, ["rgb"], {}, "neither an input nor num_samples"),
-        ({}, ["rgb"], {"num_samples": 0}, "0 samples were asked for"),
+        (
+            {},
+            ["rgb"],
+            {"num_samples": 0},
+            "num_samples is 0; it must be a whole number, at",
+        ),
+        ({}, ["rgb"], {"num_samples": True}, "num_samples is True; it must be a whole number"),
+        ({"caption": []}, ["rgb"], {}, "The inputs have no sample; give at least 1"),
+        ({"caption": ["a"]}, ["rgb"], {"batch_size": 0}, "batch_size is 0; it must be a whole"),
+        ({"caption": ["a"]}, ["rgb"], {"seed": 2**32}, "seed is 4294967296; .* 0 to 4294967295"),
+        ({"caption": ["a"]}, ["rgb"], {"seed": -1}, "seed is -1; it must be a whole number, 0 to"),
+        ({"caption": ["a"]}, ["rgb", "depth", "rgb"], {}, "rgb is named twice as a target"),
+        ({"caption": ["a"]}, ["rgb"], {"settings": {"rbg": ONE_PASS}}, "no modality 'rbg'"),
+        ({"caption": ["a"]}, ["rgb"], {"settings": {"rgb": {"top_k": 1}}}, r"\['rgb'\] is a dict"),
+        ({"caption": None}, ["rgb"], {}, "caption is a NoneType; give a list or an array"),
+        ({"caption": b"red"}, ["rgb"], {}, "caption is a bytes; give a list or an array"),
+        ({"caption": {"a": 1}}, ["rgb"], {}, "caption is a dict; give a list or an array"),
         ({}, [], {"num_samples": 1}, "No target was given; choose from rgb"),
         ({"caption": [""]}, ["rgb"], {}, "caption is an empty text"),
         ({}, ["rgb"], {"known": {"rgb": np.full((1, 4), 16)}}, "4 ids per sample, 0 to 15"),
@@ -282,6 +298,43 @@ def test_a_piece_of_the_wrong_kind_is_named(tmp_path, run, name, is_folder):
 def test_bad_requests_are_named_in_one_sentence(run, inputs, targets, options, message):
     with pytest.raises(ValueError, match=message):
         run.generate(inputs, targets, **options)
+
+
+def test_a_single_value_is_one_sample_and_a_single_name_one_target(run):
+    boxes = Boxes(np.array([[0.1, 0.2, 0.5, 0.6]], np.float32), np.array([1], np.int32))
+    for name, value in {"caption": "a red cube", "count": 5.0, "boxes": boxes}.items():
+        one = run.generate({name: value}, "depth", settings=ONE_PASS)
+        listed = run.generate({name: [value]}, ["depth"], settings=ONE_PASS)
+        assert one.ids["depth"].shape == (1, run.space["depth"].num_tokens)
+        assert np.array_equal(one.ids["depth"], listed.ids["depth"])
+    assert run.tokenize({"count": np.float32(5.0)})["count"].shape == (1, 1)
+    assert run.embed({"caption": "a red cube"}).shape[0] == 1
+
+
+def test_other_numbers_need_no_other_program(run, caplog):
+    """Compiled once: temperatures, top-p, guidance, noise, and numbers of samples in a bucket."""
+
+    def generate(count, **settings):
+        known = {"rgb": {"scheme": "maskgit", "num_steps": 2}, "caption": {}}
+        config = {
+            name: GenerationConfig(**{"choice_noise": 1.0, "guidance": 2.0} | shape | settings)
+            for name, shape in known.items()
+        }
+        run.generate({"count": [1.0] * count}, list(known), settings=config)
+
+    generate(5, temperature=0.7, top_k=5, top_p=0.9)
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda name, *_, **__: compiled.append(name) if "backend_compile" in name else None
+    )
+    try:
+        generate(6, temperature=1.3, top_k=8, top_p=0.5, guidance=1.5, choice_noise=0.5)
+        generate(5, temperature=2.0, top_k=7, top_p=0.1, guidance=3.0)
+        assert not compiled
+        generate(5, temperature=0.0, top_k=0)
+        assert compiled
+    finally:
+        jax.monitoring.clear_event_listeners()
 
 
 def test_probabilities_need_a_tokenizer_that_can_decode_them(run):

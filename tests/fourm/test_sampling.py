@@ -76,6 +76,38 @@ def test_top_p_counts_probability_among_those_that_top_k_kept():
     assert jnp.isfinite(keep_likeliest(logits, 0, 0.5)).sum() == 2
 
 
+@pytest.mark.parametrize(
+    ("probabilities", "top_k", "top_p", "kept"),
+    [
+        ([0.5, 0.25, 0.25], 0, 0.5, [1, 0, 0]),
+        ([0.25, 0.25, 0.5], 0, 0.75, [1, 0, 1]),
+        ([0.25, 0.25, 0.25, 0.25], 0, 0.5, [1, 1, 0, 0]),
+        ([0.25, 0.25, 0.25, 0.25], 0, 0.51, [1, 1, 1, 0]),
+        ([0.2, 0.2, 0.2, 0.4], 2, 1.0, [1, 0, 0, 1]),
+        ([0.2, 0.2, 0.2, 0.4], 3, 0.6, [1, 0, 0, 1]),
+        ([0.1, 0.2, 0.7], 0, 0.7, [0, 0, 1]),
+        ([0.1, 0.2, 0.7], 0, 0.9, [0, 1, 1]),
+    ],
+)
+def test_the_fewest_ids_are_kept_and_of_equals_the_first(probabilities, top_k, top_p, kept):
+    logits = jnp.log(jnp.array([[probabilities]]))
+    found = keep_likeliest(logits, top_k, top_p)
+    assert jnp.isfinite(found).astype(int).tolist() == [[kept]]
+    as_arrays = keep_likeliest(logits, jnp.int32(top_k), jnp.float32(top_p), 4 if top_k else 0)
+    assert np.array_equal(found, as_arrays)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear"])
+def test_no_step_is_idle_while_a_token_is_open(schedule):
+    for num_tokens in (1, 2, 7, 64, 196):
+        for num_steps in (1, 2, 5, 8, 25, 63, 64, 200, 700):
+            counts = tokens_per_step(schedule, num_steps, num_tokens)
+            assert counts.sum() == num_tokens and counts.min() >= 0
+            assert (counts > 0).sum() <= num_tokens
+            is_open = np.cumsum(counts) - counts < num_tokens
+            assert (counts[is_open] > 0).all(), (num_tokens, num_steps)
+
+
 def test_the_likeliest_id_survives_any_filter():
     logits = jax.random.normal(jax.random.key(3), (2, 4, 9)) * 10
     kept = jnp.isfinite(keep_likeliest(logits, 1, 1e-9))
@@ -119,6 +151,8 @@ def test_schedules_hand_out_every_token_and_never_a_negative_number(schedule, nu
 def test_schedules_are_those_of_the_published_models():
     assert tokens_per_step("cosine", 8, 196).tolist() == [7, 21, 32, 38, 38, 32, 21, 7]
     assert tokens_per_step("cosine", 6, 9).tolist() == [1, 2, 2, 2, 2, 0]
+    assert tokens_per_step("cosine", 25, 7).tolist() == [1] * 7 + [0] * 18
+    assert tokens_per_step("cosine", 8, 2).tolist() == [1, 1, 0, 0, 0, 0, 0, 0]
     assert tokens_per_step("cosine", 4, 64).tolist() == [9, 23, 23, 9]
     assert tokens_per_step("linear", 8, 196).tolist() == [25] * 4 + [24] * 4
 
