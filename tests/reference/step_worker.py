@@ -48,10 +48,7 @@ MASKING = MaskingConfig((MaskingComponent(ALPHAS, ALPHAS, (8, 8), (8, 8)),))
 WEIGHTS = {"text": 3.0, "map": 0.5}
 OPTIMIZER = OptimizerConfig(learning_rate=1e-2, warmup_steps=4, weight_decay=0.1, clip_norm=0.5)
 STEPS, AVERAGE_DECAY, BATCH = 20, 0.99, 16
-MESHES = (
-    *((1, 1, 1), (2, 1, 1), (1, 2, 1), (1, 1, 2)),
-    *((4, 1, 1), (1, 4, 1), (1, 1, 4), (1, 2, 2)),
-)
+MESHES = ((1, 1, 1), (2, 1, 1), (1, 2, 1), (1, 1, 2), (4, 1, 1), (1, 4, 1), (1, 1, 4))
 """Sizes of the axes data, fsdp and tensor: on 1, 2 and 4 devices."""
 SLICES = (1, 4)
 AVERAGES = ("modalities", "tokens")
