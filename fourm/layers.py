@@ -31,6 +31,18 @@ ACTIVATIONS: dict[str, tuple[Callable[[Array], Array], bool]] = {
 """Per activation its function, and whether the MLP is gated by it (Shazeer 2020)."""
 
 
+BOUNDS = {
+    "dim": (4, 2**16),
+    "num_heads": (1, 2**12),
+    "encoder_layers": (1, 2**10),
+    "decoder_layers": (1, 2**10),
+    "mlp_ratio": (0.01, 2**10),
+    "num_registers": (0, 2**16),
+    "embedding_std": (0, 2**10),
+}
+"""Least and largest value of knobs of the model: beyond are typing errors and damaged files."""
+
+
 @dataclass(frozen=True)
 class ModelConfig(Checked):
     """The shape of the transformer."""
@@ -113,15 +125,16 @@ class ModelConfig(Checked):
 
     def check(self) -> None:
         """Raises ValueError, in one sentence, if the shape is impossible."""
+        for name, (least, most) in BOUNDS.items():
+            if not least <= getattr(self, name) <= most:
+                raise ValueError(
+                    f"--model.{name.replace('_', '-')} is {getattr(self, name)}; it must be "
+                    f"{least} to {most}."
+                )
         if self.dim % self.num_heads or self.dim % 4:
             raise ValueError(
                 f"--model.dim is {self.dim}; it must be divisible by 4 (positions) and by "
                 f"--model.num-heads, {self.num_heads}."
-            )
-        if self.encoder_layers < 1 or self.decoder_layers < 1:
-            raise ValueError(
-                f"--model.encoder-layers is {self.encoder_layers} and --model.decoder-layers "
-                f"{self.decoder_layers}; both must be at least 1."
             )
         if self.remat not in get_args(Remat):
             raise ValueError(

@@ -73,11 +73,16 @@ def load_shape(folder: Path) -> tuple[ModelConfig, TokenSpace]:
 def _read_shape(folder: Path, description: Mapping[str, Any]) -> tuple[ModelConfig, TokenSpace]:
     try:
         config = _read_config(description["model"])
-        return config, TokenSpace(tuple(map(_read_range, description["token_space"])))
-    except (KeyError, TypeError) as error:
+        space = TokenSpace(tuple(map(_read_range, description["token_space"])))
+        config.check()
+        space.check()
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:400].rstrip(".")
         raise ValueError(
-            f"{folder} does not describe a model of this version ({error}); train it again."
+            f"{folder} does not describe a model of this version ({reason}); put its "
+            "description.json back, or train it again."
         ) from error
+    return config, space
 
 
 def _weights(model: FourM) -> list[tuple[str, nnx.Variable]]:
@@ -85,8 +90,8 @@ def _weights(model: FourM) -> list[tuple[str, nnx.Variable]]:
     return [("/".join(map(str, path)), variable) for path, variable in flat]
 
 
-def _read_config(knobs: dict[str, Any]) -> ModelConfig:
-    knobs = dict(to_tuples(knobs))
+def _read_config(knobs: Any) -> ModelConfig:
+    knobs = {**to_tuples(knobs)}
     if "use_bias" in knobs:  # Models saved when one knob stood for four.
         parts = ("qkv_bias", "out_bias", "mlp_bias", "norm_bias")
         knobs |= dict.fromkeys(parts, knobs.pop("use_bias"))
@@ -95,7 +100,7 @@ def _read_config(knobs: dict[str, Any]) -> ModelConfig:
     return ModelConfig(**knobs)
 
 
-def _read_range(entry: dict[str, Any]) -> TokenRange:
+def _read_range(entry: Any) -> TokenRange:
     special = entry["special"]
     return TokenRange(
         **entry

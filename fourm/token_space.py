@@ -18,6 +18,8 @@ from tokenizers.checked import Checked
 
 MASK_ID = 0
 """What the decoder reads in place of a grid token that it has to predict."""
+MOST = 2**28
+"""Ids or tokens of a modality."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,39 @@ class TokenSpace(Checked):
                 for entry in self.ranges
             )
         )
+
+    def check(self) -> None:
+        """Raises ValueError, in one sentence, unless modalities lie one after another.
+
+        `build` lays them out so; what was read from a file may not.
+        """
+        first_id, first_position = MASK_ID + 1, 0
+        if not self.ranges or len(set(self.names)) < len(self.ranges):
+            raise ValueError("A token space needs modalities, each of a name of its own.")
+        for index, entry in enumerate(self.ranges):
+            found = (entry.index, entry.first_id, entry.first_position)
+            least = 0 if entry.feature_width else 1
+            special = entry.special
+            ids = [] if special is None else [special.end, special.first_sentinel]
+            ids += [] if special is None else [special.first_sentinel + special.num_sentinels - 1]
+            is_possible = (
+                found == (index, first_id, first_position)
+                and least <= entry.vocab_size <= MOST
+                and 0 <= entry.feature_width <= MOST
+                and entry.token_shape
+                and min(entry.token_shape) >= 1
+                and entry.num_tokens <= MOST
+                and all(0 <= each < entry.vocab_size for each in ids)
+            )
+            if not is_possible:
+                raise ValueError(
+                    f"The modality {entry.name!r} has {entry.vocab_size} ids from "
+                    f"{entry.first_id} on and tokens of shape {entry.token_shape}; they must be "
+                    f"positive, at most {MOST}, and follow those of the modality before it "
+                    f"(here from {first_id} on)."
+                )
+            first_id += entry.vocab_size
+            first_position += entry.num_positions
 
     @property
     def names(self) -> tuple[str, ...]:

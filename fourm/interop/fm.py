@@ -6,7 +6,6 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from fourm.interop.fm_config import (
@@ -19,7 +18,7 @@ from fourm.interop.fm_config import (
     write_metadata,
 )
 from fourm.interop.fm_layout import Tensor, as_matrix, fixed_positions, list_tensors, to_tensors
-from fourm.interop.tensors import find_weights, variables
+from fourm.interop.tensors import Weights, variables
 from fourm.model import FourM, sincos_positions
 
 Arrays = dict[str, np.ndarray]
@@ -27,6 +26,8 @@ Arrays = dict[str, np.ndarray]
 
 POSITION_TOLERANCE = 1e-3
 """How far fixed positions in a file may be from ours. Single precision differs by 3e-5."""
+ROUNDING = {"F16": 2.0**-12, "BF16": 2.0**-9}
+"""How far numbers up to 1 are from what they were before they were rounded to such a type."""
 
 
 def build_abstract(config: Config, sizes: Mapping[str, int] | None = None) -> FourM:
@@ -59,34 +60,28 @@ def import_fm(path: Path) -> FourM:
 
     Args:
         path: A .safetensors file whose metadata or a config.json beside it is the configuration,
-            or a folder with a model.safetensors.
+            an index of several, or a folder with a model.safetensors or its index. Numbers may
+            be of 64, 32 or 16 bits.
 
     Raises:
         ValueError: If there is no such file, its configuration is not known, or tensors are
-            missing, left over, of another shape, or not what the configuration makes of them.
+            missing, left over, of another shape or type, not finite, or not what the
+            configuration makes of them.
     """
-    file = find_weights(path)
-    try:
-        with safe_open(file, framework="numpy") as archive:
-            metadata = archive.metadata() or {}
-            shapes = {
-                name: tuple(archive.get_slice(name).get_shape())
-                for name in archive.keys()  # noqa: SIM118
-            }
-    except SafetensorError as error:
-        raise ValueError(f"{file} can't be read ({error}); download it again.") from error
-    model = build_abstract(read_config(file, metadata), _find_sizes(shapes))
+    weights = Weights(path)
+    config = read_config(weights.file, weights.metadata)
+    model = build_abstract(config, _find_sizes(weights.shapes))
     tensors = list_tensors(model.space, model.config)
-    _require_same(shapes, {name: tensor.shape for name, tensor in tensors.items()})
+    _require_same(weights.shapes, {name: tensor.shape for name, tensor in tensors.items()})
     ours = variables(model)
     arrays = {
         name: np.zeros(variable.get_value().shape, np.float32) for name, variable in ours.items()
     }
     filled: set[str] = set()
     for name, tensor in tensors.items():
-        # Opened anew for each: what has been read of an open file stays in memory.
-        with safe_open(file, framework="numpy") as archive:
-            array = archive.get_tensor(name).astype(np.float32, copy=False)
+        array = weights.read(name)
+        if tensor.positions is not None:
+            array = settle_positions(name, array, fixed_positions(tensor), weights.dtypes[name])
         _fill(arrays, name, tensor, array, filled)
     _complete_positions(arrays, model)
     for name, variable in ours.items():
@@ -132,6 +127,22 @@ def _join(names: list[str], limit: int = 20) -> str:
     return ", ".join(names[:limit]) + more
 
 
+def settle_positions(name: str, array: np.ndarray, ours: np.ndarray, dtype: str) -> np.ndarray:
+    """Returns fixed positions [1, ...] that a file holds, or ours where it rounded them.
+
+    Raises:
+        ValueError: If they differ from ours by more than their type's rounding.
+    """
+    rounding = ROUNDING.get(dtype, 0.0)
+    distance = np.abs(array[0] - ours).max()
+    if not distance <= POSITION_TOLERANCE + rounding:
+        raise ValueError(
+            f"{name} holds no sines and cosines of positions: it differs from them by up to "
+            f"{distance:.2g}; only such positions can be read."
+        )
+    return ours[None].astype(np.float32) if rounding else array
+
+
 def _fill(arrays: Arrays, name: str, tensor: Tensor, array: np.ndarray, filled: set[str]) -> None:
     """Writes a tensor into our arrays, of which some are filled already."""
     if not tensor.pieces and array.any():
@@ -139,13 +150,6 @@ def _fill(arrays: Arrays, name: str, tensor: Tensor, array: np.ndarray, filled: 
             f"{name} is not zero, though the configuration's norm_bias is False; use the "
             "config.json that belongs to the file."
         )
-    if tensor.positions is not None:
-        distance = np.abs(array[0] - fixed_positions(tensor)).max()
-        if not distance <= POSITION_TOLERANCE:
-            raise ValueError(
-                f"{name} holds no sines and cosines of positions: it differs from them by up to "
-                f"{distance:.2g}; only such positions can be read."
-            )
     for piece in tensor.pieces:
         part = as_matrix(tensor, array)[piece.rows]
         part = part.T if tensor.is_transposed else part

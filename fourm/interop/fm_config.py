@@ -38,6 +38,18 @@ DEFAULTS: Config = {
 }
 """What a key means that is not given. The last four matter to training alone."""
 
+BOUNDS = {
+    "image_size": (1, 2**16),
+    "patch_size": (1, 2**16),
+    "dim": (4, 2**16),
+    "encoder_depth": (1, 2**10),
+    "decoder_depth": (1, 2**10),
+    "num_heads": (1, 2**12),
+    "mlp_ratio": (0.01, 2**10),
+    "num_register_tokens": (0, 2**16),
+}
+"""Least and largest value of numbers; rates of dropped paths lie between 0 and 1."""
+
 ALWAYS_WRITTEN = (*REQUIRED, *tuple(DEFAULTS)[:10])
 """Keys that are written even where they have their default."""
 
@@ -87,6 +99,7 @@ def complete_config(given: Config) -> Config:
     for key, value in config.items():
         if key.startswith("domains"):
             kind, is_right = "a list of names", isinstance(value, list | tuple)
+            is_right = is_right and all(isinstance(name, str) for name in value)
         elif key == "act_layer":
             kind, is_right = "a name", isinstance(value, str)
         elif key == "norm_bias" or isinstance(DEFAULTS.get(key), bool):
@@ -97,7 +110,9 @@ def complete_config(given: Config) -> Config:
             is_right = not isinstance(value, bool) and isinstance(
                 value, int if is_whole else int | float
             )
-            is_right = is_right and value >= 0
+            least, most = BOUNDS.get(key, (0, 1))
+            kind += f", {least} to {most}"
+            is_right = is_right and least <= value <= most
         if not is_right:
             raise ValueError(f"The configuration's {key} is {value!r}; it must be {kind}.")
     return config

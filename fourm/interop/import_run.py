@@ -9,12 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-
 from fourm.interop.divae import export_divae, import_divae
 from fourm.interop.fm import export_fm, import_fm
 from fourm.interop.fm_modalities import PUBLISHED
-from fourm.interop.tensors import find_weights, read_settings
+from fourm.interop.tensors import INDEX, SUFFIX, Weights, read_settings
 from fourm.interop.vqvae import export_vqvae, import_vqvae
 from fourm.results import write_json
 from fourm.run import CONFIG, MODEL, TOKENIZERS, load
@@ -126,7 +124,9 @@ def resolve(path: str) -> Path:
     try:
         hub: Any = importlib.import_module("huggingface_hub")
         return Path(
-            hub.snapshot_download(path, allow_patterns=["config.json", "model.safetensors"])
+            hub.snapshot_download(
+                path, allow_patterns=["config.json", f"model*{SUFFIX}", f"model{INDEX}"]
+            )
         )
     except Exception as error:  # Of the network, or of a package that is not installed.
         raise ValueError(
@@ -142,14 +142,10 @@ def kind_of(path: Path) -> str:
     Raises:
         ValueError: If the file says nothing about what it is.
     """
-    if path.suffix == ".json":
+    if path.suffix == ".json" and not path.name.endswith(INDEX):
         return "text"
-    file = find_weights(path)
-    try:
-        with safe_open(file, framework="numpy") as archive:
-            names = read_settings(file, archive.metadata() or {})
-    except SafetensorError as error:
-        raise ValueError(f"{path} can't be read ({error}); download it again.") from error
+    weights = Weights(path)
+    names = read_settings(weights.file, weights.metadata)
     if "domains_in" in names:
         return "model"
     if "codebook_size" not in names and "enc_type" not in names:

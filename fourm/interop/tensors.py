@@ -16,10 +16,16 @@ import numpy as np
 from flax import nnx
 from safetensors import SafetensorError, safe_open
 
+from tokenizers.storage import check_finite
+
 WORDS = {"None": None, "null": None, "True": True, "true": True, "False": False, "false": False}
 """What words mean in the metadata of a file, where everything is a string."""
 
 Tensors = dict[str, np.ndarray]
+
+SUFFIX, INDEX = ".safetensors", ".safetensors.index.json"
+FLOATS = ("F64", "F32", "F16", "BF16")
+"""Types of tensors that are read, all into float32."""
 
 
 class Layout(NamedTuple):
@@ -161,19 +167,111 @@ def parse_value(text: str) -> Any:
         return text
 
 
+class Weights:
+    """The tensors of a .safetensors file, or of several that an index names; read one by one."""
+
+    def __init__(self, path: Path):
+        """Looks at the files; no tensor is read.
+
+        Args:
+            path: A .safetensors file, an index of several (.safetensors.index.json), or a folder
+                with a model.safetensors or with its index.
+
+        Raises:
+            ValueError: If there are none, they are damaged, or index and files don't agree.
+        """
+        self.file = find_weights(path)
+        """The file, or the index."""
+        self.metadata: dict[str, str] = {}
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.dtypes: dict[str, str] = {}
+        """As safetensors writes them, such as "BF16"."""
+        self._files: dict[str, Path] = {}
+        is_index = self.file.name.endswith(INDEX)
+        named = _read_index(self.file) if is_index else {}
+        for file in sorted(set(named.values())) if is_index else [self.file]:
+            self._look_at(file)
+        wrong = [name for name in self._files if named.get(name) != self._files[name]]
+        missing = [name for name in named if name not in self._files]
+        if is_index and (wrong or missing):
+            raise ValueError(
+                f"{self.file} does not name its files' tensors as they are, such as "
+                f"{(missing or wrong)[0]}; download them again."
+            )
+
+    def read(self, name: str) -> np.ndarray:
+        """Returns a tensor in float32.
+
+        Raises:
+            ValueError: If it is not one of floating-point numbers, or has some that are not finite.
+        """
+        if self.dtypes[name] not in FLOATS:
+            raise ValueError(
+                f"The tensor {name} of {self._files[name]} has the type {self.dtypes[name]}; "
+                f"weights must be {', '.join(FLOATS)}: this is no file of this model."
+            )
+        # Opened anew for each: what has been read of an open file stays in memory.
+        with safe_open(self._files[name], framework="numpy") as archive:
+            array = archive.get_tensor(name).astype(np.float32, copy=False)
+        check_finite({name: array}, self._files[name])
+        return array
+
+    def _look_at(self, file: Path) -> None:
+        try:
+            with safe_open(file, framework="numpy") as archive:
+                self.metadata |= archive.metadata() or {}
+                for name in archive.keys():  # noqa: SIM118
+                    if name in self._files:
+                        raise ValueError(
+                            f"The tensor {name} is both in {self._files[name]} and in {file}; "
+                            "download them again."
+                        )
+                    part = archive.get_slice(name)
+                    self.shapes[name], self.dtypes[name] = tuple(part.get_shape()), part.get_dtype()
+                    self._files[name] = file
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"{file} can't be read ({error}); download it again.") from error
+
+
+def _read_index(index: Path) -> dict[str, Path]:
+    """Returns the file of every tensor that an index names."""
+    try:
+        named = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        is_usable = bool(named) and all(isinstance(file, str) for file in named.values())
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        is_usable = False
+    if not is_usable:
+        raise ValueError(
+            f"{index} is no index, whose weight_map names the file of every tensor; download it "
+            "again."
+        )
+    files = {}
+    for name, file in named.items():
+        # Out of the index's folder leads no name.
+        if Path(file).name != file or "\\" in file or not file.endswith(SUFFIX):
+            raise ValueError(
+                f"{index} names {file!r} for {name}; only {SUFFIX} files beside it are read."
+            )
+        files[name] = index.with_name(file)
+        if not files[name].is_file():
+            raise ValueError(f"{index} names {file}, which is not beside it; download it, too.")
+    return files
+
+
 def find_weights(path: Path) -> Path:
-    """Returns the file of weights that is meant by a file or a folder.
+    """Returns the file of weights, or the index of several, that is meant by a file or a folder.
 
     Raises:
         ValueError: If there is none, or it is something else.
     """
-    file = path / "model.safetensors" if path.is_dir() else path
-    if not file.is_file() or file.suffix != ".safetensors":
-        raise ValueError(
-            f"{path} is no .safetensors file, nor a folder with a model.safetensors; other formats "
-            "are not read, as pickles can run code."
-        )
-    return file
+    inside = (path / f"model{ending}" for ending in (SUFFIX, INDEX)) if path.is_dir() else [path]
+    for file in inside:
+        if file.is_file() and file.name.endswith((SUFFIX, INDEX)):
+            return file
+    raise ValueError(
+        f"{path} is no {SUFFIX} file, nor a folder with a model{SUFFIX} or a model{INDEX}; other "
+        "formats are not read, as pickles can run code."
+    )
 
 
 def read_settings(file: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
@@ -190,7 +288,7 @@ def read_settings(file: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     if beside.is_file():
         try:
             config = json.loads(beside.read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{beside} can't be read ({error}); download it again.") from error
     else:
         config = {name: parse_value(text) for name, text in metadata.items() if name != "format"}
@@ -205,20 +303,15 @@ def read_file(path: Path) -> tuple[Tensors, dict[str, Any]]:
     """Returns the tensors and the configuration of a model.
 
     Args:
-        path: A .safetensors file, or a folder with a model.safetensors. The configuration is a
-            config.json beside the file, else the file's own metadata.
+        path: As `Weights` takes it. The configuration is a config.json beside the file, else the
+            file's own metadata.
 
     Raises:
-        ValueError: If there is no such file, or it is something else.
+        ValueError: If there is no such file, it is something else, or its tensors are not finite.
     """
-    file = find_weights(path)
-    try:
-        with safe_open(file, framework="numpy") as archive:
-            metadata = archive.metadata() or {}
-            tensors = {name: archive.get_tensor(name) for name in archive.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(f"{file} can't be read ({error}); download it again.") from error
-    return tensors, read_settings(file, metadata)
+    weights = Weights(path)
+    tensors = {name: weights.read(name) for name in weights.shapes}
+    return tensors, read_settings(weights.file, weights.metadata)
 
 
 def _list(names: Mapping[str, Any] | list[str]) -> str:

@@ -368,8 +368,8 @@ def test_positions_of_a_sequence_are_sines_and_cosines_of_the_place():
             r"--model.dim is 30; .* by 4 .* and by --model.num-heads, 4",
         ),
         (dict(dim=18, num_heads=2), r"--model.dim is 18; it must be divisible by 4"),
-        (dict(encoder_layers=0), r"--model.encoder-layers is 0 .*; both must be at least 1"),
-        (dict(decoder_layers=0), r"--model.decoder-layers 0; both must be at least 1"),
+        (dict(encoder_layers=0), r"--model.encoder-layers is 0; it must be 1 to 1024"),
+        (dict(decoder_layers=0), r"--model.decoder-layers is 0; it must be 1 to 1024"),
         (dict(registers_in_context=True), r"raise --model.num-registers from 0"),
     ],
 )

@@ -249,6 +249,51 @@ def test_a_model_saved_before_it_knew_its_tokenizers_is_loaded_and_gets_a_record
         fourm.load(tmp_path)
 
 
+def set_at(*path):
+    """Returns what changes one value of a description: names and places, then the value."""
+
+    def change(description):
+        *parents, last, value = path
+        for each in parents:
+            description = description[each]
+        description[last] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (set_at("model", "num_heads", 0), "--model.num-heads is 0; it must be 1 to 4096"),
+        (set_at("model", "dim", "32"), "dim"),
+        (set_at("model", "dim", 10**30), "--model.dim is 1000000.*; it must be 4 to 65536"),
+        (set_at("model", "encoder_layers", 10**9), "--model.encoder-layers is 1000000000; it must"),
+        (set_at("model", "norm", 3), "norm"),
+        (set_at("model", "more", 3), "more"),
+        (set_at("model", []), "does not describe a model"),
+        (set_at("token_space", 0, "token_shape", [-2, 2]), r"tokens of shape \(-2, 2\)"),
+        (set_at("token_space", 0, "token_shape", []), r"tokens of shape \(\)"),
+        (set_at("token_space", 0, "token_shape", 4), "does not describe a model"),
+        (set_at("token_space", 1, "first_id", 10**30), "ids from 1000000"),
+        (set_at("token_space", 1, "vocab_size", 10**12), "has 1000000000000 ids from"),
+        (set_at("token_space", 1, "index", 0), "follow those of the modality before"),
+        (set_at("token_space", 1, "vocab_size", None), "vocab_size"),
+        (set_at("token_space", {}), "does not describe a model|modalities"),
+        (set_at("token_space", 2, "special", [1]), "does not describe a model"),
+        (set_at("token_space", 2, "special", [10**9, 1, 2]), "has .* ids from"),
+    ],
+)
+def test_an_impossible_description_of_a_model_is_one_sentence(tmp_path, run, change, told):
+    save_model(tmp_path / "model", run.model)
+    file = tmp_path / "model" / "description.json"
+    record = json.loads(file.read_text())
+    change(record["description"])
+    file.write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=told) as error:
+        load_model(tmp_path / "model")
+    assert str(tmp_path / "model") in str(error.value) and "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("name", "is_folder"), [("config.json", True), ("model", False), ("tokenizers", False)]
 )

@@ -73,6 +73,33 @@ def test_every_key_says_the_same_after_a_way_through_ours(changes):
     assert not changes or to_model_config(config) != to_model_config(plain)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "kind"),
+    [
+        *((key, 10**9, "a whole number, ") for key in ("encoder_depth", "decoder_depth", "dim")),
+        ("num_heads", 0, "a whole number, 1 to "),
+        ("dim", "32", "a whole number, 4 to "),
+        ("dim", -32, "a whole number, 4 to "),
+        ("dim", True, "a whole number, 4 to "),
+        ("dim", 32.0, "a whole number, 4 to "),
+        ("encoder_depth", 0, "a whole number, 1 to "),
+        ("num_register_tokens", 10**30, "a whole number, 0 to "),
+        ("mlp_ratio", float("inf"), "a number, 0.01 to "),
+        ("mlp_ratio", float("nan"), "a number, 0.01 to "),
+        ("mlp_ratio", None, "a number, 0.01 to "),
+        ("image_size", [224], "a whole number, 1 to "),
+        ("patch_size", 0, "a whole number, 1 to "),
+        ("norm_bias", 1, "True or False"),
+        ("act_layer", {}, "a name"),
+        ("domains_in", "caption", "a list of names"),
+        ("domains_in", [3], "a list of names"),
+    ],
+)
+def test_an_impossible_value_is_refused_at_once(key, value, kind):
+    with pytest.raises(ValueError, match=rf"configuration's {key} is .*; it must be {kind}"):
+        complete_config(GIVEN | {key: value})
+
+
 def test_metadata_are_read_as_they_are_written(tmp_path):
     given = GIVEN | dict(num_register_tokens=2, decoder_sep_mask=False)
     metadata = write_metadata(complete_config(given))
