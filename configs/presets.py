@@ -18,6 +18,7 @@ from configs.nyuv2 import nyuv2
 from configs.scenes import scenes, scenes_gpu
 from configs.schema import RunConfig
 from data_pipeline.kinds import KINDS, AnyData, blank_data
+from tokenizers.values_dense import DenseValues
 
 PRESETS: dict[str, Callable[[], RunConfig]] = {
     "scenes": scenes,
@@ -72,11 +73,28 @@ def parse_command_line(arguments: Sequence[str]) -> tuple[RunConfig, Launch]:
             "all there is. Every knob below overrides the preset's value.",
             config=(tyro.conf.AvoidSubcommands,),
         )
+    check_crop_size(config, line.config)
     config = line.config
     config.check()
     if not config.run_dir:
         config = replace(config, run_dir=f"runs/{Path(name).stem}")
     return config, line.launch
+
+
+def check_crop_size(before: RunConfig, config: RunConfig) -> None:
+    """Raises ValueError if --crops.size was given where nothing depends on it."""
+    shared = [
+        name
+        for name, each in config.modalities.items()
+        if not each.size and isinstance(each.values, DenseValues)
+    ]
+    if config.crops.size != before.crops.size and not shared:
+        sizes = ", ".join(f"{name} {size}" for name, size in config.sizes.items() if size)
+        raise ValueError(
+            f"--crops.size is {config.crops.size}, but every picture has a size of its own "
+            f"({sizes}), that of its tokenizer if this is saved; leave it out, or give "
+            "--modalities.NAME.size."
+        )
 
 
 def data_of_kind(config: RunConfig, kind: str) -> AnyData:

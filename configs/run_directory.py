@@ -15,7 +15,7 @@ from fourm.run_log import read_metrics
 from fourm.sample_set import HELDOUT
 from fourm.saved_model import load_shape
 from fourm.stages import SECONDS, read_seconds
-from tokenizers.modality import SavedTokenizerConfig
+from tokenizers.modality import SavedTokenizerConfig, load_tokenizer
 from tokenizers.pieces import (
     DESCRIPTION,
     METRICS,
@@ -74,6 +74,7 @@ def open_run(config: RunConfig, fork: str = "", use: str = "last") -> Path:
         check_same(config)
     if not (folder / MODEL).exists():
         check_start(config)
+        check_sizes(config)
     if not is_trained(config):
         check_tokens(config, other if is_fork else folder)
     if is_begun:
@@ -179,6 +180,20 @@ def is_reported(config: RunConfig) -> bool:
 def is_trained(config: RunConfig) -> bool:
     """True if the run has its model, or takes that of another run as it is."""
     return not config.training.steps or (Path(config.run_dir) / MODEL).exists()
+
+
+def check_sizes(config: RunConfig) -> None:
+    """Raises ValueError, in one sentence, if a saved tokenizer reads pictures of another size."""
+    for name, modality in config.modalities.items():
+        if isinstance(modality.tokenizer, SavedTokenizerConfig):
+            folder = Path(modality.tokenizer.path).expanduser()
+            size = getattr(load_tokenizer(folder), "picture_size", (config.sizes[name],))[0]
+            if size != config.sizes[name]:
+                knob = f"--modalities.{name}.size" if modality.size else "--crops.size"
+                raise ValueError(
+                    f"{knob} is {config.sizes[name]}, but the tokenizer {folder} reads pictures of "
+                    f"{size} pixels; give {size}."
+                )
 
 
 def check_start(config: RunConfig) -> None:

@@ -131,6 +131,8 @@ def parse(arguments: Sequence[str]) -> tuple[Path, TokenizeConfig]:
         prog=f"python -m data_pipeline.tokenize {' '.join(named)}",
         config=(tyro.conf.AvoidSubcommands,),
     )
+    if not 0 <= config.seed < 2**32:
+        raise ValueError(f"--seed is {config.seed}; it must be 0 to {2**32 - 1}.")
     if not config.out:
         raise ValueError("Say with --out in which folder to keep the tokens.")
     if config.processes < 1:

@@ -76,6 +76,8 @@ class EvaluationConfig(Checked):
         super().__post_init__()
         for pair in self.pairs:
             Pair.parse(pair)
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"Evaluation got seed={self.seed}; it must be 0 to {2**32 - 1}.")
         for name in ("num_samples", "num_samples_elsewhere", "matrix_samples"):
             if getattr(self, name) < 1:
                 raise ValueError(

@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 from fourm.results import write_file
 from fourm.run import Any2Any
 from tokenizers.base import Boxes, Crop, Values
+from tokenizers.scalars import ScalarTokenizer
 from tokenizers.values import Colors
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
@@ -39,6 +40,8 @@ def read_value(given: str, name: str, model: Any2Any) -> Any:
         value = values.check(value, name)
     except ValueError as error:
         raise ValueError(f"{given}: {error}" if is_file else str(error)) from error
+    if isinstance(tokenizer, ScalarTokenizer):
+        _check_near(value, name, *tokenizer.range)
     size: tuple[int, int] | None = getattr(tokenizer, "picture_size", None)
     if size is None:
         return value
@@ -51,6 +54,16 @@ def read_value(given: str, name: str, model: Any2Any) -> Any:
             f"run needs exactly {height} by {width}."
         )
     return values.crop(value, centre_square(*value.shape[:2]), height)
+
+
+def _check_near(value: float, name: str, lowest: float, highest: float) -> None:
+    """Raises ValueError for a number of which training has seen nothing like."""
+    margin = (highest - lowest) / 2 or abs(lowest) or 1.0
+    if not lowest - margin <= value <= highest + margin:
+        raise ValueError(
+            f"--{name} is {value:g}; the numbers that this run was trained on lie between "
+            f"{lowest:g} and {highest:g}: give one of them, or one near them."
+        )
 
 
 def centre_square(height: int, width: int) -> Crop:

@@ -24,6 +24,9 @@ from fourm.run import Any2Any, load
 from tokenizers.base import RawBatch
 from tokenizers.command import run_command
 
+MOST_SAMPLES = 100_000
+"""Samples of one command, all of which are kept in memory."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Command:
@@ -100,6 +103,11 @@ def read_inputs(
     if num_samples < 1:
         raise ValueError(f"--num-samples is {num_samples}; it must be at least 1.")
     count = max((len(values) for values in given.values()), default=1)
+    if count * num_samples > MOST_SAMPLES:
+        raise ValueError(
+            f"--num-samples is {num_samples}, which makes {count * num_samples} samples; at most "
+            f"{MOST_SAMPLES} are generated at a time."
+        )
     inputs = {}
     for name, texts in given.items():
         if len(texts) not in (1, count):

@@ -42,7 +42,8 @@ Accuracy of a linear classifier (logistic regression on standardised features, f
 samples, its regularisation chosen on a fifth of them) on held-out samples. Its features are, by
 column: the frozen encoder's; the input itself, pictures averaged down to 16 x 16 pixels; those of
 the same encoder with fresh weights; how often each token occurs in the input. Chance always
-answers the commonest training label."""
+answers the commonest training label. C is the inverse strength of the regularisation that was
+chosen for the encoder's features: the best of a grid that is widened while its best is at its end."""
 
 
 UNMEASURED = """\
@@ -231,8 +232,10 @@ def _probes_table(probes: Sequence[Mapping[str, Any]]) -> str:
     lines = []
     for row in probes:
         numbers = [_number(row.get(name)) for name in columns]
-        lines.append((row["task"], f"**{numbers[0]}**", *numbers[1:]))
-    return _table(("task", *columns.values()), lines)
+        strength = row.get("inverse_regularization")
+        told = "-" if strength is None else f"{strength:.3g}"
+        lines.append((row["task"], f"**{numbers[0]}**", *numbers[1:], told))
+    return _table(("task", *columns.values(), "C"), lines)
 
 
 def _table(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:

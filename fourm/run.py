@@ -9,6 +9,7 @@ import functools
 import json
 import math
 import numbers
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -100,6 +101,7 @@ class Any2Any:
             ids = np.full((len(raw), entry.num_tokens), PADDING, np.int32)
         if present:
             values: Any = [tokenizer.values.check(raw[row], name) for row in present]
+            _tell_of_cuts(name, tokenizer, values)
             # Sequences may differ in length.
             if isinstance(values[0], np.ndarray) and len(entry.token_shape) == 2:
                 shapes = sorted({value.shape for value in values})
@@ -332,6 +334,20 @@ def _as_batch(name: str, raw: Any) -> RawBatch:
             "with None where a sample lacks it."
         )
     return raw
+
+
+def _tell_of_cuts(name: str, tokenizer: Tokenizer, values: Sequence[Any]) -> None:
+    """Warns if texts have more tokens than there is room for."""
+    count_tokens = getattr(tokenizer, "count_tokens", None)
+    if count_tokens is None:
+        return
+    counts, most = count_tokens(values), tokenizer.token_shape[0]
+    if (counts > most).any():
+        warnings.warn(
+            f"{(counts > most).sum()} of {len(counts)} values of {name} have more than {most} "
+            f"tokens, the longest {counts.max()}; what is beyond is cut off.",
+            stacklevel=2,
+        )
 
 
 def _check_whole(name: str, value: Any, least: int, most: int | None = None) -> None:

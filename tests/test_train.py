@@ -469,6 +469,10 @@ def test_nyuv2_runs_to_its_report(tmp_path):
         (["--loss.weights.caption", "-1"], "--loss.weights.caption is -1.0"),
         (["--masking.components.0.weight", "nan"], "--masking.components.0.weight is nan"),
         (["--crops.size", "100"], "does not divide --crops.size, 100"),
+        (["--seed", str(2**63)], "--seed is 9223372036854775808; it must be 0 to"),
+        (["--use", "best"], "--use best says where a fork begins; add --fork RUN"),
+        (["--model.num-heads", "0"], "--model.num-heads is 0; it must be 1 to 4096"),
+        (["--model.encoder-layers", "1000000000"], "--model.encoder-layers is 1000000000; it must"),
     ],
 )
 def test_bad_input_is_one_sentence_before_any_work(arguments, reason, tmp_path, capsys):

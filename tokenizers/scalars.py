@@ -148,6 +148,11 @@ class ScalarTokenizer:
         self.vocab_size = len(centers)
         self.token_shape = (1,)
 
+    @property
+    def range(self) -> tuple[float, float]:
+        """What the lowest and the highest bin decode to."""
+        return float(self._centers.min()), float(self._centers.max())
+
     def encode(self, values: RawBatch) -> Int32[np.ndarray, "batch 1"]:
         """Returns ids [batch, 1]; numbers outside the training range go into the outermost bins.
 

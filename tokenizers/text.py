@@ -245,11 +245,13 @@ class TextTokenizerConfig(Checked):
                 "raise vocab_size or give texts with visible characters."
             ) from error
         tokenizer = TextTokenizer(self, values, model.getvalue())
-        share = float(np.mean(tokenizer.count_tokens(texts) > self.max_tokens))
+        counts = tokenizer.count_tokens(texts)
+        share = float(np.mean(counts > self.max_tokens))
         if share > 0:
             warnings.warn(
-                f"{share:.1%} of the training texts have more than {self.max_tokens} tokens and "
-                "lose their last words; raise max_tokens to keep them.",
+                f"{share:.1%} of the training texts have more than {self.max_tokens} tokens (the "
+                f"longest {counts.max()}) and lose their last words; raise max_tokens to keep "
+                "them.",
                 stacklevel=2,
             )
         return tokenizer

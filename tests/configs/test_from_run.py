@@ -121,6 +121,30 @@ def test_a_run_of_ours_keeps_its_own_settings(source, tmp_path):
     assert all(isinstance(m.tokenizer, SavedTokenizerConfig) for m in further.modalities.values())
 
 
+@pytest.mark.parametrize(
+    ("knobs", "told"),
+    [
+        (
+            ["--crops.size", "64"],
+            "--crops.size is 64, but every picture has a size of its own (",
+        ),
+        (
+            ["--modalities.rgb.size", "64"],
+            "--modalities.rgb.size is 64, but the tokenizer {source}/tokenizers/rgb reads pictures "
+            "of 8 pixels; give 8.",
+        ),
+    ],
+)
+def test_sizes_that_saved_tokenizers_do_not_have_are_refused_at_once(
+    source, tmp_path, capsys, knobs, told
+):
+    write_data(tmp_path / "data")
+    arguments = [str(source), "--data.path", str(tmp_path / "data"), *knobs]
+    assert main([*arguments, "--run-dir", str(tmp_path / "tuned")]) == 2
+    assert told.format(source=source) in capsys.readouterr().err
+    assert not (tmp_path / "tuned" / "heldout").exists()
+
+
 def test_an_imported_model_asks_for_files_of_its_modalities(tmp_path):
     folder = tmp_path / "imported"
     assert ml4m(["import", str(GOLDENS / "fm_4m7_tiny_gelu"), "--out", str(folder)]) == 0

@@ -44,6 +44,40 @@ def test_text_in_pictures_out(folder, tmp_path, capsys):
     assert "generated.png" in said
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (
+            ["--seed", 2**63],
+            "seed is 9223372036854775808; it must be a whole number, 0 to 4294967",
+        ),
+        (["--seed", -1], "seed is -1; it must be"),
+        (["--num-samples", 10**12], "--num-samples is 1000000000000, which makes 1000000000000"),
+        (["--num-samples", 0], "--num-samples is 0"),
+        (
+            ["--count", -500],
+            "--count is -500; the numbers that this run was trained on lie",
+        ),
+        (["--count", "nan"], "count"),
+        (["--num-steps", 10**9], "num_steps is 1000000000; allowed is 1 to 10,000"),
+        (["--use", "best"], "There is no checkpoint in"),
+        (["--use", "500"], "There is no checkpoint of step 500"),
+    ],
+)
+def test_numbers_out_of_range_are_refused_at_once(folder, tmp_path, capsys, arguments, told):
+    given = [] if "--count" in arguments else ["--caption", "a red cube"]
+    assert generate(folder, *given, "--targets", "depth", *arguments, "--out", tmp_path) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_a_text_that_is_cut_is_told_with_its_tokens(folder, tmp_path, capsys):
+    caption = " ".join(["a red cube left of a blue cone"] * 20)
+    arguments = ["--caption", caption, "--targets", "count", "--out", tmp_path]
+    assert generate(folder, *arguments) == 0
+    told = capsys.readouterr().err
+    assert "warning: 1 of 1 values of caption have more than" in told and "cut off" in told
+
+
 def bomb(path):
     """A PNG whose header says that it has 900 million pixels."""
     header = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)

@@ -61,10 +61,6 @@ COMBINATIONS = tuple(
 )
 
 
-masked_loss.mask_batch = lambda key, batch, space, masking: batch
-"""To compile masks takes as long as all else. They are drawn once, and batches are masked ones."""
-
-
 def make_batch(padding: str) -> TokenBatch:
     """Samples that fill all slots of inputs and targets; or with modalities that most lack.
 
@@ -100,6 +96,8 @@ def main(output: Path) -> None:
     masked = {padding: jax.device_get(mask(make_batch(padding))) for padding in PADDINGS}
     for padding, batch in masked.items():
         found |= {f"masked/{padding}/{name}": a for name, a in plain(batch).items()}
+    # To compile masks takes as long as all else: from here on, batches are masked ones.
+    masked_loss.mask_batch = lambda key, batch, space, masking: batch
     for sizes, slices, average in COMBINATIONS:
         layout = Layout.build(MeshConfig(*sizes), jax.devices()[: math.prod(sizes)])
         loss_fn = MaskedLoss(SPACE, MASKING, LossConfig(average, WEIGHTS, tile=1), layout)
