@@ -42,8 +42,8 @@ Accuracy of a linear classifier (logistic regression on standardised features, f
 samples, its regularisation chosen on a fifth of them) on held-out samples. Its features are, by
 column: the frozen encoder's; the input itself, pictures averaged down to 16 x 16 pixels; those of
 the same encoder with fresh weights; how often each token occurs in the input. Chance always
-answers the commonest training label. C is the inverse strength of the regularisation that was
-chosen for the encoder's features: the best of a grid that is widened while its best is at its end."""
+answers the commonest training label. C is the inverse strength of the regularisation chosen for
+the encoder's features: the best of a grid, which is widened while its best is at its end."""
 
 
 UNMEASURED = """\
