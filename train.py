@@ -60,7 +60,7 @@ from fourm.training.masked_loss import MaskedLoss
 from fourm.training.sharding import Layout
 from fourm.training.train_state import OptimizerConfig
 from tokenizers.base import Tokenizer
-from tokenizers.command import run_command
+from tokenizers.command import make_visible, run_command
 from tokenizers.modality import Modality, SavedTokenizerConfig, load_tokenizer
 from tokenizers.pieces import record_pieces
 from tokenizers.spread import evenly_spread
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str]) -> int:
         folder = run(arguments)
         # Without data there are no samples.
         picture = "samples.png" if (folder / "samples.png").exists() else "curves.png"
-        print(f"Done. Open {folder / 'report.md'} and {folder / picture}.")
+        print(make_visible(f"Done. Open {folder / 'report.md'} and {folder / picture}."))
 
     return run_command(work, arguments)
 

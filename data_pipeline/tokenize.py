@@ -41,7 +41,7 @@ from data_pipeline.token_writer import (
 from data_pipeline.transforms import CropConfig
 from tokenizers.base import Tokenizer
 from tokenizers.checked import Checked
-from tokenizers.command import run_command
+from tokenizers.command import make_visible, run_command
 from tokenizers.modality import load_tokenizer
 from tokenizers.pieces import DESCRIPTION, check_pieces, record_pieces
 from tokenizers.storage import check_made_with, fingerprint_files
@@ -98,10 +98,12 @@ def main(arguments: Sequence[str]) -> int:
         run, config = parse(arguments)
         left = make_tokens(run, config)
         if left:
-            print(f"{config.out} lacks {left} more shards, which are made by other --shards.")
+            print(
+                f"{make_visible(config.out)} lacks {left} more shards, which are made by other --shards."
+            )
         else:
             told = shlex.join(["--tokens", str(config.out), "1.0"])
-            print(f"{config.out} is complete; train on it with {told}.")
+            print(make_visible(f"{config.out} is complete; train on it with {told}."))
 
     return run_command(work, arguments)
 

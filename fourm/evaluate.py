@@ -24,7 +24,7 @@ from fourm.probing import ProbeConfig, format_probes, probe, untrained_like
 from fourm.results import format_matrix, format_table, notes_of, write_json
 from fourm.run import load
 from fourm.sample_set import TRAINING, load_heldout
-from tokenizers.command import run_command
+from tokenizers.command import make_visible, run_command
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def evaluate_run(command: Command) -> dict[str, Any]:
     parts = ("evaluation", command.split, *(() if command.use == "last" else (command.use,)))
     path = folder / f"{'_'.join(parts)}.json"
     write_json(path, found | {"use": command.use, "config": dataclasses.asdict(config)})
-    print(f"\nWritten to {path}")
+    print(f"\nWritten to {make_visible(str(path))}")
     return found
 
 

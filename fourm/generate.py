@@ -22,7 +22,7 @@ from fourm.files import SUFFIXES, draw_sheet, read_value, write_value
 from fourm.generation import GenerationConfig
 from fourm.run import Any2Any, load
 from tokenizers.base import RawBatch
-from tokenizers.command import run_command
+from tokenizers.command import make_visible, run_command
 
 MOST_SAMPLES = 100_000
 """Samples of one command, all of which are kept in memory."""
@@ -155,7 +155,8 @@ def generate(arguments: Sequence[str]) -> Path:
         sheet,
         [(name, role, [values[name].draw(v, 128) for v in raw]) for name, role, raw in columns],
     )
-    print(f"{count} of {', '.join(generated.values)} in {folder}, all on one page in {sheet}")
+    made = ", ".join(generated.values)
+    print(make_visible(f"{count} of {made} in {folder}, all on one page in {sheet}"))
     return folder
 
 

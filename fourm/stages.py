@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fourm.training.distributed import is_main
+from tokenizers.command import make_visible
 from tokenizers.pieces import check_pieces, record_pieces, write_piece
 
 SECONDS = "seconds.json"
@@ -34,7 +35,7 @@ class Stages:
         if not is_main():
             yield
             return
-        print(f"{name} -> {output}", flush=True)
+        print(f"{name} -> {make_visible(str(output))}", flush=True)
         start = time.perf_counter()
         try:
             yield

@@ -10,16 +10,20 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
+from flax import nnx
 from PIL import Image
 
 import fourm
 from benchmarks.kill import kill_once
 from data_pipeline.token_store import TokenStore
+from fourm.evaluate import main as evaluate
 from fourm.loss import masked_loss
 from fourm.probing import ProbeConfig
 from fourm.sample_set import load_heldout
+from fourm.training.checkpoints import list_steps
 from fourm.training.train_state import OptimizerConfig, build_schedule
 from tests.fixtures.tiny_scenes import config as tiny_config
 from tokenizers.base import Boxes
@@ -364,6 +368,27 @@ def test_a_fork_needs_a_folder_and_weights_of_its_own(run, tmp_path, capsys):
     told = capsys.readouterr().err
     assert "other values of model.dim: " in told and told.count("\n") == 1
     assert not folder.exists()
+
+
+@shares_run
+def test_a_run_is_used_with_the_parameters_of_any_of_its_checkpoints(run, tmp_path, capsys):
+    last, best = (fourm.load(run, use) for use in ("last", "best"))
+    checkpoints = run / "checkpoints" / "model"
+    *earlier, end = list_steps(checkpoints)
+
+    def arrays(model):
+        return [np.asarray(leaf) for leaf in jax.tree.leaves(nnx.state(model.model))]
+
+    for a, b in zip(arrays(last), arrays(fourm.load(run, str(end))), strict=True):
+        np.testing.assert_array_equal(a, b)
+    before = arrays(fourm.load(run, str(earlier[0])))
+    assert any((a != b).any() for a, b in zip(arrays(last), before, strict=True))
+    assert all(np.isfinite(leaf).all() for leaf in arrays(best))
+    arguments = [str(run), "--no-probes", "--num-samples", "2", "--out", str(tmp_path)]
+    assert evaluate([*arguments, "--use", str(earlier[0])]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == [f"evaluation_test_{earlier[0]}.json"]
+    assert evaluate([*arguments, "--use", "7777"]) == 2
+    assert "There is no checkpoint of step 7777 in" in capsys.readouterr().err
 
 
 @shares_run

@@ -20,6 +20,7 @@ from fourm.saved_model import save_model
 from fourm.token_space import TokenRange
 from tokenizers.base import Tokenizer
 from tokenizers.codes import Codes, CodeTokenizer
+from tokenizers.command import make_visible
 from tokenizers.diffusion_tokenizer import DiffusionTokenizer
 from tokenizers.features import PixelTokenizer, Vectors, VectorTokenizer
 from tokenizers.text import Text
@@ -99,7 +100,10 @@ def import_run(paths: Sequence[str], out: Path) -> None:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     without = [name for name in tokenizers if name not in given]
-    print(f"{out} has {len(tokenizers)} modalities; these take and give ids or numbers: {without}")
+    shown = make_visible(str(out))
+    print(
+        f"{shown} has {len(tokenizers)} modalities; these take and give ids or numbers: {without}"
+    )
 
 
 def _split_name(text: str) -> tuple[str | None, str]:
@@ -242,4 +246,4 @@ def export_run(run: Path, out: Path) -> None:
         partial.rename(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    print(f"{out} holds the model of {run}")
+    print(make_visible(f"{out} holds the model of {run}"))

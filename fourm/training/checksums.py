@@ -47,7 +47,8 @@ def find_damage(checkpoint: Path, is_whole: bool = True) -> str:
         checkpoint: Its folder, named by its step.
         is_whole: Whether large files are read too, or only looked for.
     """
-    if not (checkpoint / MARKER).is_file():
+    parts = [path for path in checkpoint.iterdir() if path.is_dir()]
+    if not all((part / MARKER).is_file() for part in (checkpoint, *parts)):
         return f"{MARKER} is missing, with which a save ends"
     if not has_checksums(checkpoint):
         files = (name for name in PLAIN if (checkpoint / name).exists())

@@ -45,6 +45,7 @@ def finished(tmp_path_factory) -> Path:
         *("heldout/test/arrays.npz", "tokens/shard-0", "tokens/.shard-1.partial-9"),
         *("model/arrays.npz", "report.md", "seconds.json"),
         *(f"checkpoints/{name}/{MARKER}" for name in ("model/2", "model/4", "tokenizer-rgb/3")),
+        *(f"checkpoints/model/{step}/params/{MARKER}" for step in (2, 4)),
     ]
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -69,7 +70,9 @@ def test_what_still_holds_is_taken_over_and_the_other_run_stays_as_it_is(old, tm
     kept = [name for name in before if name.startswith(("tokenizers/", "heldout/"))]
     kept += ["tokens/shard-0", "metrics.jsonl"]
     kept += ["checkpoints/model/4/params/data", "checkpoints/tokenizer-rgb/3/x"]
-    kept += [f"checkpoints/{name}/{MARKER}" for name in ("model/4", "tokenizer-rgb/3")]
+    kept += [
+        f"checkpoints/{name}/{MARKER}" for name in ("model/4", "model/4/params", "tokenizer-rgb/3")
+    ]
     assert taken == {name: before[name] for name in sorted(kept)}
     assert record["from"] == str(old)
     assert record["steps"] == {"model": 4, "tokenizer-rgb": 3}
@@ -188,6 +191,7 @@ def test_the_checkpoint_that_is_taken_over_can_be_chosen_and_lies_before_the_end
     assert (shorter["use"], shorter["steps"]) == ("last", {"model": 2, "tokenizer-rgb": 3})
     assert fork_to("step", 99, "2")["steps"]["model"] == 2
     (old / "checkpoints/model/2/metrics").mkdir()
+    (old / "checkpoints/model/2/metrics" / MARKER).touch()
     (old / "checkpoints/model/2/metrics/metrics").write_text('{"heldout_loss": 2.0}')
     assert fork_to("best", 99, "best")["steps"]["model"] == 2
     with pytest.raises(ValueError, match=r"no checkpoint at or before step 1 in .*/model"):

@@ -362,6 +362,13 @@ def test_checkpoints_are_chosen_by_loss_by_step_and_by_where_training_ends(copy)
     assert list_steps(copy) == [1, 2, 3]
 
 
+@pytest.mark.parametrize("part", [".", "params", "metrics"])
+def test_a_checkpoint_of_before_without_a_marker_is_not_whole(copy, part):
+    (copy / "3" / CHECKSUMS).unlink()
+    (copy / "3" / part / MARKER).unlink()
+    assert find_damage(copy / "3") == f"{MARKER} is missing, with which a save ends"
+
+
 def test_averaged_parameters_are_read_alone(three):
     state = make_state(2, value=2)
     assert_same(load_average(three / "2", state.average), state.average)
