@@ -98,9 +98,8 @@ def main(arguments: Sequence[str]) -> int:
         run, config = parse(arguments)
         left = make_tokens(run, config)
         if left:
-            print(
-                f"{make_visible(config.out)} lacks {left} more shards, which are made by other --shards."
-            )
+            told = "more shards, which are made by other --shards."
+            print(make_visible(f"{config.out} lacks {left} {told}"))
         else:
             told = shlex.join(["--tokens", str(config.out), "1.0"])
             print(make_visible(f"{config.out} is complete; train on it with {told}."))
