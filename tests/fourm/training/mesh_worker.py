@@ -96,7 +96,7 @@ def train_on(sizes: tuple[int, int, int], accumulation: int) -> dict:
 CUTS = [
     *((1, 1, 1, slices) for slices in (1, 2, 4, 8)),
     *((1, 2, 1, slices) for slices in (2, 8)),
-    *((2, 1, 2, slices) for slices in (1, 4)),
+    (2, 1, 2, 4),
     (4, 1, 1, 8),
 ]
 """Sizes of the mesh, and slices of the batch."""
