@@ -36,10 +36,10 @@ def tokens_per_step(
     counts = np.round(num_tokens * -np.diff(unknown)).astype(np.int32)
     done = np.minimum(np.cumsum(counts), num_tokens)
     done = np.diff(done, prepend=0, append=num_tokens)
-    return _leave_no_step_idle(done).astype(np.int32)
+    return leave_no_step_idle(done).astype(np.int32)
 
 
-def _leave_no_step_idle(counts: Int[np.ndarray, "steps"]) -> Int[np.ndarray, "steps"]:
+def leave_no_step_idle(counts: Int[np.ndarray, "steps"]) -> Int[np.ndarray, "steps"]:
     """Lets every step fix a token while any is unknown, at the cost of later ones."""
     total, done = int(counts.sum()), 0
     reached = np.cumsum(counts)

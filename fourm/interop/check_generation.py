@@ -23,7 +23,7 @@ from fourm.interop.comparison import TIE, Comparison, compare, compare_exactly
 from fourm.interop.fm import import_fm
 from fourm.model import FourM
 from fourm.sampling import choose_best, keep_likeliest
-from fourm.schedules import temperatures_per_step, tokens_per_step
+from fourm.schedules import leave_no_step_idle, temperatures_per_step, tokens_per_step
 from fourm.token_space import Inputs, TokenRange
 from tokenizers.base import PADDING
 
@@ -86,7 +86,9 @@ def check_schedules(schedules: dict[str, Any]) -> Iterator[Comparison]:
     """Yields one comparison per recorded schedule of tokens or temperatures.
 
     Rounding can make ml-4m's last cosine step negative after one too many; here counts stop at
-    the total. So what is compared are the tokens known after each step, at most all of them.
+    the total. Rounding can also leave its first cosine steps without a token; here each step
+    fixes one at least. So what is compared are the tokens known after each step, with these two
+    rules applied to what was recorded.
     """
     for kind in ("cosine", "linear"):
         for key, recorded in schedules[kind].items():
@@ -94,9 +96,9 @@ def check_schedules(schedules: dict[str, Any]) -> Iterator[Comparison]:
             counts = tokens_per_step(kind, num_steps, num_tokens)
             # With more steps than tokens, ml-4m drops the steps that would fix none.
             done = np.cumsum(counts)[: len(recorded)]
-            expected = np.cumsum(recorded)
-            if min(recorded) < 0:
-                expected = np.minimum(expected, num_tokens)
+            expected = np.minimum(np.cumsum(recorded), num_tokens)
+            if kind == "cosine":
+                expected = np.cumsum(leave_no_step_idle(np.diff(expected, prepend=0)))
             yield compare_exactly(f"schedules/{kind}/{key}", done, expected)
     for key, recorded in schedules["temps"].items():
         schedule, num_steps, num_tokens, start, tokens = key.split(",")
@@ -246,7 +248,7 @@ def grid_logits(
     for is_emptied in (False, True)[: 1 if scale == 1 else 2]:
         inputs = join([*read_conditions(model, conditions, is_emptied), target])
         halves.append(_one_pass(*nnx.split(model), inputs, asked, entry))
-    return np.asarray(guide(jnp.concatenate(halves), scale))
+    return np.asarray(halves[0] if scale == 1 else guide(jnp.concatenate(halves), scale))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4))
@@ -271,7 +273,7 @@ def sequence_logits(
         inputs = join([*parts, lone_sentinel(entry, batch)])
         ids = jnp.asarray(previous, jnp.int32)
         halves.append(_write(*nnx.split(model), inputs, ids, entry))
-    return np.asarray(guide(jnp.concatenate(halves), scale))
+    return np.asarray(halves[0] if scale == 1 else guide(jnp.concatenate(halves), scale))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4))
