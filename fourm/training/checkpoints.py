@@ -269,10 +269,19 @@ def choose_checkpoint(folder: Path, use: str = "last", last: int | None = None) 
         last: The last step that may be chosen, if not all may.
 
     Raises:
-        ValueError: If there is no such checkpoint, or it is damaged. Of damaged ones "last" and
-            "best" take those before them, with a warning.
+        ValueError: If there is no such checkpoint, or it is damaged.
     """
     steps = [step for step in list_steps(folder) if last is None or step <= last]
+
+    def require_intact(step: int, is_whole: bool = True) -> None:
+        # Taking another one unasked would make another model.
+        if damage := find_damage(folder / str(step), is_whole):
+            intact = [each for each in reversed(steps) if not find_damage(folder / str(each))]
+            remedy = f", or give --use {intact[0]} for that of step {intact[0]}" if intact else ""
+            raise ValueError(
+                f"The checkpoint {folder / str(step)} is damaged ({damage}); put it right{remedy}."
+            )
+
     if use.isdecimal():
         if int(use) not in steps:
             raise ValueError(
@@ -281,6 +290,8 @@ def choose_checkpoint(folder: Path, use: str = "last", last: int | None = None) 
             )
         ranked = [int(use)]
     elif use == "best":
+        for step in steps:
+            require_intact(step, is_whole=False)
         losses = {step: read_loss(folder / str(step)) for step in steps}
         kinds = {name for found in losses.values() for name in found}
         name = "heldout_loss" if "heldout_loss" in kinds else "loss"
@@ -289,18 +300,27 @@ def choose_checkpoint(folder: Path, use: str = "last", last: int | None = None) 
         ranked = steps[::-1]
     else:
         raise ValueError(f"{use!r} names no checkpoint; take best, last, or a step.")
-    damages = []
-    for step in ranked:
+    if not ranked:
+        limit = "" if last is None else f" at or before step {last}"
+        raise ValueError(f"There is no checkpoint{limit} in {folder}.")
+    require_intact(ranked[0])
+    return ranked[0]
+
+
+def newest_intact(folder: Path) -> int | None:
+    """Returns the step of a stage's newest checkpoint that is not damaged; None if there is none.
+
+    From whichever of them training resumes, it ends with the same bits.
+    """
+    for step in reversed(list_steps(folder)):
         damage = find_damage(folder / str(step))
         if not damage:
-            for told in damages:
-                warnings.warn(f"{told}; step {step} is used.", stacklevel=2)
             return step
-        damages.append(f"The checkpoint {folder / str(step)} is damaged ({damage})")
-    if damages:
-        raise ValueError(f"{damages[0]}, and there is no other; put it right.")
-    limit = "" if last is None else f" at or before step {last}"
-    raise ValueError(f"There is no checkpoint{limit} in {folder}.")
+        warnings.warn(
+            f"The checkpoint {folder / str(step)} is damaged ({damage}), so it is not used.",
+            stacklevel=2,
+        )
+    return None
 
 
 def read_loss(checkpoint: Path) -> dict[str, float]:

@@ -17,6 +17,7 @@ from fourm.training.checkpoints import (
     describe_origins,
     list_steps,
     load_average,
+    newest_intact,
 )
 from fourm.training.checksums import CHECKSUMS, MARKER, find_damage
 from fourm.training.train_state import TrainState
@@ -354,12 +355,27 @@ def test_checkpoints_are_chosen_by_loss_by_step_and_by_where_training_ends(copy)
     with pytest.raises(ValueError, match=r"no checkpoint at or before step 0 in "):
         choose_checkpoint(copy, last=0)
     damage("average", copy / "3")
-    for use, step in {"last": 2, "best": 1}.items():
-        with pytest.warns(UserWarning, match=f"/3 is damaged .*; step {step} is used"):
-            assert choose_checkpoint(copy, use) == step
-    with pytest.raises(ValueError, match=r"/3 is damaged .*, and there is no other"):
-        choose_checkpoint(copy, "3")
+    for use in ("last", "best", "3"):
+        message = r"/3 is damaged .*; put it right, or give --use 2 for that of step 2\.$"
+        with pytest.raises(ValueError, match=message):
+            choose_checkpoint(copy, use)
+    with pytest.warns(UserWarning, match=r"/3 is damaged .*, so it is not used"):
+        assert newest_intact(copy) == 2
     assert list_steps(copy) == [1, 2, 3]
+
+
+def test_the_best_checkpoint_is_not_guessed_where_a_loss_is_damaged(copy):
+    assert choose_checkpoint(copy, "best", last=2) == 1
+    (copy / "1" / "metrics" / "metrics").write_text("{}")
+    with pytest.raises(ValueError, match=r"/1 is damaged \(metrics/metrics has changed\)"):
+        choose_checkpoint(copy, "best", last=2)
+    shutil.rmtree(copy / "1")
+    for step in (2, 3):
+        damage("average", copy / str(step))
+    with pytest.raises(ValueError, match=r"/3 is damaged .*; put it right\.$"):
+        choose_checkpoint(copy)
+    with pytest.warns(UserWarning, match="so it is not used"):
+        assert newest_intact(copy) is None
 
 
 @pytest.mark.parametrize("part", [".", "params", "metrics"])
