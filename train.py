@@ -38,7 +38,6 @@ from configs.run_directory import (
 )
 from configs.schema import RunConfig
 from data_pipeline.batches import BatchIterator, BatchOrder
-from data_pipeline.plain import to_plain
 from data_pipeline.source import ChosenSamples
 from data_pipeline.token_mixture import TokenMixture
 from data_pipeline.token_writer import describe_source, is_planned, plan_store, write_tokens
@@ -63,6 +62,7 @@ from tokenizers.base import Tokenizer
 from tokenizers.command import make_visible, run_command
 from tokenizers.modality import Modality, SavedTokenizerConfig, load_tokenizer
 from tokenizers.pieces import record_pieces
+from tokenizers.plain import to_plain
 from tokenizers.spread import evenly_spread
 from tokenizers.storage import fingerprint_files, fingerprint_together
 

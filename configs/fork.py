@@ -12,16 +12,21 @@ from flax import nnx
 from jaxtyping import PyTree
 
 from configs.schema import RunConfig
-from data_pipeline.plain import differing_knobs, from_plain, to_plain
 from fourm.model import FourM, ModelConfig
 from fourm.run import CONFIG, MODEL, TOKENIZERS
 from fourm.run_log import METRICS
 from fourm.sample_set import HELDOUT
 from fourm.token_space import TokenSpace
-from fourm.training.checkpoints import choose_checkpoint, describe_difference, list_steps
+from fourm.training.checkpoints import (
+    choose_checkpoint,
+    describe_difference,
+    list_steps,
+    newest_intact,
+)
 from fourm.training.train_state import OptimizerConfig, build_optimizer
 from tokenizers.modality import load_tokenizer
 from tokenizers.pieces import check_pieces
+from tokenizers.plain import differing_knobs, from_plain, to_plain
 from tokenizers.unfinished import partial_name, write_file
 
 FORK = "fork.json"
@@ -90,11 +95,10 @@ def fork_run(source: Path, config: RunConfig, use: str = "last") -> None:
 def choose_steps(folder: Path, use: str, last: int | None) -> dict[str, int]:
     """Returns the step of the checkpoint that is taken over of each stage that has one."""
     stages = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    chosen = {
-        stage: choose_checkpoint(folder / stage, *((use, last) if stage == MODEL else ()))
-        for stage in stages
-        if list_steps(folder / stage)
-    }
+    found = {stage: newest_intact(folder / stage) for stage in stages if stage != MODEL}
+    chosen = {stage: step for stage, step in found.items() if step is not None}
+    if MODEL in stages and list_steps(folder / MODEL):
+        chosen[MODEL] = choose_checkpoint(folder / MODEL, use, last)
     if use != "last" and MODEL not in chosen:
         raise ValueError(f"--use is {use}, but {folder} has no checkpoint of a model yet.")
     return chosen

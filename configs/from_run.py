@@ -10,7 +10,6 @@ from configs.published import DOMAINS, mixture
 from configs.schema import CropConfig, RunConfig
 from data_pipeline.files import format_for
 from data_pipeline.files_source import FilesData
-from data_pipeline.plain import from_plain
 from fourm.evaluation import EvaluationConfig
 from fourm.masking import MaskingConfig
 from fourm.probing import ProbeConfig
@@ -23,6 +22,7 @@ from fourm.training.train_state import OptimizerConfig
 from tokenizers.base import Tokenizer
 from tokenizers.modality import Modality, SavedTokenizerConfig, load_tokenizer
 from tokenizers.pieces import check_pieces
+from tokenizers.plain import from_plain
 from tokenizers.storage import check_made_with
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from configs.fork import CHECKPOINTS, FORK, fork_run, read_fork
 from configs.schema import RunConfig
-from data_pipeline.plain import differing_knobs, to_plain
 from data_pipeline.token_index import is_complete
 from data_pipeline.token_mixture import open_store
 from fourm.run import CONFIG, MODEL, TOKENIZERS
@@ -26,6 +25,7 @@ from tokenizers.pieces import (
     record_pieces,
     write_piece,
 )
+from tokenizers.plain import differing_knobs, to_plain
 from tokenizers.storage import check_made_with, fingerprint_files
 from tokenizers.unfinished import clear_unfinished
 

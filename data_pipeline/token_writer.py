@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from data_pipeline.plain import differing_knobs
 from data_pipeline.source import Source, key_of
 from data_pipeline.token_index import INDEX, Counts, Shard, StoreIndex
 from data_pipeline.token_records import build_layouts, pack_record
 from data_pipeline.transforms import CropConfig
 from tokenizers.base import PADDING, RawBatch, Tokenizer
 from tokenizers.features import FeatureTokenizer
+from tokenizers.plain import differing_knobs
 from tokenizers.unfinished import clear_unfinished, partial_name
 
 CHUNK = 512

@@ -27,7 +27,6 @@ import tyro
 from tqdm import tqdm
 
 from data_pipeline.kinds import KINDS, AnyData, NoData, blank_data
-from data_pipeline.plain import from_plain
 from data_pipeline.source import Source
 from data_pipeline.token_workers import write_in_processes
 from data_pipeline.token_writer import (
@@ -44,6 +43,7 @@ from tokenizers.checked import Checked
 from tokenizers.command import make_visible, run_command
 from tokenizers.modality import load_tokenizer
 from tokenizers.pieces import DESCRIPTION, check_pieces, record_pieces
+from tokenizers.plain import from_plain
 from tokenizers.storage import check_made_with, fingerprint_files
 
 

@@ -11,11 +11,11 @@ import pytest
 from configs import fork
 from configs.fork import fork_run, read_fork
 from configs.presets import load_preset
-from data_pipeline.plain import to_plain
 from fourm.training.checksums import MARKER
 from fourm.training.train_state import OptimizerConfig
 from tests.fourm.tiny_run import make_tokenizers
 from tokenizers.pieces import record_pieces
+from tokenizers.plain import to_plain
 
 TINY = str(Path(__file__).parents[1] / "fixtures" / "tiny_scenes.py")
 NAMES = ("rgb", "caption", "boxes")

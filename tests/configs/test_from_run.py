@@ -13,12 +13,12 @@ from configs.from_run import load_run
 from configs.presets import load_preset, parse_command_line
 from configs.published import mixture
 from data_pipeline.files import ArrayFile, BoxesFile, NumberFile, TextFile
-from data_pipeline.plain import to_plain
 from fourm.interop.ml4m import main as ml4m
 from fourm.saved_model import load_model
 from tests.fourm.tiny_run import CAPTIONS, SIDE, make_pictures, make_run, write_run
 from tests.test_train import arrays_of, report_of
 from tokenizers.modality import SavedTokenizerConfig
+from tokenizers.plain import to_plain
 from train import main
 
 GOLDENS = Path(__file__).parents[1] / "fixtures" / "goldens"

@@ -12,9 +12,9 @@ import pytest
 from configs.presets import parse_command_line
 from configs.run_directory import is_free, is_reported, open_run, write_config
 from configs.schema import RunConfig
-from data_pipeline.plain import to_plain
 from fourm.sample_set import HELDOUT
 from fourm.stages import SECONDS
+from tokenizers.plain import to_plain
 from tokenizers.storage import save_folder
 
 

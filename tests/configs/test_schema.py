@@ -13,7 +13,6 @@ from configs.schema import CropConfig, RunConfig
 from data_pipeline.files import ArrayFile, BoxesFile, NumberFile, TextFile
 from data_pipeline.files_source import FilesData
 from data_pipeline.kinds import NoData
-from data_pipeline.plain import differing_knobs, from_plain, to_plain
 from data_pipeline.scenes import ScenesData
 from data_pipeline.splits import SplitByFolder, SplitByFraction
 from data_pipeline.tfds_source import TfdsData
@@ -34,6 +33,7 @@ from tokenizers.diffusion_tokenizer import DiffusionTokenizerConfig, SamplingCon
 from tokenizers.features import Vectors
 from tokenizers.image import ImageTokenizerConfig
 from tokenizers.modality import Modality, SavedTokenizerConfig
+from tokenizers.plain import differing_knobs, from_plain, to_plain
 from tokenizers.scalars import Scalar, ScalarTokenizerConfig
 from tokenizers.text import Text, TextTokenizerConfig
 from tokenizers.unet import UNetConfig

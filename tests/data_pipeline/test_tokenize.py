@@ -15,7 +15,6 @@ import pytest
 from data_pipeline.files import ArrayFile, NumberFile
 from data_pipeline.files_source import FilesData
 from data_pipeline.kinds import KINDS
-from data_pipeline.plain import to_plain
 from data_pipeline.token_store import TokenStore
 from data_pipeline.tokenize import main, parse
 from data_pipeline.transforms import CropConfig
@@ -23,6 +22,7 @@ from tests.data_pipeline.token_samples import assert_same, everything
 from tokenizers.base import SequenceTokens
 from tokenizers.codes import Codes, CodeTokenizer
 from tokenizers.features import PixelTokenizer
+from tokenizers.plain import to_plain
 from tokenizers.scalars import Scalar, ScalarTokenizerConfig
 
 ROOT = Path(__file__).parent.parent.parent

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from configs.schema import CropConfig, RunConfig
-from data_pipeline.plain import differing_knobs, from_plain, to_plain
 from fourm.loss import LossConfig
 from fourm.training.train_state import OptimizerConfig
+from tokenizers.plain import differing_knobs, from_plain, to_plain
 
 
 @pytest.mark.parametrize(

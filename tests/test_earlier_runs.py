@@ -1,0 +1,103 @@
+"""A run directory that an earlier version made is used, resumed and forked by this one.
+
+`fixtures/earlier_run/run.tar.xz` was made by `python train.py config.py`, with the `config.py`
+beside it, before knobs that came later. It has tokens, the checkpoint of step 6 of 12, and the
+model; checkpoints of tokenizers and pictures were taken out. `expected.json` says what that version
+made of it: generated ids, the metrics of a fork up to step 14, and held-out results.
+"""
+
+import json
+import shutil
+import tarfile
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fourm
+from fourm.evaluate import Command, evaluate_run
+from fourm.run_log import read_metrics
+from tokenizers.storage import load_folder
+from train import main
+
+FIXTURE = Path(__file__).parent / "fixtures" / "earlier_run"
+CONFIG = str(FIXTURE / "config.py")
+EXPECTED = json.loads((FIXTURE / "expected.json").read_text())
+
+
+@pytest.fixture
+def run(tmp_path) -> Path:
+    with tarfile.open(FIXTURE / "run.tar.xz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    return tmp_path / "earlier"
+
+
+def metrics_of(run: Path) -> list[dict]:
+    """Returns what was logged while the model trained, without the times."""
+    lines = [line for line in read_metrics(run) if line["stage"] == "model"]
+    return [{k: v for k, v in line.items() if k != "samples_per_second"} for line in lines]
+
+
+def assert_same_metrics(found: list[dict], expected: list[dict]) -> None:
+    # Another kind of processor rounds differently.
+    assert [line["step"] for line in found] == [line["step"] for line in expected]
+    for ours, theirs in zip(found, expected, strict=True):
+        numbers = {k: v for k, v in theirs.items() if isinstance(v, float)}
+        assert {k: ours[k] for k in numbers} == pytest.approx(numbers, rel=1e-3, abs=1e-5)
+
+
+def generate(run: Path) -> dict[str, list]:
+    made = fourm.load(run).generate({}, ["rgb", "caption", "boxes"], num_samples=2, seed=1)
+    return {name: ids.tolist() for name, ids in made.ids.items()}
+
+
+def test_it_generates_the_same_ids(run):
+    assert generate(run) == EXPECTED["ids"]
+
+
+def test_its_results_are_the_same(run):
+    for ours, theirs in zip(
+        evaluate_run(Command(run, probes=False))["results"], EXPECTED["results"], strict=True
+    ):
+        assert {k: v for k, v in ours.items() if not isinstance(v, float)} == {
+            k: v for k, v in theirs.items() if not isinstance(v, float)
+        }
+        numbers = {k: v for k, v in theirs.items() if isinstance(v, float)}
+        assert {k: ours[k] for k in numbers} == pytest.approx(numbers, rel=1e-3, abs=1e-5)
+
+
+def test_the_same_command_resumes_it_with_the_tokens_that_it_has(run):
+    kept = metrics_of(run)
+    weights = load_folder(run / "model")[1]
+    for name in ("model", "report.json"):
+        path = run / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    stores = {file: file.stat().st_mtime_ns for file in run.glob("*tokens/*.array_record")}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        assert main([CONFIG, "--run-dir", str(run)]) == 0
+    assert len(stores) == 2
+    assert {file: file.stat().st_mtime_ns for file in run.glob("*tokens/*.array_record")} == stores
+    assert_same_metrics(metrics_of(run), kept)
+    resumed = load_folder(run / "model")[1]
+    for name, array in weights.items():
+        np.testing.assert_allclose(resumed[name], array, rtol=1e-3, atol=1e-5, err_msg=name)
+
+
+def test_the_same_command_finds_a_finished_run_done(run):
+    report = (run / "report.json").read_bytes()
+    for name in ("report.md", "samples.png", "curves.png"):  # not in the fixture
+        (run / name).touch()
+    assert main([CONFIG, "--run-dir", str(run)]) == 0
+    assert (run / "report.json").read_bytes() == report
+
+
+def test_it_can_be_forked(run):
+    fork = run.with_name("fork")
+    more = ["--fork", str(run), "--training.steps", "14"]
+    assert main([CONFIG, "--run-dir", str(fork), *more]) == 0
+    assert_same_metrics(metrics_of(fork), EXPECTED["fork"])
+    for name in ("tokens", "heldout_tokens"):
+        (store,) = (fork / name).glob("*.array_record")
+        assert (run / name / store.name).read_bytes() == store.read_bytes()
