@@ -64,7 +64,7 @@ from tokenizers.modality import Modality, SavedTokenizerConfig, load_tokenizer
 from tokenizers.pieces import record_pieces
 from tokenizers.plain import to_plain
 from tokenizers.spread import evenly_spread
-from tokenizers.storage import fingerprint_files, fingerprint_together
+from tokenizers.storage import copy_folder, fingerprint_files, fingerprint_together
 
 NUM_REFERENCE = 256
 """Training samples of each modality that floors are computed from, at least, if there are."""
@@ -216,7 +216,10 @@ def make_tokenizer(
         )
         layout.fetch(tokenizer)
     if is_main():
-        tokenizer.save(saved)
+        if is_new:
+            tokenizer.save(saved)
+        else:  # As it is: tokens were made by those very files.
+            copy_folder(Path(settings.path).expanduser(), saved)
     return tokenizer
 
 

@@ -26,8 +26,8 @@ from fourm.training.checkpoints import (
 from fourm.training.train_state import OptimizerConfig, build_optimizer
 from tokenizers.modality import load_tokenizer
 from tokenizers.pieces import check_pieces
-from tokenizers.plain import differing_knobs, from_plain, to_plain
-from tokenizers.unfinished import partial_name, write_file
+from tokenizers.plain import classes_of, differing_knobs, from_plain, to_plain, up_to_date
+from tokenizers.unfinished import new_folder, write_file
 
 FORK = "fork.json"
 CHECKPOINTS = "checkpoints"
@@ -58,38 +58,32 @@ def fork_run(source: Path, config: RunConfig, use: str = "last") -> None:
             `config`.
     """
     folder = Path(config.run_dir)
-    plain = read_config(source)
     if folder.exists() and (folder.samefile(source) or not (folder / FORK).exists()):
         raise ValueError(f"{folder} is there already; give --fork a new --run-dir to go on in.")
+    plain = up_to_date(read_config(source), classes_of(RunConfig, config))
     knobs = [
         knob for knob in differing_knobs(plain, to_plain(config)) if knob.split(".")[0] != "run_dir"
     ]
     check_pieces(source)
     steps = choose_steps(source / CHECKPOINTS, use, config.training.steps)
     check_usable(source, plain, config, knobs, has_model=MODEL in steps)
-    partial = partial_name(folder)
-    partial.mkdir(parents=True)
+    record = {"from": str(source), "use": use, "steps": steps, "knobs": knobs, "config": plain}
     try:
-        for name, follows_from in FOLLOWS_FROM.items():
-            is_same = not any(knob.split(".")[0] in follows_from for knob in knobs)
-            if is_same and (source / name).exists():
-                link_tree(source / name, partial / name)
-        for stage, step in steps.items():
-            link_tree(*(root / CHECKPOINTS / stage / str(step) for root in (source, partial)))
-        if (source / METRICS).exists():
-            shutil.copyfile(source / METRICS, partial / METRICS)
-        record = {"from": str(source), "use": use, "steps": steps, "knobs": knobs}
-        record |= {"config": plain}
-        write_file(partial / FORK, json.dumps(record, indent=2).encode())
-        # Left by a first attempt whose settings did not fit the data.
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(partial, folder)
+        # A folder that is there was left by a first attempt whose settings did not fit the data.
+        with new_folder(folder) as partial:
+            for name, follows_from in FOLLOWS_FROM.items():
+                is_same = not any(knob.split(".")[0] in follows_from for knob in knobs)
+                if is_same and (source / name).exists():
+                    link_tree(source / name, partial / name)
+            for stage, step in steps.items():
+                link_tree(*(root / CHECKPOINTS / stage / str(step) for root in (source, partial)))
+            if (source / METRICS).exists():
+                shutil.copyfile(source / METRICS, partial / METRICS)
+            write_file(partial / FORK, json.dumps(record, indent=2).encode())
     except FileNotFoundError as error:
         raise ValueError(
             f"{source} changed while it was read, as a run does that goes on; try again."
         ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def choose_steps(folder: Path, use: str, last: int | None) -> dict[str, int]:

@@ -4,6 +4,7 @@ import glob
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 from configs.fork import CHECKPOINTS, FORK, fork_run, read_fork
 from configs.schema import RunConfig
@@ -25,7 +26,7 @@ from tokenizers.pieces import (
     record_pieces,
     write_piece,
 )
-from tokenizers.plain import differing_knobs, to_plain
+from tokenizers.plain import classes_of, differing_knobs, to_plain, up_to_date
 from tokenizers.storage import check_made_with, fingerprint_files
 from tokenizers.unfinished import clear_unfinished
 
@@ -140,7 +141,7 @@ def check_same(config: RunConfig) -> None:
         raise ValueError(
             f"{folder / CONFIG} is damaged ({error}); give --run-dir another folder."
         ) from error
-    knobs = differing_knobs(before, to_plain(config))
+    knobs = differing_from(before, config)
     fixed = [knob for knob in knobs if not is_free(knob)]
     if fixed:
         raise ValueError(
@@ -148,6 +149,14 @@ def check_same(config: RunConfig) -> None:
             f"--run-dir another folder, with --fork {folder} to go on from there, or delete "
             f"{folder} to start afresh."
         )
+
+
+def differing_from(before: dict[str, Any], config: RunConfig) -> list[str]:
+    """Returns the knobs in which a configuration differs from a stored one, whatever its version.
+
+    A knob that came after the other was stored has its default there.
+    """
+    return differing_knobs(up_to_date(before, classes_of(RunConfig, config)), to_plain(config))
 
 
 def is_free(knob: str) -> bool:
@@ -169,7 +178,9 @@ def is_reported(config: RunConfig) -> bool:
         return False
     file = folder / "report.json"
     try:
-        return json.loads(file.read_text(encoding="utf-8"))["config"] == to_plain(config)
+        before = json.loads(file.read_text(encoding="utf-8"))["config"]
+        # What was measured does not depend on where a run lies.
+        return set(differing_from(before, config)) <= {"run_dir"}
     except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise ValueError(
             f"{file} is no report ({type(error).__name__}); put it back, or delete it: it is "

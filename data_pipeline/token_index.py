@@ -12,6 +12,7 @@ A shard is there if both of its files are, and they belong together and to the i
 written under another name first and then renamed, the one beside the shard last.
 """
 
+import copy
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -24,11 +25,21 @@ from jaxtyping import Int64
 
 from data_pipeline.token_records import Layouts, ModalityLayout
 from tokenizers.checked import checked_fields
+from tokenizers.plain import (
+    classes_of,
+    differing_knobs,
+    from_plain,
+    from_repr,
+    to_plain,
+    up_to_date,
+)
 from tokenizers.unfinished import write_file
 
 FORMAT = 2
 """Version of the records and of the index."""
 INDEX = "index.json"
+MADE = ("shards", "counts", "sha256")
+"""What an index says of tokens once there are any; all else is the plan."""
 MOST_SHARDS = 10**6
 """Files that a store may be divided into."""
 
@@ -67,7 +78,7 @@ class StoreIndex:
     """How each modality lies in the records."""
     tokenizers: dict[str, str]
     """Fingerprint of each modality's saved tokenizer."""
-    made_from: dict[str, str]
+    made_from: dict[str, Any]
     """What else the tokens depend on, by name, such as the data's configuration."""
     shards: tuple[Shard, ...] = ()
     """Empty until all are there."""
@@ -75,6 +86,8 @@ class StoreIndex:
     """Of the whole store; empty until it is complete."""
     checksums: dict[str, str] = field(default_factory=dict)
     """Of a complete index as it was written: of its plan, and of shards and counts."""
+    written: dict[str, Any] = field(default_factory=dict)
+    """The plan as it was read; an earlier version may have written fewer fields."""
 
     def range_of(self, number: int) -> range:
         """Returns the samples of a shard."""
@@ -88,6 +101,11 @@ class StoreIndex:
     @property
     def plan(self) -> dict[str, Any]:
         """All that is known before there is any token, in plain values."""
+        return self.written or self._plan
+
+    @property
+    def _plan(self) -> dict[str, Any]:
+        """The plan as this version writes it."""
         return {
             "format": FORMAT,
             "samples": self.samples,
@@ -96,8 +114,16 @@ class StoreIndex:
                 name: {**asdict(layout), "tokenizer": self.tokenizers[name]}
                 for name, layout in self.layouts.items()
             },
-            "made_from": self.made_from,
+            "made_from": to_plain(self.made_from),
         }
+
+    def differing_from(self, stored: "StoreIndex") -> list[str]:
+        """Returns in what this plan differs from that of a store, whichever version made it."""
+        classes = classes_of(*self.made_from.values())
+        # Earlier versions wrote configurations as Python shows them.
+        made_from = {name: from_repr(value) for name, value in stored.made_from.items()}
+        before = {**stored._plan, "made_from": up_to_date(made_from, classes)}
+        return differing_knobs(before, self._plan)
 
     @property
     def fingerprint(self) -> str:
@@ -132,17 +158,19 @@ class StoreIndex:
             plain = json.loads(file.read_text())
             if plain["format"] != FORMAT:
                 raise ValueError(f"format {plain['format']!r}, where {FORMAT} is read")
-            modalities = plain["modalities"]
+            written = {name: plain[name] for name in plain if name not in MADE}
+            modalities = copy.deepcopy(plain["modalities"])
             tokenizers = {name: each.pop("tokenizer") for name, each in modalities.items()}
             fields = {
                 "samples": plain["samples"],
                 "num_shards": plain["num_shards"],
-                "layouts": {n: ModalityLayout.from_plain(each) for n, each in modalities.items()},
+                "layouts": {n: from_plain(each, ModalityLayout) for n, each in modalities.items()},
                 "tokenizers": tokenizers,
                 "made_from": plain["made_from"],
-                "shards": tuple(Shard(**checked_fields(Shard, each)) for each in plain["shards"]),
+                "shards": from_plain(plain["shards"], tuple[Shard, ...]),
                 "counts": _from_plain(plain["counts"]),
                 "checksums": plain.get("sha256", {}),
+                "written": written,
             }
             index = cls(**checked_fields(cls, fields))
             index._check()
@@ -163,6 +191,9 @@ class StoreIndex:
             raise ValueError(f"{self.samples} samples in {self.num_shards} shards")
         for name, each in self.layouts.items():
             each.check(name)
+        for name, each in self.made_from.items():
+            if not isinstance(each, str | dict):
+                raise ValueError(f"made_from.{name} is {each!r}")
         wanted = {n: each.vocab_size for n, each in self.layouts.items() if each.kind != "features"}
         found = {name: len(each) for name, each in self.counts.items()}
         numbers = range(self.num_shards if self.shards else 0)
@@ -225,7 +256,7 @@ class StoreIndex:
             is_whole = set(counts) == set(wanted) and all(
                 len(counts[name]) == self.layouts[name].vocab_size for name in wanted
             )
-            shard = Shard(**checked_fields(Shard, plain))
+            shard = from_plain(plain, Shard)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None  # Whatever is wrong, making it again is the remedy.
         is_whole = is_whole and (shard.file, shard.samples) == (

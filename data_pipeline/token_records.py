@@ -20,15 +20,13 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Int, Shaped
 
 from tokenizers.base import PADDING, TokenBatch, Tokenizer
-from tokenizers.checked import checked_fields
 from tokenizers.features import FeatureTokenizer, PackedFeatures
-from tokenizers.storage import to_tuples
 
 MOST_TOKENS = 2**16 - 1
 """Tokens of one modality and sample that a record can hold."""
@@ -92,11 +90,6 @@ class ModalityLayout:
             token_shape=shape,
             dtype=np.min_scalar_type(tokenizer.vocab_size - 1).name,
         )
-
-    @classmethod
-    def from_plain(cls, plain: dict[str, Any]) -> "ModalityLayout":
-        """Returns what `dataclasses.asdict` made plain."""
-        return cls(**checked_fields(cls, to_tuples(plain)))
 
     def check(self, name: str) -> None:
         """Raises ValueError if it is no layout that `of` makes."""

@@ -21,7 +21,6 @@ from data_pipeline.token_records import build_layouts, pack_record
 from data_pipeline.transforms import CropConfig
 from tokenizers.base import PADDING, RawBatch, Tokenizer
 from tokenizers.features import FeatureTokenizer
-from tokenizers.plain import differing_knobs
 from tokenizers.unfinished import clear_unfinished, partial_name
 
 CHUNK = 512
@@ -34,7 +33,7 @@ def plan_store(
     source: Source,
     tokenizers: dict[str, Tokenizer],
     fingerprints: dict[str, str],
-    made_from: dict[str, str],
+    made_from: dict[str, Any],
     num_shards: int | None = None,
     num_samples: int | None = None,
 ) -> StoreIndex:
@@ -44,7 +43,8 @@ def plan_store(
         source: Of samples as the tokenizers take them.
         tokenizers: By modality. A sample without a modality gets no token of it.
         fingerprints: `fingerprint_files` of each saved tokenizer.
-        made_from: What else the tokens depend on, by name, such as the data's configuration.
+        made_from: What else the tokens depend on, by name, such as the data's configuration:
+            texts, or configurations.
         num_shards: Files to divide the samples into; one per 1024 samples and at most 64 by
             default.
         num_samples: How many of the samples, the first ones; all by default.
@@ -64,43 +64,49 @@ def plan_store(
     return StoreIndex(samples, num_shards, layouts, fingerprints, made_from)
 
 
-def describe_source(data: Any, crops: CropConfig, seed: int, split: str) -> dict[str, str]:
+def describe_source(data: Any, crops: CropConfig, seed: int, split: str) -> dict[str, Any]:
     """Returns what tokens are made from beside tokenizers, by name, as `plan_store` takes it."""
-    return {"data": repr(data), "split": split, "crops": repr(crops), "seed": str(seed)}
+    return {"data": data, "split": split, "crops": crops, "seed": str(seed)}
 
 
-def open_folder(folder: Path, plan: StoreIndex) -> None:
-    """Makes a folder one for the tokens of a plan.
+def open_folder(folder: Path, plan: StoreIndex, may_replace: bool = True) -> StoreIndex:
+    """Makes a folder one for the tokens of a plan; returns the plan as it is stored there.
 
     If it holds those of another, a warning names what differs, and they will be replaced.
+
+    Raises:
+        ValueError: If it holds those of another, and may not replace them.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if is_planned(folder, plan):
-        return
+    stored = _stored_in(folder)
+    if stored is not None and not plan.differing_from(stored):
+        return stored
     if (folder / INDEX).exists():
-        differing = differing_knobs(_plan_in(folder), plan.plan)
-        warnings.warn(
-            f"The tokens in {folder} were made from something else (differing: "
-            f"{', '.join(differing)}), so they are computed again.",
-            stacklevel=2,
-        )
+        differing = plan.differing_from(stored) if stored else ["its index, which is damaged"]
+        told = f"The tokens in {folder} were made from something else (differing: "
+        told += f"{', '.join(differing)})"
+        if not may_replace:
+            raise ValueError(f"{told}; give another --out, or --replace to compute them again.")
+        warnings.warn(f"{told}, so they are computed again.", stacklevel=2)
     plan.write(folder)
     kept = {plan.file_of(number) for number in range(plan.num_shards)}
     for file in folder.glob("shard-*"):
         if file.with_suffix(".array_record").name not in kept:
             file.unlink(missing_ok=True)
+    return StoreIndex.read(folder)
 
 
 def is_planned(folder: Path, plan: StoreIndex) -> bool:
     """True if a folder is one for the tokens of a plan, whether they are there already or not."""
-    return _plan_in(folder) == plan.plan
+    stored = _stored_in(folder)
+    return stored is not None and not plan.differing_from(stored)
 
 
-def _plan_in(folder: Path) -> dict[str, Any]:
+def _stored_in(folder: Path) -> StoreIndex | None:
     try:
-        return StoreIndex.read(folder).plan
+        return StoreIndex.read(folder)
     except ValueError:
-        return {}
+        return None
 
 
 def missing_shards(
@@ -157,7 +163,7 @@ def write_tokens(
     Raises:
         ValueError: If a tokenizer returns ids outside its vocabulary or of the wrong shape.
     """
-    open_folder(folder, plan)
+    plan = open_folder(folder, plan)
     missing = missing_shards(folder, plan, range(plan.num_shards))
     progress(plan.samples - sum(len(plan.range_of(number)) for number in missing))
     for number in missing:

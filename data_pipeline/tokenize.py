@@ -71,6 +71,8 @@ class TokenizeConfig(Checked):
     """How many to make at a time, each in a process of its own."""
     check: bool = False
     """Read what is there, and make again what is not as it was written."""
+    replace: bool = False
+    """Replace tokens in that folder which were made from something else."""
 
     def chosen(self, num_shards: int) -> range:
         """Returns the shards that are to be made.
@@ -154,7 +156,7 @@ def make_tokens(run: Path, config: TokenizeConfig) -> int:
     made_from = describe_source(config.data, config.crops, config.seed, config.split)
     plan = plan_store(source, tokenizers, fingerprints, made_from, config.num_shards)
     numbers = config.chosen(plan.num_shards)
-    open_folder(folder, plan)
+    plan = open_folder(folder, plan, may_replace=config.replace)
     missing = missing_shards(folder, plan, numbers, config.check)
     samples = {number: len(plan.range_of(number)) for number in numbers}
     with tqdm(

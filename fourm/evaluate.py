@@ -19,12 +19,13 @@ from typing import Any
 
 import tyro
 
-from fourm.evaluation import EvaluationConfig, Evaluator, RegionConfig
+from fourm.evaluation import EvaluationConfig, Evaluator
 from fourm.probing import ProbeConfig, format_probes, probe, untrained_like
 from fourm.results import format_matrix, format_table, notes_of, write_json
 from fourm.run import load
 from fourm.sample_set import TRAINING, load_heldout
 from tokenizers.command import make_visible, run_command
+from tokenizers.plain import from_plain
 
 
 @dataclass(frozen=True)
@@ -106,25 +107,8 @@ def configs_of_run(config: Mapping[str, Any]) -> tuple[EvaluationConfig, ProbeCo
     Raises:
         ValueError: If it has a field that this version does not know.
     """
-    evaluation = _known_fields(EvaluationConfig, config.get("evaluation", {}))
-    region = _known_fields(RegionConfig, evaluation.pop("region", {}))
-    probes = _known_fields(ProbeConfig, config.get("probes", {}))
-    return EvaluationConfig(**evaluation, region=RegionConfig(**region)), ProbeConfig(**probes)
-
-
-def _known_fields(cls: type, stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns fields with the tuples that JSON made lists; "class" only names the class."""
-    unknown = set(stored) - {entry.name for entry in dataclasses.fields(cls)} - {"class"}
-    if unknown:
-        raise ValueError(
-            f"The run's {cls.__name__} has the unknown fields {', '.join(sorted(unknown))}; it "
-            "was made by another version."
-        )
-    return {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in stored.items()
-        if name != "class"
-    }
+    evaluation = from_plain(config.get("evaluation", {}), EvaluationConfig)
+    return evaluation, from_plain(config.get("probes", {}), ProbeConfig)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -6,7 +6,7 @@ Pre-norm, without dropout (Mizrahi et al. 2023, section 3.2).
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -122,6 +122,17 @@ class ModelConfig(Checked):
         """Hidden width of the MLP."""
         hidden = int(self.dim * self.mlp_ratio)
         return int(2 * hidden / 3) if self.is_gated else hidden
+
+    @staticmethod
+    def from_earlier(stored: dict[str, Any]) -> dict[str, Any]:
+        """Returns fields as this version names them, see `tokenizers.plain`."""
+        stored = dict(stored)
+        if "use_bias" in stored:  # Once one knob stood for four.
+            parts = ("qkv_bias", "out_bias", "mlp_bias", "norm_bias")
+            stored |= dict.fromkeys(parts, stored.pop("use_bias"))
+        if isinstance(stored.get("remat"), bool):  # Once this was a switch.
+            stored["remat"] = "blocks" if stored["remat"] else "none"
+        return stored
 
     def check(self) -> None:
         """Raises ValueError, in one sentence, if the shape is impossible."""

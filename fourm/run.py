@@ -11,7 +11,7 @@ import math
 import numbers
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +29,8 @@ from fourm.training.checkpoints import check_tokenizers, choose_checkpoint, load
 from tokenizers.base import PADDING, Boxes, ExpectedDecoder, RawBatch, Tokenizer
 from tokenizers.modality import load_tokenizer
 from tokenizers.pieces import check_pieces, record_pieces
-from tokenizers.storage import check_made_with, fingerprint_together, to_tuples
+from tokenizers.plain import from_plain
+from tokenizers.storage import check_made_with, fingerprint_together
 
 __all__ = ["Any2Any", "Generated", "Settings", "load", "load_model", "save_model"]
 
@@ -450,10 +451,7 @@ def read_settings(name: str, given: Mapping[str, Any]) -> GenerationConfig:
     Raises:
         ValueError: If there is no such setting.
     """
-    known = {entry.name for entry in fields(GenerationConfig)}
-    # A written configuration names its class.
-    given = {key: value for key, value in given.items() if key != "class"}
-    unknown = set(given) - known
-    if unknown:
-        raise ValueError(f"generation.{name} has the unknown setting {min(unknown)!r}")
-    return GenerationConfig(**to_tuples(given))
+    try:
+        return from_plain(given, GenerationConfig)
+    except ValueError as error:
+        raise ValueError(f"generation.{name}: {str(error).rstrip('.')}") from error

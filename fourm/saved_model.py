@@ -11,14 +11,13 @@ from flax import nnx
 
 from fourm.model import FourM, ModelConfig
 from fourm.token_space import TokenRange, TokenSpace
-from tokenizers.base import SequenceTokens
+from tokenizers.plain import from_plain
 from tokenizers.storage import (
     check_finite,
     fingerprint_files,
     load_folder,
     read_description,
     save_folder,
-    to_tuples,
 )
 
 
@@ -72,8 +71,8 @@ def load_shape(folder: Path) -> tuple[ModelConfig, TokenSpace]:
 
 def _read_shape(folder: Path, description: Mapping[str, Any]) -> tuple[ModelConfig, TokenSpace]:
     try:
-        config = _read_config(description["model"])
-        space = TokenSpace(tuple(map(_read_range, description["token_space"])))
+        config = from_plain(description["model"], ModelConfig)
+        space = TokenSpace(from_plain(description["token_space"], tuple[TokenRange, ...]))
         config.check()
         space.check()
     except (LookupError, TypeError, AttributeError, ValueError) as error:
@@ -88,24 +87,3 @@ def _read_shape(folder: Path, description: Mapping[str, Any]) -> tuple[ModelConf
 def _weights(model: FourM) -> list[tuple[str, nnx.Variable]]:
     flat = nnx.to_flat_state(nnx.state(model))
     return [("/".join(map(str, path)), variable) for path, variable in flat]
-
-
-def _read_config(knobs: Any) -> ModelConfig:
-    knobs = {**to_tuples(knobs)}
-    if "use_bias" in knobs:  # Models saved when one knob stood for four.
-        parts = ("qkv_bias", "out_bias", "mlp_bias", "norm_bias")
-        knobs |= dict.fromkeys(parts, knobs.pop("use_bias"))
-    if isinstance(knobs.get("remat"), bool):  # Models saved when this was a switch.
-        knobs["remat"] = "blocks" if knobs["remat"] else "none"
-    return ModelConfig(**knobs)
-
-
-def _read_range(entry: Any) -> TokenRange:
-    special = entry["special"]
-    return TokenRange(
-        **entry
-        | {
-            "token_shape": tuple(entry["token_shape"]),
-            "special": None if special is None else SequenceTokens(*special),
-        }
-    )

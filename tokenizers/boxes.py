@@ -22,7 +22,7 @@ from tokenizers.base import (
 from tokenizers.checked import Checked
 from tokenizers.sequences import pad_sequences, read_sequences
 from tokenizers.spread import evenly_spread
-from tokenizers.storage import load_folder, save_folder, to_tuples
+from tokenizers.storage import load_folder, read_part, save_folder
 
 
 @dataclass(frozen=True)
@@ -309,8 +309,8 @@ class BoxTokenizer:
             ValueError: If the folder is absent, damaged or of another kind.
         """
         description, _, _ = load_folder(folder, "boxes")
-        config = BoxTokenizerConfig(**description["config"])
-        return cls(config, BoxList(**to_tuples(description["values"])))
+        config = read_part(description, "config", BoxTokenizerConfig, folder)
+        return cls(config, read_part(description, "values", BoxList, folder))
 
     def _to_boxes(self, ids: Int[np.ndarray, "_"]) -> Boxes:
         kinds = np.searchsorted(self._starts, ids, side="right") - 1

@@ -168,7 +168,7 @@ def _single(hint: Any, value: Any, name: str) -> Any:
     elif isinstance(hint, type) and issubclass(hint, PurePath):
         if not isinstance(value, str | PurePath):
             raise _wrong(name, value, "a path")
-    elif isinstance(hint, type) and hint is not object:
+    elif isinstance(hint, type) and hint not in (object, Any):
         is_protocol = getattr(hint, "_is_protocol", False)
         if not is_protocol and not isinstance(value, hint):
             raise _wrong(name, value, f"of the class {hint.__name__}")

@@ -13,7 +13,7 @@ from jaxtyping import Int, UInt8
 
 from tokenizers.base import PADDING, Better, Crop, RawBatch, SequenceTokens
 from tokenizers.checked import Checked
-from tokenizers.storage import load_folder, save_folder, to_tuples
+from tokenizers.storage import load_folder, read_part, save_folder
 
 
 @dataclass(frozen=True)
@@ -143,11 +143,5 @@ class CodeTokenizer:
     @classmethod
     def load(cls, folder: Path) -> "CodeTokenizer":
         description, _, _ = load_folder(folder)
-        try:
-            given, special = description["values"], description["special"]
-            values = Codes(**to_tuples(given))
-            return cls(values, None if special is None else SequenceTokens(*special))
-        except (KeyError, TypeError) as error:
-            raise ValueError(
-                f"{folder} does not describe ids of this version ({error}); import it again."
-            ) from error
+        values = read_part(description, "values", Codes, folder)
+        return cls(values, read_part(description, "special", SequenceTokens | None, folder))

@@ -3,9 +3,9 @@
 import dataclasses
 import functools
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, get_type_hints
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int, Shaped
 
 from tokenizers.base import RawBatch
 from tokenizers.quantizers import Quantizer, VectorQuantizer
-from tokenizers.storage import check_finite, load_folder, save_folder, to_tuples
+from tokenizers.storage import check_finite, load_folder, read_part, save_folder
 from tokenizers.values import KINDS
 from tokenizers.values_dense import DenseValues, evenly_spaced
 
@@ -182,21 +182,16 @@ class DenseTokenizer(nnx.Module):
         """
         description, arrays, _ = load_folder(folder)
         check_finite(arrays, folder)
-        try:
-            config = from_plain(cls.config_type, description["config"])
-            if values is None:
-                if description["kind"] not in KINDS:
-                    raise ValueError(
-                        f"{folder} holds a tokenizer for {description['kind']!r}, not one of "
-                        f"{', '.join(KINDS)}; pass values= to load it."
-                    )
-                values = KINDS[description["kind"]](**to_tuples(description["values"]))
-            grid = tuple(description["grid"])
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(
-                f"{folder} does not describe an image tokenizer of this version ({error}); "
-                "train it again."
-            ) from error
+        config = read_part(description, "config", cls.config_type, folder)
+        if values is None:
+            kind = read_part(description, "kind", str, folder)
+            if kind not in KINDS:
+                raise ValueError(
+                    f"{folder} holds a tokenizer for {kind!r}, not one of {', '.join(KINDS)}; pass "
+                    "values= to load it."
+                )
+            values = read_part(description, "values", KINDS[kind], folder)
+        grid = read_part(description, "grid", tuple[int, int], folder)
         statistics = {
             name.split("/")[1]: value
             for name, value in arrays.items()
@@ -249,19 +244,6 @@ def require_tiling(training: RawBatch, patch_size: int) -> tuple[int, int]:
 def variables(module: nnx.Module) -> dict[str, nnx.Variable]:
     """Returns everything that makes a module what it is, by path."""
     return {"/".join(map(str, path)): v for path, v in nnx.to_flat_state(nnx.state(module))}
-
-
-def from_plain(kind: type, content: Mapping[str, Any]) -> Any:
-    """Returns the dataclass that `dataclasses.asdict` made plain, those in it as well."""
-    types = get_type_hints(kind)
-    return kind(
-        **{
-            name: from_plain(types[name], value)
-            if dataclasses.is_dataclass(types.get(name))
-            else to_tuples(value)
-            for name, value in content.items()
-        }
-    )
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -14,7 +14,7 @@ from jaxtyping import Float, Float16, Float32, Int, Shaped, UInt8
 
 from tokenizers.base import Better, Crop, RawBatch
 from tokenizers.checked import Checked
-from tokenizers.storage import load_folder, save_folder, to_tuples
+from tokenizers.storage import load_folder, read_part, save_folder
 from tokenizers.values import Colors
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -201,8 +201,8 @@ class PixelTokenizer(FeatureTokenizer):
     def load(cls, folder: Path) -> "PixelTokenizer":
         description, _, _ = load_folder(folder)
         try:
-            return cls(**to_tuples(description["settings"]))
-        except (KeyError, TypeError) as error:
+            return cls(**read_part(description, "settings", dict[str, Any], folder))
+        except TypeError as error:
             raise ValueError(
                 f"{folder} does not describe pixels of this version ({error}); import it again."
             ) from error
@@ -245,9 +245,4 @@ class VectorTokenizer(FeatureTokenizer):
     @classmethod
     def load(cls, folder: Path) -> "VectorTokenizer":
         description, _, _ = load_folder(folder)
-        try:
-            return cls(Vectors(**description["values"]))
-        except (KeyError, TypeError) as error:
-            raise ValueError(
-                f"{folder} does not describe vectors of this version ({error}); import it again."
-            ) from error
+        return cls(read_part(description, "values", Vectors, folder))

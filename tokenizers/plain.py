@@ -8,6 +8,7 @@ and a class whose fields were renamed says so in a static method:
 It returns fields as they were stored, by the names and with the values that they have now.
 """
 
+import ast
 import dataclasses
 import json
 import math
@@ -85,6 +86,18 @@ def classes_of(*configurations: Any) -> dict[str, type]:
     return {cls.__name__: cls for cls in found}
 
 
+def from_repr(text: Any) -> Any:
+    """Returns what `to_plain` writes of a configuration that was stored as Python shows it.
+
+    Anything but such a text is returned as it is. Nothing in it is run.
+    """
+    try:
+        call = ast.parse(text, mode="eval").body if isinstance(text, str) else None
+        return _plain_of_syntax(call) if isinstance(call, ast.Call) else text
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return text
+
+
 def differing_knobs(old: Any, new: Any, path: str = "") -> list[str]:
     """Returns the dotted names of the values in which two plain configurations differ."""
     if isinstance(old, dict) and isinstance(new, dict):
@@ -126,6 +139,27 @@ def _read(plain: Any, hint: Any, classes: Classes) -> Any:
     if isinstance(plain, str) and float in options and str not in options:
         return float(plain)  # JSON has no infinities: they were written as text.
     return plain
+
+
+def _plain_of_syntax(node: ast.expr) -> Any:
+    """Returns plain values of a call of a class, and of the literals that it is given."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+        if node.func.id.endswith("Path") and len(node.args) == 1:
+            return _plain_of_syntax(node.args[0])
+        fields = {each.arg: _plain_of_syntax(each.value) for each in node.keywords if each.arg}
+        if node.args or len(fields) < len(node.keywords):
+            raise ValueError("A configuration is shown with the names of its fields.")
+        return {"class": node.func.id, **fields}
+    if isinstance(node, ast.Tuple | ast.List):
+        return [_plain_of_syntax(each) for each in node.elts]
+    if isinstance(node, ast.Dict):
+        keys = [ast.literal_eval(key) for key in node.keys if key is not None]
+        return dict(zip(keys, map(_plain_of_syntax, node.values), strict=True))
+    if isinstance(node, ast.Name) and node.id in ("inf", "nan"):
+        return node.id
+    if isinstance(node, ast.UnaryOp) and isinstance(node.operand, ast.Name):
+        return f"-{_plain_of_syntax(node.operand)}"
+    return to_plain(ast.literal_eval(node))
 
 
 def _make(cls: type, stored: Mapping[str, Any], classes: Classes) -> Any:

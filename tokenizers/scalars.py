@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int, Int32
 
 from tokenizers.base import Better, Crop, RawBatch, rank_features
 from tokenizers.checked import Checked
-from tokenizers.storage import check_finite, load_folder, save_folder
+from tokenizers.storage import check_finite, load_folder, read_part, save_folder
 
 
 @dataclass(frozen=True)
@@ -208,9 +208,7 @@ class ScalarTokenizer:
         """
         description, arrays, _ = load_folder(folder, "scalar")
         check_finite(arrays, folder)
-        fields = description["values"]
-        limits = {limit: float(fields[limit]) for limit in ("lowest", "highest")}
-        values = Scalar(**{**fields, **limits})
+        values = read_part(description, "values", Scalar, folder)
         return cls(values, arrays["centers"], arrays["edges"])
 
 

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from tokenizers.pieces import DESCRIPTION, forget_folder
-from tokenizers.unfinished import naming, partial_name, replaced_name
+from tokenizers.plain import from_plain
+from tokenizers.unfinished import naming, new_folder
 
 ARRAYS = "arrays.npz"
 
@@ -48,20 +49,10 @@ def save_folder(
         _check_plain(name, folder)
     json.dumps(description, allow_nan=False)  # Refuses what JSON cannot hold before writing.
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial, replaced = partial_name(folder), replaced_name(folder)
-    for leftover in (partial, replaced):
-        shutil.rmtree(leftover, ignore_errors=True)
-    try:
+    with new_folder(folder) as partial:
         with naming(folder):
             _fill(partial, description, arrays, files)
         forget_folder(folder)
-        if folder.exists():
-            folder.rename(replaced)  # A folder that is not empty cannot be renamed over.
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def _fill(
@@ -70,7 +61,6 @@ def _fill(
     arrays: Mapping[str, np.ndarray],
     files: Mapping[str, bytes],
 ) -> None:
-    partial.mkdir()
     # Not np.savez: it takes array names as keyword arguments, so `file` could not be one.
     with zipfile.ZipFile(partial / ARRAYS, "w") as archive:
         for name, array in arrays.items():
@@ -82,6 +72,15 @@ def _fill(
     record = {"description": description, "sha256": checksums}
     text = json.dumps(record, indent=2, allow_nan=False)
     (partial / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
+
+
+def copy_folder(source: Path, folder: Path) -> None:
+    """Copies what `save_folder` wrote to another place, file by file, whole or not at all."""
+    with new_folder(folder) as partial:
+        for path in sorted(source.iterdir()):
+            if path.is_file() and not path.name.startswith("."):
+                shutil.copyfile(path, partial / path.name)
+        forget_folder(folder)
 
 
 def load_folder(
@@ -237,8 +236,17 @@ def _damaged(folder: Path, what: str) -> ValueError:
     return ValueError(f"Damaged folder {folder}: {what}; delete it and make it again.")
 
 
-def to_tuples(content: Any) -> Any:
-    """Undoes what JSON does to tuples, at any depth."""
-    if isinstance(content, Mapping):
-        return {name: to_tuples(entry) for name, entry in content.items()}
-    return tuple(map(to_tuples, content)) if isinstance(content, list) else content
+def read_part(description: Mapping[str, Any], name: str, kind: Any, folder: Path) -> Any:
+    """Returns a part of a folder's description, such as its values, as the type that it has.
+
+    Raises:
+        ValueError: One sentence, if it is missing, or this version does not allow it.
+    """
+    try:
+        return from_plain(description[name], kind)
+    except (LookupError, TypeError, AttributeError, ValueError, RecursionError) as error:
+        what = "it is missing" if isinstance(error, KeyError) else str(error).rstrip(".")
+        raise ValueError(
+            f"This version can't use {name!r} in {folder / DESCRIPTION} ({what}); put that file "
+            "back, or make the folder again."
+        ) from error

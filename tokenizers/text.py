@@ -17,7 +17,7 @@ from jaxtyping import Array, Int, Int32
 from tokenizers.base import Better, Crop, RawBatch, SequenceTokens
 from tokenizers.checked import Checked
 from tokenizers.sequences import pad_sequences, read_sequences
-from tokenizers.storage import load_folder, save_folder, to_tuples
+from tokenizers.storage import load_folder, read_part, save_folder
 
 NUM_BYTES = 256
 """Pieces that stand for one byte each, so that any text has ids."""
@@ -309,8 +309,8 @@ class TextTokenizer:
             ValueError: If the folder is absent, damaged or of another kind.
         """
         description, _, files = load_folder(folder, "text")
-        config = TextTokenizerConfig(**description["config"])
-        values = Text(**to_tuples(description["values"]))
+        config = read_part(description, "config", TextTokenizerConfig, folder)
+        values = read_part(description, "values", Text, folder)
         return cls(config, values, files["sentencepiece.model"])
 
     def _to_ids(self, texts: Sequence[str] | np.ndarray) -> list[list[int]]:

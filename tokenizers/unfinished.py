@@ -53,6 +53,31 @@ def write_file(path: Path, content: bytes) -> None:
         raise
 
 
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Gives a folder to fill, which is `path` afterwards; after an error there is nothing new.
+
+    A folder that is there already stays until then, and is replaced.
+
+    Raises:
+        OSError: If the system refuses, such as a full disk; it names `path`.
+    """
+    partial, replaced = partial_name(path), replaced_name(path)
+    for leftover in (partial, replaced):
+        shutil.rmtree(leftover, ignore_errors=True)
+    try:
+        with naming(path):
+            partial.mkdir(parents=True)
+        yield partial
+        with naming(path):
+            if path.exists():
+                path.rename(replaced)  # A folder that is not empty cannot be renamed over.
+            partial.rename(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
 def clear_unfinished(folder: Path, name: str = "*") -> None:
     """Removes from a folder what processes that are gone left there unfinished.
 

@@ -15,7 +15,7 @@ from jaxtyping import Array, Int, Int32, Key
 from tokenizers.base import RawBatch, SequenceTokens
 from tokenizers.checked import Checked
 from tokenizers.sequences import pad_sequences, read_sequences
-from tokenizers.storage import load_folder, save_folder, to_tuples
+from tokenizers.storage import load_folder, read_part, save_folder
 from tokenizers.text import Text
 from tokenizers.wordpiece_file import WordPieceFile
 
@@ -132,5 +132,5 @@ class WordPieceTokenizer:
             ValueError: If the folder is absent, damaged or of another kind.
         """
         description, _, files = load_folder(folder, "wordpiece")
-        values = Text(**to_tuples(description["values"]))
+        values = read_part(description, "values", Text, folder)
         return cls(values, files[FILE], **description["config"])

@@ -4,7 +4,6 @@ import glob
 import importlib
 import math
 import re
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from tokenizers.command import make_visible
 from tokenizers.diffusion_tokenizer import DiffusionTokenizer
 from tokenizers.features import PixelTokenizer, Vectors, VectorTokenizer
 from tokenizers.text import Text
-from tokenizers.unfinished import clear_unfinished, partial_name
+from tokenizers.unfinished import clear_unfinished, new_folder
 from tokenizers.values import Colors
 from tokenizers.vit_tokenizer import ViTTokenizer
 from tokenizers.wordpiece import WordPieceTokenizer
@@ -84,10 +83,7 @@ def import_run(paths: Sequence[str], out: Path) -> None:
         entry.name: given.get(entry.name) or stand_in(entry) for entry in model.space.ranges
     }
     clear_unfinished(out.parent, glob.escape(out.name) + ".*")
-    partial = partial_name(out)
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    with new_folder(out) as partial:
         for name, tokenizer in tokenizers.items():
             tokenizer.save(partial / TOKENIZERS / name)
         save_model(partial / MODEL, model)  # With the fingerprints of the tokenizers beside it.
@@ -96,9 +92,6 @@ def import_run(paths: Sequence[str], out: Path) -> None:
             "generation": {entry.name: settings_of(entry) for entry in model.space.ranges},
         }
         write_json(partial / CONFIG, config)
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     without = [name for name in tokenizers if name not in given]
     shown = make_visible(str(out))
     print(
@@ -234,16 +227,11 @@ def export_run(run: Path, out: Path) -> None:
     if out.exists():
         raise ValueError(f"{out} exists already; give --out another name, or delete it.")
     clear_unfinished(out.parent, glob.escape(out.name) + ".*")
-    partial = partial_name(out)
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
+    with new_folder(out) as partial:
         export_fm(loaded.model, partial / "model.safetensors")
         for name, tokenizer in loaded.tokenizers.items():
             if isinstance(tokenizer, ViTTokenizer):
                 export_vqvae(tokenizer, partial / name)
             elif isinstance(tokenizer, DiffusionTokenizer):
                 export_divae(tokenizer, partial / name)
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     print(make_visible(f"{out} holds the model of {run}"))

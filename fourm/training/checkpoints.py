@@ -426,13 +426,14 @@ def to_abstract(leaf: jax.Array | jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
 def describe_origins(saved: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     """Returns what differs, as "seed (3 there, 4 here)"; "" if nothing does.
 
-    Checkpoints of before tokenizers were written down say nothing of them, and are passed over.
+    What an earlier version did not write down is passed over: a run goes on with the settings that
+    it was begun with, which are compared by themselves.
     """
     there, here = saved, json.loads(json.dumps(here))
     return ", ".join(
-        f"{name} ({there.get(name)} there, {here.get(name)} here)"
-        for name in sorted(there.keys() | here.keys())
-        if there.get(name) != here.get(name) and (name != TOKENIZERS or name in there)
+        f"{name} ({there[name]} there, {here.get(name)} here)"
+        for name in sorted(there)
+        if there[name] != here.get(name)
     )
 
 

@@ -1,11 +1,24 @@
 """Making token stores: whole shards or none, each once."""
 
+import copy
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from data_pipeline import token_writer
 from data_pipeline.token_store import TokenStore
-from data_pipeline.token_writer import close_folder, missing_shards, plan_store, write_shard
+from data_pipeline.token_writer import (
+    close_folder,
+    describe_source,
+    missing_shards,
+    plan_store,
+    write_shard,
+)
+from data_pipeline.transforms import CropConfig
 from tests.data_pipeline.token_samples import (
     Grid,
     Letters,
@@ -102,6 +115,53 @@ def test_tokens_made_from_something_else_are_made_again(tmp_path, changes, named
     assert_same(everything(store), everything(build(tmp_path / "b", **changes)))
     names = sorted(path.name for path in (tmp_path / "a").iterdir())
     assert names == sorted(path.name for path in (tmp_path / "b").iterdir())
+
+
+@dataclass(frozen=True)
+class Photographs:
+    """A source as a user's own file defines one."""
+
+    path: Path = Path("photographs")
+    limits: tuple[float, float] = (0.0, float("inf"))
+    longest: int = 0
+
+
+def test_tokens_of_an_earlier_version_are_those_of_this_one(tmp_path):
+    made_from = describe_source(Photographs(), CropConfig(size=8), 3, "train")
+    write(tmp_path, made_from=made_from)
+    index = json.loads((tmp_path / "index.json").read_text())
+    assert index["made_from"]["data"]["longest"] == 0
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def write_earlier(data: object, crops: object, **layout: object) -> None:
+        """Writes a store as a version did that knew fewer knobs."""
+        for path in tmp_path.iterdir():
+            path.write_bytes(before[path.name])
+        plain = copy.deepcopy({k: v for k, v in index.items() if k != "sha256"})
+        plain["made_from"] |= {"data": data, "crops": crops}
+        for each in plain["modalities"].values():
+            if not each["mean"]:
+                del each["mean"]
+        plan = {k: v for k, v in plain.items() if k not in ("shards", "counts")}
+        store = hashlib.sha256(json.dumps(plan).encode()).hexdigest()
+        (tmp_path / "index.json").write_text(json.dumps(plain))
+        for path in tmp_path.glob("shard-*.json"):
+            path.write_text(json.dumps(json.loads(path.read_text()) | {"store": store}))
+
+    shown = "Photographs(path=PosixPath('photographs'), limits=(0.0, inf))"
+    written = {"class": "Photographs", "path": "photographs"}
+    crops = repr(CropConfig(size=8)).replace(", flip=True", "")
+    assert crops != repr(CropConfig(size=8))
+    for data, earlier_crops in ((shown, crops), (written, {"class": "CropConfig", "size": 8})):
+        write_earlier(data, earlier_crops)
+        calls = []
+        write(tmp_path, made_from=made_from, progress=calls.append)
+        assert calls == [23], "Shards were made again."
+        assert json.loads((tmp_path / "index.json").read_text())["made_from"]["data"] == data
+        TokenStore.open(tmp_path)
+    other = describe_source(Photographs(longest=7), CropConfig(size=8), 3, "train")
+    with pytest.warns(UserWarning, match=r"differing: made_from\.data\.longest\), so they are"):
+        write(tmp_path, made_from=other)
 
 
 def test_a_store_under_way_to_other_tokens_is_not_taken_for_complete(tmp_path):

@@ -107,6 +107,25 @@ def test_halves_made_apart_are_a_whole_and_are_not_made_twice(run, tmp_path, cap
     assert_same(everything(TokenStore.open(halves)), everything(TokenStore.open(whole)))
 
 
+def test_tokens_of_something_else_are_replaced_only_when_asked_for(run, tmp_path, capsys):
+    out = tmp_path / "tokens"
+    assert main([str(run), "--out", str(out), *SMALL]) == 0
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    other = [str(run), "--out", str(out), *SMALL, "--seed", "4", "--crops.views", "3"]
+    assert main(other) == 2
+    told = capsys.readouterr().err
+    assert "differing: samples, made_from.crops.views, made_from.seed); give another --out" in told
+    assert "or --replace to compute them again." in told
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert main([*other, "--replace"]) == 0
+    assert len(TokenStore.open(out)) == 18
+    (out / "index.json").write_text("{")
+    assert main(other) == 2
+    assert "its index, which is damaged" in capsys.readouterr().err
+    assert main([*other, "--replace"]) == 0
+    assert len(TokenStore.open(out)) == 18
+
+
 def test_what_is_damaged_is_found_and_made_again_when_asked_for(run, tmp_path):
     out = tmp_path / "tokens"
     assert main([str(run), "--out", str(out), *SMALL]) == 0
