@@ -18,6 +18,7 @@ from configs.nyuv2 import nyuv2
 from configs.scenes import scenes, scenes_gpu
 from configs.schema import RunConfig
 from data_pipeline.kinds import KINDS, AnyData, blank_data
+from tokenizers.checked import checked_later
 from tokenizers.values_dense import DenseValues
 
 PRESETS: dict[str, Callable[[], RunConfig]] = {
@@ -58,7 +59,7 @@ def parse_command_line(arguments: Sequence[str]) -> tuple[RunConfig, Launch]:
     config, description = load_preset(name)
     if words[1:]:
         config = replace(config, data=data_of_kind(config, words[1]))
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), checked_later():
         # A file of the user's may define a data class of its own.
         warnings.filterwarnings("ignore", ".*does not match any type in Union")
         line = tyro.cli(

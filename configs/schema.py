@@ -17,7 +17,7 @@ from fourm.probing import ProbeConfig
 from fourm.results import Pair
 from fourm.training.loop import TrainingConfig
 from fourm.training.sharding import MeshConfig
-from tokenizers.checked import Checked
+from tokenizers.checked import Checked, check_all
 from tokenizers.modality import Modality
 
 
@@ -65,12 +65,8 @@ class RunConfig(Checked):
     """Where everything is written; runs/PRESET if empty."""
 
     def check(self) -> None:
-        """Raises ValueError, in one sentence, for what the parts can't check by themselves."""
-        self.model.check()
-        self.training.check("--training")
-        self.mesh.check()
-        self.masking.check()
-        self.loss.check()
+        """Raises ValueError, in one sentence that names the knob, for impossible values."""
+        check_all(self)
         if not self.modalities:
             raise ValueError("The run has no modalities; name at least one.")
         if not 0 <= self.seed < 2**31:
@@ -97,7 +93,6 @@ class RunConfig(Checked):
         for name, settings in self.generation.items():
             self._require(f"--generation.{name}", [name])
             self._require(f"--generation.{name}.via", settings.via)
-            settings.check()
         for number, component in enumerate(self.masking.components):
             self._require(f"--masking.components.{number}.inputs", component.inputs)
             self._require(f"--masking.components.{number}.targets", component.targets)
@@ -112,7 +107,6 @@ class RunConfig(Checked):
             self._check_region()
         if self.probes.tasks:
             self._require("--probes.input", [self.probes.input])
-        self.crops.check()
         if not self.training.steps and not self.start_from:
             raise ValueError(
                 "--training.steps is 0, which leaves the weights of --start-from as they are; set "
@@ -120,10 +114,6 @@ class RunConfig(Checked):
             )
         for name, modality in self.modalities.items():
             patch_size = getattr(modality.tokenizer, "patch_size", 1)
-            if modality.size < 0:
-                raise ValueError(
-                    f"--modalities.{name}.size is {modality.size}; 0 or more is allowed."
-                )
             if self.sizes[name] % patch_size:
                 knob = f"--modalities.{name}.size" if modality.size else "--crops.size"
                 raise ValueError(

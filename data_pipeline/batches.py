@@ -43,8 +43,7 @@ class BatchOrder(Checked):
     weights: tuple[float, ...] = (1.0,)
     """How often each data set is drawn from, in proportion."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check_knobs(self, knob: str) -> None:
         sizes = self.num_samples if isinstance(self.num_samples, tuple) else (self.num_samples,)
         if not sizes or min(sizes) < 1 or self.batch_size < 1 or self.seed < 0:
             raise ValueError(

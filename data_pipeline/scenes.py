@@ -17,7 +17,7 @@ from data_pipeline.ray_caster import Picture, render
 from data_pipeline.scene_language import describe
 from data_pipeline.scene_sampler import SHAPES, Scene, sample_scene
 from data_pipeline.source import Sample
-from tokenizers.checked import Checked
+from tokenizers.checked import Checked, name_knob
 
 SEMSEG_CLASSES = ("sky", "ground", *SHAPES)
 """Names of the classes of `semseg`; those of `boxes` are `SHAPES`."""
@@ -50,15 +50,21 @@ class ScenesData(Checked):
     max_objects: int = 4
     """A scene has 1 to this many solids, each number as often."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check_knobs(self, knob: str) -> None:
         for name in ("num_train", "num_validation", "num_test", "seed"):
             if not 0 <= getattr(self, name) < 2**31:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 to 2**31 - 1.")
+                raise ValueError(
+                    f"{name_knob(knob, name)} is {getattr(self, name)}; it must be 0 to 2**31 - 1."
+                )
         if not 16 <= self.image_size <= 512:
-            raise ValueError(f"image_size is {self.image_size}; it must be 16 to 512 pixels.")
+            raise ValueError(
+                f"{name_knob(knob, 'image_size')} is {self.image_size}; it must be 16 to 512 "
+                "pixels."
+            )
         if not 1 <= self.max_objects <= 4:
-            raise ValueError(f"max_objects is {self.max_objects}; it must be 1 to 4.")
+            raise ValueError(
+                f"{name_knob(knob, 'max_objects')} is {self.max_objects}; it must be 1 to 4."
+            )
 
     @property
     def splits(self) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from tokenizers.checked import Checked
+from tokenizers.checked import Checked, name_knob
 
 
 class Table(NamedTuple):
@@ -86,12 +86,12 @@ class SplitByFraction(Splits):
     seed: int = 0
     """Another number gives another split."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check_knobs(self, knob: str) -> None:
         if min(self.validation, self.test) < 0 or self.validation + self.test >= 1:
             raise ValueError(
-                f"The splits got validation={self.validation} and test={self.test}; shares are "
-                "0 or more and must leave something for training."
+                f"{name_knob(knob, 'validation')} is {self.validation} and "
+                f"{name_knob(knob, 'test')} {self.test}; shares are 0 or more and must leave "
+                "something for training."
             )
 
     @property

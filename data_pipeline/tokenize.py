@@ -39,7 +39,7 @@ from data_pipeline.token_writer import (
 )
 from data_pipeline.transforms import CropConfig
 from tokenizers.base import Tokenizer
-from tokenizers.checked import Checked
+from tokenizers.checked import Checked, check_all, checked_later
 from tokenizers.command import make_visible, run_command
 from tokenizers.modality import load_tokenizer
 from tokenizers.pieces import DESCRIPTION, check_pieces, record_pieces
@@ -127,20 +127,21 @@ def parse(arguments: Sequence[str]) -> tuple[Path, TokenizeConfig]:
         raise ValueError("Name a run directory, whose tokenizers are used, such as runs/scenes.")
     run, kind = Path(named[0]).expanduser(), named[1] if len(named) > 1 else None
     # AvoidSubcommands: the kind is chosen above, and knobs are those of its class.
-    config = tyro.cli(
-        TokenizeConfig,
-        default=_defaults(run, kind),
-        args=arguments,
-        prog=f"python -m data_pipeline.tokenize {' '.join(named)}",
-        config=(tyro.conf.AvoidSubcommands,),
-    )
+    with checked_later():
+        config = tyro.cli(
+            TokenizeConfig,
+            default=_defaults(run, kind),
+            args=arguments,
+            prog=f"python -m data_pipeline.tokenize {' '.join(named)}",
+            config=(tyro.conf.AvoidSubcommands,),
+        )
+    check_all(config)
     if not 0 <= config.seed < 2**32:
         raise ValueError(f"--seed is {config.seed}; it must be 0 to {2**32 - 1}.")
     if not config.out:
         raise ValueError("Say with --out in which folder to keep the tokens.")
     if config.processes < 1:
         raise ValueError(f"--processes is {config.processes}; it must be at least 1.")
-    config.crops.check()
     return run, config
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from data_pipeline.source import Sample, Source, key_of
 from tokenizers.base import Crop, Values
-from tokenizers.checked import Checked
+from tokenizers.checked import Checked, name_knob
 from tokenizers.features import Vectors
 
 
@@ -26,17 +26,16 @@ class CropConfig(Checked):
     flip: bool = True
     """Mirror half of the random squares."""
 
-    def check(self) -> None:
-        """Raises ValueError, in one sentence, if a setting is out of range."""
+    def check_knobs(self, knob: str) -> None:
         if self.size < 1 or self.views < 1:
             raise ValueError(
-                f"--crops.size is {self.size} and --crops.views {self.views}; both must be at "
-                "least 1."
+                f"{name_knob(knob, 'size')} is {self.size} and {name_knob(knob, 'views')} "
+                f"{self.views}; both must be at least 1."
             )
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
             raise ValueError(
-                f"--crops.scale is {self.scale[0]} {self.scale[1]}; it must be two shares of the "
-                "centre square, the smaller first, above 0 and at most 1."
+                f"{name_knob(knob, 'scale')} is {self.scale[0]} {self.scale[1]}; it must be two "
+                "shares of the centre square, the smaller first, above 0 and at most 1."
             )
 
     def apply(

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from fourm.results import Pair, Row, why_failed
 from fourm.sample_set import SampleSet
 from tokenizers.base import Better, RawBatch, Tokenizer, Values
-from tokenizers.checked import Checked
+from tokenizers.checked import Checked, name_knob
 from tokenizers.spread import evenly_spread, spread_order
 
 NUM_EXAMPLES = 32
@@ -72,16 +72,17 @@ class EvaluationConfig(Checked):
     seed: int = 0
     """Of generation."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check_knobs(self, knob: str) -> None:
         for pair in self.pairs:
             Pair.parse(pair)
         if not 0 <= self.seed < 2**32:
-            raise ValueError(f"Evaluation got seed={self.seed}; it must be 0 to {2**32 - 1}.")
+            raise ValueError(
+                f"{name_knob(knob, 'seed')} is {self.seed}; it must be 0 to {2**32 - 1}."
+            )
         for name in ("num_samples", "num_samples_elsewhere", "matrix_samples"):
             if getattr(self, name) < 1:
                 raise ValueError(
-                    f"Evaluation got {name}={getattr(self, name)}; it must be at least 1."
+                    f"{name_knob(knob, name)} is {getattr(self, name)}; it must be at least 1."
                 )
 
 

@@ -22,6 +22,7 @@ from fourm.files import SUFFIXES, draw_sheet, read_value, write_value
 from fourm.generation import GenerationConfig
 from fourm.run import Any2Any, load
 from tokenizers.base import RawBatch
+from tokenizers.checked import check_all, checked_later
 from tokenizers.command import make_visible, run_command
 
 MOST_SAMPLES = 100_000
@@ -87,7 +88,9 @@ def parse(
     """Returns the command and what was given by modality; `settings` are the defaults."""
     build = build_command(names)
     default = build(run=tyro.MISSING, targets=tyro.MISSING, settings=settings)
-    command = tyro.cli(build, prog="python -m fourm.generate", args=arguments, default=default)
+    with checked_later():
+        command = tyro.cli(build, prog="python -m fourm.generate", args=arguments, default=default)
+    check_all(command.settings)
     given = dict(zip(names, dataclasses.astuple(command.inputs), strict=True))
     return command, {name: values for name, values in given.items() if values}
 

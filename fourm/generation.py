@@ -74,7 +74,6 @@ def generate_tokens(
         entry = model.space[name]
         if entry.kind == "features":
             raise ValueError(f"{name} has no tokens and is only ever input; it can't be a target.")
-        settings[name].check()
         generate = _generate_grid if entry.kind == "grid" else _generate_sequence
         shape, numbers = split_settings(settings[name], entry)
         ids, drawn_from, failed[name] = generate(graph, state, known, keys, entry, shape, numbers)

@@ -15,7 +15,7 @@ from fourm.schedules import (
     temperatures_per_step,
 )
 from fourm.token_space import TokenRange
-from tokenizers.checked import Checked
+from tokenizers.checked import Checked, name_knob
 
 MOST_STEPS = 10_000
 """Passes over a grid; more than tokens make no difference."""
@@ -55,8 +55,7 @@ class GenerationConfig(Checked):
     """Decode the drawn tokens, or the mean code under their probabilities, which for depth and
     the like is the better estimate; for tokenizers that can, others decode the drawn tokens."""
 
-    def check(self) -> None:
-        """Raises ValueError, in one sentence, if a setting is out of range."""
+    def check_knobs(self, knob: str) -> None:
         for name, is_allowed, allowed in (
             ("num_steps", 1 <= self.num_steps <= MOST_STEPS, f"1 to {MOST_STEPS:,}"),
             ("temperature", 0 <= self.temperature < float("inf"), "0 or a positive number"),
@@ -67,9 +66,12 @@ class GenerationConfig(Checked):
         ):
             if not is_allowed:
                 raise ValueError(
-                    f"Generation setting {name} is {getattr(self, name)}; allowed is {allowed}."
+                    f"{name_knob(knob, name)} is {getattr(self, name)}; allowed is {allowed}."
                 )
-        temperatures_per_step(self.temperature_schedule, self.temperature, np.ones(1, np.int32))
+        try:
+            temperatures_per_step(self.temperature_schedule, self.temperature, np.ones(1, np.int32))
+        except ValueError as error:
+            raise ValueError(f"{name_knob(knob, 'temperature_schedule')}: {error}") from error
 
 
 class Numbers(NamedTuple):

@@ -6,7 +6,7 @@ Pre-norm, without dropout (Mizrahi et al. 2023, section 3.2).
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float
 
 from fourm.attention import attend_in_parts
 from fourm.gating import gate
-from tokenizers.checked import Checked
+from tokenizers.checked import Checked, name_knob
 
 Dtype = Literal["auto", "float32", "bfloat16"]
 Remat = Literal["none", "blocks", "everything"]
@@ -134,26 +134,22 @@ class ModelConfig(Checked):
             stored["remat"] = "blocks" if stored["remat"] else "none"
         return stored
 
-    def check(self) -> None:
-        """Raises ValueError, in one sentence, if the shape is impossible."""
+    def check_knobs(self, knob: str) -> None:
         for name, (least, most) in BOUNDS.items():
             if not least <= getattr(self, name) <= most:
                 raise ValueError(
-                    f"--model.{name.replace('_', '-')} is {getattr(self, name)}; it must be "
-                    f"{least} to {most}."
+                    f"{name_knob(knob, name)} is {getattr(self, name)}; it must be {least} to "
+                    f"{most}."
                 )
         if self.dim % self.num_heads or self.dim % 4:
             raise ValueError(
-                f"--model.dim is {self.dim}; it must be divisible by 4 (positions) and by "
-                f"--model.num-heads, {self.num_heads}."
-            )
-        if self.remat not in get_args(Remat):
-            raise ValueError(
-                f"--model.remat is {self.remat!r}; it must be one of {', '.join(get_args(Remat))}."
+                f"{name_knob(knob, 'dim')} is {self.dim}; it must be divisible by 4 (positions) "
+                f"and by {name_knob(knob, 'num_heads')}, {self.num_heads}."
             )
         if self.registers_in_context and not self.num_registers:
             raise ValueError(
-                "--model.registers-in-context needs registers; raise --model.num-registers from 0."
+                f"{name_knob(knob, 'registers_in_context')} needs registers; raise "
+                f"{name_knob(knob, 'num_registers')} from 0."
             )
 
 

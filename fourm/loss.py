@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from fourm.model import FourM
 from fourm.token_space import MaskedBatch
-from tokenizers.checked import Checked
+from tokenizers.checked import Checked, name_knob
 
 Segments = tuple[tuple[int, int], ...]
 """(first id, vocabulary size) per modality."""
@@ -54,16 +54,17 @@ class LossConfig(Checked):
             return share / jnp.maximum(share.sum(), 1e-9) / jnp.maximum(counts, 1)
         return importance / jnp.maximum((importance * counts).sum(), 1e-9)
 
-    def check(self) -> None:
-        """Raises ValueError, in one sentence, for impossible weights or tiles."""
+    def check_knobs(self, knob: str) -> None:
         for name, weight in self.weights.items():
             if not 0 <= weight < math.inf:
                 raise ValueError(
-                    f"--loss.weights.{name} is {weight}; it must be finite and not negative."
+                    f"{name_knob(knob, 'weights')}.{name} is {weight}; it must be finite and not "
+                    "negative."
                 )
         if self.tile < 0:
             raise ValueError(
-                f"--loss.tile is {self.tile}; it must be positive, or 0 to leave it to the device."
+                f"{name_knob(knob, 'tile')} is {self.tile}; it must be positive, or 0 to leave it "
+                "to the device."
             )
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from fourm.span_corruption import is_split_by_spans
 from fourm.token_space import TokenSpace
-from tokenizers.checked import Checked
+from tokenizers.checked import Checked, name_knob
 
 Keep = Literal["random", "all", "binary"]
 KEEPS: tuple[Keep, ...] = get_args(Keep)
@@ -42,12 +42,31 @@ class MaskingComponent(Checked):
     """Ask for all that is not shown, of every modality, instead of drawing shares of a budget. As
     many as fit into `num_targets` are predicted. Needs the rules ml4m."""
 
+    def check_knobs(self, knob: str) -> None:
+        for side in ("inputs", "targets"):
+            alphas = getattr(self, side)
+            if not alphas:
+                raise ValueError(f"{knob}.{side} names no modality; name at least one.")
+            for name, alpha in alphas.items():
+                if not 0 < alpha < math.inf:
+                    raise ValueError(
+                        f"{knob}.{side}.{name} is {alpha}; a Dirichlet concentration must be "
+                        "positive and finite (leave the modality out to exclude it)."
+                    )
+            low, high = getattr(self, f"num_{side}")
+            if not 1 <= low <= high:
+                raise ValueError(
+                    f"{name_knob(knob, f'num_{side}')} is {low} {high}; needs 1 <= low <= high."
+                )
+        if not 0 <= self.weight < math.inf:
+            raise ValueError(f"{knob}.weight is {self.weight}; it must be finite and not negative.")
+
 
 @dataclass(frozen=True)
 class MaskingConfig(Checked):
     """A mixture of ways to split a sample."""
 
-    components: tuple[MaskingComponent, ...] = (MaskingComponent(),)
+    components: tuple[MaskingComponent, ...] = ()
     """The mixture."""
     rules: Rules = "ours"
     """How budgets and spans are drawn. ml4m repeats what ml-4m does, for training its published
@@ -64,23 +83,27 @@ class MaskingConfig(Checked):
     def max_targets(self) -> int:
         return max(component.num_targets[1] for component in self.components)
 
-    def check(self) -> None:
-        """Raises ValueError, in one sentence, if the mixture can't be drawn in any space."""
+    def check_knobs(self, knob: str) -> None:
         if not self.components:
             raise ValueError(
-                "The masking mixture is empty; --masking.components needs at least one."
+                f"The masking mixture is empty; {name_knob(knob, 'components')} needs at least one."
             )
-        if self.rules not in RULES:
-            raise ValueError(f"--masking.rules is {self.rules!r}; choose from {', '.join(RULES)}.")
         for name, size in self.chunk_sizes.items():
             if self.rules != "ml4m":
                 raise ValueError(
-                    "--masking.chunk-sizes needs --masking.rules ml4m; ours drops single tokens."
+                    f"{name_knob(knob, 'chunk_sizes')} needs {name_knob(knob, 'rules')} ml4m; ours "
+                    "drops single tokens."
                 )
             if size < 1:
-                raise ValueError(f"--masking.chunk-sizes.{name} is {size}; it must be at least 1.")
+                raise ValueError(
+                    f"{name_knob(knob, 'chunk_sizes')}.{name} is {size}; it must be at least 1."
+                )
         for number, component in enumerate(self.components):
-            self._check_component(component, f"--masking.components.{number}")
+            if component.ask_rest and self.rules != "ml4m":
+                place = name_knob(f"{name_knob(knob, 'components')}.{number}", "ask_rest")
+                raise ValueError(
+                    f"{place} needs {name_knob(knob, 'rules')} ml4m; ours always draws a budget."
+                )
         if not any(component.weight > 0 for component in self.components):
             raise ValueError("Every masking component has weight 0; give one a positive weight.")
 
@@ -104,35 +127,6 @@ class MaskingConfig(Checked):
             for name in component.keep_of:
                 if not is_split_by_spans(space[name]):
                     raise ValueError(f"{knob}.keep-of names {name}, which is not a sequence.")
-
-    def _check_component(self, component: MaskingComponent, knob: str) -> None:
-        for side in ("inputs", "targets"):
-            alphas = getattr(component, side)
-            if not alphas:
-                raise ValueError(f"{knob}.{side} names no modality; name at least one.")
-            for name, alpha in alphas.items():
-                if not 0 < alpha < math.inf:
-                    raise ValueError(
-                        f"{knob}.{side}.{name} is {alpha}; a Dirichlet concentration must be "
-                        "positive and finite (leave the modality out to exclude it)."
-                    )
-            low, high = getattr(component, f"num_{side}")
-            if not 1 <= low <= high:
-                raise ValueError(f"{knob}.num-{side} is {low} {high}; needs 1 <= low <= high.")
-        if not 0 <= component.weight < math.inf:
-            raise ValueError(
-                f"{knob}.weight is {component.weight}; it must be finite and not negative."
-            )
-        for where, keep in [
-            ("keep", component.keep),
-            *((f"keep-of.{name}", keep) for name, keep in component.keep_of.items()),
-        ]:
-            if keep not in KEEPS:
-                raise ValueError(f"{knob}.{where} is {keep!r}; choose from {', '.join(KEEPS)}.")
-        if component.ask_rest and self.rules != "ml4m":
-            raise ValueError(
-                f"{knob}.ask-rest needs --masking.rules ml4m; ours always draws a budget."
-            )
 
 
 class ComponentArrays(NamedTuple):

@@ -171,7 +171,6 @@ class FourM(nnx.Module):
     """The any-to-any model over one token space."""
 
     def __init__(self, space: TokenSpace, config: ModelConfig, rngs: nnx.Rngs):
-        config.check()
         # Settled here, so that a saved model says what it was trained with.
         config = replace(config, compute_dtype=config.dtype.name)
         self.space, self.config = space, config

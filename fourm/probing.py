@@ -16,7 +16,7 @@ from fourm.results import format_number, why_failed
 from fourm.run import Any2Any
 from fourm.sample_set import SampleSet
 from tokenizers.base import RawBatch
-from tokenizers.checked import Checked
+from tokenizers.checked import Checked, name_knob
 from tokenizers.spread import evenly_spread
 
 LEAST_C, MOST_C = 1e-6, 1e4
@@ -44,17 +44,16 @@ class ProbeConfig(Checked):
     max_iterations: int = 200
     """Of its solver."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check_knobs(self, knob: str) -> None:
         if not self.inverse_regularization or min(self.inverse_regularization) <= 0:
             raise ValueError(
-                f"Probes got inverse_regularization={self.inverse_regularization}; give at least "
-                "one number, all above 0."
+                f"{name_knob(knob, 'inverse_regularization')} is {self.inverse_regularization}; "
+                "give at least one number, all above 0."
             )
         if self.num_train < 2 or self.num_test < 1:
             raise ValueError(
-                f"Probes got num_train={self.num_train} and num_test={self.num_test}; at least 2 "
-                "and 1 are allowed."
+                f"{name_knob(knob, 'num_train')} is {self.num_train} and "
+                f"{name_knob(knob, 'num_test')} {self.num_test}; at least 2 and 1 are allowed."
             )
 
 

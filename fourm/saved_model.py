@@ -73,7 +73,6 @@ def _read_shape(folder: Path, description: Mapping[str, Any]) -> tuple[ModelConf
     try:
         config = from_plain(description["model"], ModelConfig)
         space = TokenSpace(from_plain(description["token_space"], tuple[TokenRange, ...]))
-        config.check()
         space.check()
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         reason = " ".join(str(error).split())[:400].rstrip(".")

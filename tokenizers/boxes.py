@@ -19,7 +19,7 @@ from tokenizers.base import (
     SequenceTokens,
     rank_features,
 )
-from tokenizers.checked import Checked
+from tokenizers.checked import Checked, name_knob
 from tokenizers.sequences import pad_sequences, read_sequences
 from tokenizers.spread import evenly_spread
 from tokenizers.storage import load_folder, read_part, save_folder
@@ -43,16 +43,20 @@ class BoxList(Checked):
     min_visible: float = 0.25
     """Share of its area that a box must keep to survive a crop."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check_knobs(self, knob: str) -> None:
         if not self.class_names or len(set(self.class_names)) < len(self.class_names):
-            raise ValueError("BoxList.class_names must be different names, at least one.")
+            raise ValueError(
+                f"{name_knob(knob, 'class_names')} must be different names, at least one."
+            )
         if self.max_boxes < 1:
-            raise ValueError(f"BoxList.max_boxes={self.max_boxes}; at least 1 is allowed.")
+            raise ValueError(
+                f"{name_knob(knob, 'max_boxes')} is {self.max_boxes}; at least 1 is allowed."
+            )
         if not 0 < self.iou_threshold <= 1 or not 0 < self.min_visible <= 1:
             raise ValueError(
-                f"BoxList: iou_threshold={self.iou_threshold}, min_visible={self.min_visible}; "
-                "more than 0 and at most 1 is allowed."
+                f"{name_knob(knob, 'iou_threshold')} is {self.iou_threshold} and "
+                f"{name_knob(knob, 'min_visible')} {self.min_visible}; more than 0 and at most 1 "
+                "is allowed."
             )
 
     @property
@@ -207,12 +211,12 @@ class BoxTokenizerConfig(Checked):
     num_sentinels: int = 32
     """Ids that stand for masked spans."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check_knobs(self, knob: str) -> None:
         if self.num_bins < 2 or self.num_sentinels < 1:
             raise ValueError(
-                f"Box tokenizer: num_bins={self.num_bins}, num_sentinels={self.num_sentinels}; "
-                "at least 2 and 1 are allowed."
+                f"{name_knob(knob, 'num_bins')} is {self.num_bins} and "
+                f"{name_knob(knob, 'num_sentinels')} {self.num_sentinels}; at least 2 and 1 are "
+                "allowed."
             )
 
     def fit(self, values: BoxList, training: RawBatch, key: Array | None = None) -> "BoxTokenizer":

@@ -1,10 +1,12 @@
 """Configuration classes that check themselves: what is made is what its fields allow."""
 
+import contextlib
+import contextvars
 import dataclasses
 import difflib
 import functools
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import PurePath
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -19,8 +21,7 @@ class Checked:
 
     A word that is none of a `Literal`'s, a string where several are wanted, a truth value where a
     number is: each is refused by the name of its field. Lists become tuples. What the types can't
-    say, such as ranges, a class checks in a `__post_init__` of its own, which calls this one first,
-    or in a `check` that knows by which knob a value is given.
+    say, such as ranges, a class checks in `check_knobs`.
     """
 
     def __post_init__(self) -> None:
@@ -30,6 +31,71 @@ class Checked:
             value = allowed_value(hint, given, f"{type(self).__name__}.{name}")
             if value is not given:
                 object.__setattr__(self, name, value)  # The usual way into a frozen dataclass.
+        if not _LATER.get():
+            self.check_knobs(type(self).__name__)
+
+    def check_knobs(self, knob: str) -> None:
+        """Raises ValueError, in one sentence, for values that the types can't exclude.
+
+        Parts that are configurations themselves have been checked before.
+
+        Args:
+            knob: Where this configuration is set, for `name_knob`: "TrainingConfig" where an object
+                is made, "--training" on a command line.
+        """
+
+
+_LATER = contextvars.ContextVar("_LATER", default=False)
+
+
+@contextlib.contextmanager
+def checked_later() -> Iterator[None]:
+    """Leaves out `check_knobs` where objects are made; `check_all` must follow.
+
+    A command line makes objects before it is known by which knobs they were set.
+    """
+    token = _LATER.set(True)
+    try:
+        yield
+    finally:
+        _LATER.reset(token)
+
+
+def check_all(value: Any, knob: str = "-") -> None:
+    """Checks a configuration and all its parts, each by the knob that sets it, parts first.
+
+    Args:
+        value: The configuration; what is none passes.
+        knob: Where it is set, see `name_knob`.
+
+    Raises:
+        ValueError: In one sentence.
+    """
+    if dataclasses.is_dataclass(value):
+        for entry in dataclasses.fields(value):
+            check_all(getattr(value, entry.name), name_knob(knob, entry.name))
+        if isinstance(value, Checked):
+            value.check_knobs(knob)
+    elif isinstance(value, Mapping):
+        for name, each in value.items():
+            check_all(each, f"{knob}.{name}")
+    elif isinstance(value, tuple):
+        for number, each in enumerate(value):
+            check_all(each, f"{knob}.{number}")
+
+
+def name_knob(knob: str, field: str) -> str:
+    """Returns how a field is set where `knob` is, as it is typed.
+
+    Example:
+        >>> name_knob("-", "run_dir"), name_knob("--training", "batch_size")
+        ('--run-dir', '--training.batch-size')
+        >>> name_knob("TrainingConfig", "batch_size")
+        'TrainingConfig.batch_size'
+    """
+    if not knob.startswith("-"):
+        return f"{knob}.{field}"
+    return f"{knob}{'-' if knob == '-' else '.'}{field.replace('_', '-')}"
 
 
 def allowed_value(hint: Any, value: Any, name: str) -> Any:

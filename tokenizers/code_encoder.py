@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, Shaped
 
-from tokenizers.checked import Checked
+from tokenizers.checked import Checked, name_knob
 from tokenizers.memcodes import Memcodes
 from tokenizers.quantizers import (
     CountingQuantizer,
@@ -56,17 +56,17 @@ class QuantizerConfig(Checked):
     levels: tuple[int, ...] = (8, 8, 8)
     """Levels of each number of fsq; their product is the number of codes."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check_knobs(self, knob: str) -> None:
         if self.num_heads != 1 and self.kind != "memcodes":
             raise ValueError(
-                f"A quantiser of kind {self.kind} got num_heads={self.num_heads}; only memcodes "
-                "gives several ids per latent."
+                f"{name_knob(knob, 'num_heads')} is {self.num_heads}, of a quantiser of kind "
+                f"{self.kind}; only memcodes gives several ids per latent."
             )
         if self.averages == "shares" and (self.normalize_latents or self.replacement != "latents"):
             raise ValueError(
-                "normalize_latents and replacement are for averages=counts; with shares, latents "
-                "have unit length under cosine and replace rare codes."
+                f"{name_knob(knob, 'averages')} is shares, but normalize_latents and replacement "
+                "are for counts; with shares, latents have unit length under cosine and replace "
+                "rare codes."
             )
 
     def build(self, rngs: nnx.Rngs) -> AnyQuantizer:
@@ -115,13 +115,12 @@ class CodeEncoderConfig(Checked):
     is_frozen: bool = False
     """Whether training leaves this half, its codes included, as it is."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check_knobs(self, knob: str) -> None:
         if self.patch_size < 1 or min(self.num_channels, self.class_channels) < 0:
             raise ValueError(
-                f"An encoder got patch_size={self.patch_size}, num_channels={self.num_channels} "
-                f"and class_channels={self.class_channels}; patch_size must be at least 1 and "
-                "the others at least 0."
+                f"{name_knob(knob, 'patch_size')} is {self.patch_size}, num_channels "
+                f"{self.num_channels} and class_channels {self.class_channels}; patch_size must be "
+                "at least 1 and the others at least 0."
             )
 
 

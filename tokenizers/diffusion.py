@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from tokenizers.checked import Checked
+from tokenizers.checked import Checked, name_knob
 
 Prediction = Literal["sample", "epsilon", "v_prediction"]
 """What a network answers with: the clean picture, the noise, or v = sqrt(signal) * noise -
@@ -52,22 +52,24 @@ class DiffusionConfig(Checked):
     """Allow epsilon predictions on a schedule that ends without signal, where the first step from
     pure noise divides by zero. For published tokenizers; a run of your own is refused."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check_knobs(self, knob: str) -> None:
         if self.num_timesteps < 2:
-            raise ValueError(f"num_timesteps is {self.num_timesteps}; give at least 2.")
+            raise ValueError(
+                f"{name_knob(knob, 'num_timesteps')} is {self.num_timesteps}; give at least 2."
+            )
         shift = _cosine_shift(self.schedule)
         if shift is None and self.schedule not in SCHEDULES[:-1]:
             raise ValueError(
-                f"schedule is {self.schedule!r}; it must be one of {', '.join(SCHEDULES)}, "
-                "with a positive number for SHIFT."
+                f"{name_knob(knob, 'schedule')} is {self.schedule!r}; it must be one of "
+                f"{', '.join(SCHEDULES)}, with a positive number for SHIFT."
             )
         ends_without_signal = self.zero_terminal_snr or shift is not None
         if self.prediction == "epsilon" and ends_without_signal and not self.may_divide_by_zero:
             raise ValueError(
-                f"prediction='epsilon' cannot tell a picture from pure noise, with which "
-                f"schedule={self.schedule!r} and zero_terminal_snr={self.zero_terminal_snr} ends; "
-                "use v_prediction or sample, or another schedule with zero_terminal_snr=False."
+                f"{name_knob(knob, 'prediction')} is epsilon, which cannot tell a picture from "
+                f"pure noise, with which schedule={self.schedule!r} and zero_terminal_snr="
+                f"{self.zero_terminal_snr} end; use v_prediction or sample, or another schedule "
+                "with zero_terminal_snr=False."
             )
 
 

@@ -18,7 +18,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from tokenizers.base import RawBatch
-from tokenizers.checked import Checked
+from tokenizers.checked import Checked, name_knob
 from tokenizers.code_encoder import CodeEncoder, CodeEncoderConfig
 from tokenizers.dense_tokenizer import DenseTokenizer
 from tokenizers.diffusion import (
@@ -84,18 +84,19 @@ class DiffusionTokenizerConfig(Checked):
     weight_decay: float = 0.01
     """Of matrices."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check_knobs(self, knob: str) -> None:
         fewest, most = self.codes_kept
         if not 0 <= self.code_dropout <= 1 or not 0 <= fewest <= most:
             raise ValueError(
-                f"code_dropout is {self.code_dropout} and codes_kept {self.codes_kept}; the first "
-                "must be between 0 and 1, the second two counts of which the first is no larger."
+                f"{name_knob(knob, 'code_dropout')} is {self.code_dropout} and "
+                f"{name_knob(knob, 'codes_kept')} {self.codes_kept}; the first must be between 0 "
+                "and 1, the second two counts of which the first is no larger."
             )
         if self.encoder.class_channels:
             raise ValueError(
-                f"class_channels is {self.encoder.class_channels}, and a diffusion decoder draws "
-                "no classes that are looked up; set it to 0 for one channel per class."
+                f"{name_knob(name_knob(knob, 'encoder'), 'class_channels')} is "
+                f"{self.encoder.class_channels}, and a diffusion decoder draws no classes that are "
+                "looked up; set it to 0 for one channel per class."
             )
 
     @property

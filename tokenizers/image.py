@@ -15,7 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Shaped
 
 from tokenizers.base import RawBatch
-from tokenizers.checked import Checked
+from tokenizers.checked import Checked, name_knob
 from tokenizers.dense_tokenizer import DenseTokenizer
 from tokenizers.quantizers import (
     Distance,
@@ -65,10 +65,12 @@ class ImageTokenizerConfig(Checked):
     weight_decay: float = 0.01
     """Of matrices."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check_knobs(self, knob: str) -> None:
         if self.patch_size < 2 or self.patch_size % 2:
-            raise ValueError(f"patch_size is {self.patch_size}; give an even number, at least 2.")
+            raise ValueError(
+                f"{name_knob(knob, 'patch_size')} is {self.patch_size}; give an even number, at "
+                "least 2."
+            )
 
     def fit(self, values: DenseValues, training: RawBatch, key: Array) -> "ImageTokenizer":
         """Returns a tokenizer with fitted normalisation and untrained weights.

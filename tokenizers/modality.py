@@ -11,7 +11,7 @@ from jaxtyping import Array, Key
 
 from tokenizers.base import RawBatch, Tokenizer
 from tokenizers.boxes import BoxList, BoxTokenizer, BoxTokenizerConfig
-from tokenizers.checked import Checked
+from tokenizers.checked import Checked, name_knob
 from tokenizers.codes import Codes, CodeTokenizer
 from tokenizers.diffusion_tokenizer import DiffusionTokenizer, DiffusionTokenizerConfig
 from tokenizers.features import PixelTokenizer, Vectors, VectorTokenizer
@@ -72,6 +72,10 @@ class Modality(Checked):
     """How they become tokens."""
     size: int = 0
     """Height and width of its pictures in pixels; 0 for --crops.size, which most share."""
+
+    def check_knobs(self, knob: str) -> None:
+        if self.size < 0:
+            raise ValueError(f"{name_knob(knob, 'size')} is {self.size}; 0 or more is allowed.")
 
 
 TOKENIZERS: dict[str, type[Any]] = {

@@ -138,6 +138,8 @@ def _read(plain: Any, hint: Any, classes: Classes) -> Any:
         return tuple(_read(each, inner[0] if inner else hint, classes) for each in plain)
     if isinstance(plain, str) and float in options and str not in options:
         return float(plain)  # JSON has no infinities: they were written as text.
+    if isinstance(plain, str) and Path in options and str not in options:
+        return Path(plain)
     return plain
 
 

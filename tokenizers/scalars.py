@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Int32
 
 from tokenizers.base import Better, Crop, RawBatch, rank_features
-from tokenizers.checked import Checked
+from tokenizers.checked import Checked, name_knob
 from tokenizers.storage import check_finite, load_folder, read_part, save_folder
 
 
@@ -95,10 +95,11 @@ class ScalarTokenizerConfig(Checked):
     """Largest number of bins. Numbers with fewer different values, such as counts, get one bin for
     each value, so that they survive exactly."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check_knobs(self, knob: str) -> None:
         if self.num_bins < 1:
-            raise ValueError(f"Scalar tokenizer: num_bins={self.num_bins}; at least 1 is allowed.")
+            raise ValueError(
+                f"{name_knob(knob, 'num_bins')} is {self.num_bins}; at least 1 is allowed."
+            )
 
     def fit(
         self, values: Scalar, training: RawBatch, key: Array | None = None

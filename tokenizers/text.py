@@ -15,7 +15,7 @@ import sentencepiece
 from jaxtyping import Array, Int, Int32
 
 from tokenizers.base import Better, Crop, RawBatch, SequenceTokens
-from tokenizers.checked import Checked
+from tokenizers.checked import Checked, name_knob
 from tokenizers.sequences import pad_sequences, read_sequences
 from tokenizers.storage import load_folder, read_part, save_folder
 
@@ -45,18 +45,18 @@ class Text(Checked):
     flip_words: tuple[tuple[str, str], ...] = (("left", "right"),)
     """Words that change places when the picture is mirrored."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check_knobs(self, knob: str) -> None:
         for name in {name for pair in self.pairs for name in pair} - set(self.attributes):
             raise ValueError(
-                f"Text.pairs names the attribute {name!r}, but Text.attributes has only "
-                f"{sorted(self.attributes)}."
+                f"{name_knob(knob, 'pairs')} names the attribute {name!r}, but "
+                f"{name_knob(knob, 'attributes')} has only {sorted(self.attributes)}."
             )
         for name, words in self.attributes.items():
             for word in words:
                 if _words(word) != [word]:
                     raise ValueError(
-                        f"Text.attributes[{name!r}] holds {word!r}; give single lower-case words."
+                        f"{name_knob(knob, 'attributes')}[{name!r}] holds {word!r}; give single "
+                        "lower-case words."
                     )
 
     @property
@@ -179,19 +179,18 @@ class TextTokenizerConfig(Checked):
     """Ids for positions: with 100, a text may say "<0>" to "<99>", one id each. Mirroring and
     cropping don't move them."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check_knobs(self, knob: str) -> None:
         if self.max_tokens < 2 or self.num_sentinels < 1 or self.num_coordinates < 0:
             raise ValueError(
-                f"Text tokenizer: max_tokens={self.max_tokens}, "
-                f"num_sentinels={self.num_sentinels}, num_coordinates={self.num_coordinates}; "
-                "at least 2, 1 and 0 are allowed."
+                f"{name_knob(knob, 'max_tokens')} is {self.max_tokens}, num_sentinels "
+                f"{self.num_sentinels} and num_coordinates {self.num_coordinates}; at least 2, 1 "
+                "and 0 are allowed."
             )
         if self.vocab_size < self._num_special + NUM_BYTES + 32:
             raise ValueError(
-                f"Text tokenizer: vocab_size={self.vocab_size} leaves no room for words; with "
-                f"{self.num_sentinels} sentinels, {self.num_coordinates} coordinates and "
-                f"{NUM_BYTES} bytes, at least {self._num_special + NUM_BYTES + 32} is allowed."
+                f"{name_knob(knob, 'vocab_size')} is {self.vocab_size}, which leaves no room for "
+                f"words; with {self.num_sentinels} sentinels, {self.num_coordinates} coordinates "
+                f"and {NUM_BYTES} bytes, at least {self._num_special + NUM_BYTES + 32} is allowed."
             )
 
     @property

@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from tokenizers.checked import Checked
+from tokenizers.checked import Checked, name_knob
 from tokenizers.image import from_patches, to_patches
 
 LONGEST_PERIOD = 10000.0
@@ -42,8 +42,7 @@ class UNetConfig(Checked):
     num_groups: int = 32
     """Of group normalisation; divides the channels of every level."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check_knobs(self, knob: str) -> None:
         counts = {
             name: getattr(self, name)
             for name in ("patch_size", "width", "num_blocks", "num_heads", "num_groups")
@@ -51,14 +50,15 @@ class UNetConfig(Checked):
         too_small = [name for name, count in counts.items() if count < 1]
         if too_small or not self.multipliers or min(self.multipliers) < 1:
             raise ValueError(
-                f"A U-net got {counts} and multipliers={self.multipliers}; each must be at least 1."
+                f"{knob} has {counts} and multipliers={self.multipliers}; each must be at least 1."
             )
         divisor = np.lcm(self.num_groups, self.num_heads)
         channels = [factor * self.width for factor in self.multipliers]
         if any(count % divisor for count in channels):
             raise ValueError(
-                f"A U-net has levels of {channels} channels, which num_groups={self.num_groups} "
-                f"and num_heads={self.num_heads} must divide; change width or one of them."
+                f"{name_knob(knob, 'multipliers')} and width make levels of {channels} channels, "
+                f"which num_groups={self.num_groups} and num_heads={self.num_heads} must divide; "
+                "change width or one of them."
             )
 
     @property

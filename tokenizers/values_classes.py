@@ -11,6 +11,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, Integer, Shaped, UInt8
 
 from tokenizers.base import Better, RawBatch
+from tokenizers.checked import name_knob
 from tokenizers.values_dense import (
     DenseValues,
     Raw,
@@ -34,12 +35,12 @@ class Classes(DenseValues):
 
     metrics: ClassVar[dict[str, Better]] = {"miou": "higher", "pixel_accuracy": "higher"}
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check_knobs(self, knob: str) -> None:
         if len(self.names) < 2 or 0 <= self.ignore < len(self.names):
             raise ValueError(
-                f"Classes got {len(self.names)} names and ignore={self.ignore}; give at least 2 "
-                "names, and an ignore index that is none of theirs."
+                f"{name_knob(knob, 'names')} are {len(self.names)} and "
+                f"{name_knob(knob, 'ignore')} is {self.ignore}; give at least 2 names, and an "
+                "index to ignore that is none of theirs."
             )
 
     @property

@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Shaped, UInt8
 from PIL import Image
 
 from tokenizers.base import Better, Crop, RawBatch
+from tokenizers.checked import name_knob
 from tokenizers.values_dense import (
     WHOLE,
     DenseValues,
@@ -125,14 +126,13 @@ class Reals(DenseValues):
 
     metrics: ClassVar[dict[str, Better]] = {"r2": "higher", "rmse": "lower"}
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check_knobs(self, knob: str) -> None:
         if self.channels < 1:
-            raise ValueError(f"Reals got channels={self.channels}; give at least 1.")
+            raise ValueError(f"{name_knob(knob, 'channels')} is {self.channels}; give at least 1.")
         if len(self.picture) not in (1, 3) or not set(self.picture) <= set(range(self.channels)):
             raise ValueError(
-                f"Reals got picture={self.picture}; name one or three of its channels, "
-                f"0 to {self.channels - 1}."
+                f"{name_knob(knob, 'picture')} is {self.picture}; name one or three of its "
+                f"channels, 0 to {self.channels - 1}."
             )
 
     @property

@@ -11,6 +11,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Shaped, UInt8
 
 from tokenizers.base import Better, Crop, RawBatch
+from tokenizers.checked import name_knob
 from tokenizers.values_dense import (
     DenseValues,
     Raw,
@@ -47,12 +48,12 @@ class Distances(DenseValues):
 
     metrics: ClassVar[dict[str, Better]] = {"abs_rel": "lower", "delta1": "higher", "rmse": "lower"}
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check_knobs(self, knob: str) -> None:
         if not 0 < self.min_distance < self.max_distance:
             raise ValueError(
-                f"Distances got min_distance={self.min_distance} and max_distance="
-                f"{self.max_distance}; it needs 0 < min_distance < max_distance."
+                f"{name_knob(knob, 'min_distance')} is {self.min_distance} and "
+                f"{name_knob(knob, 'max_distance')} {self.max_distance}; the first must be above 0 "
+                "and below the second."
             )
 
     @property

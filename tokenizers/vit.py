@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from tokenizers.checked import Checked
+from tokenizers.checked import Checked, name_knob
 from tokenizers.image import from_patches, to_patches
 
 LONGEST_PERIOD = 10000.0
@@ -47,19 +47,18 @@ class NetworkConfig(Checked):
     norm_epsilon: float = 1e-6
     """Added to variances."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check_knobs(self, knob: str) -> None:
         if min(self.width, self.depth + 1, int(self.width * self.expansion)) < 1:
             raise ValueError(
-                f"A network got width={self.width}, depth={self.depth} and expansion="
+                f"{name_knob(knob, 'width')} is {self.width}, depth {self.depth} and expansion "
                 f"{self.expansion}; widths must be at least 1 and depth at least 0."
             )
         if self.kind == "vit" and (
             self.num_heads < 1 or self.width % self.num_heads or self.width % 4
         ):
             raise ValueError(
-                f"A vit got width={self.width} and num_heads={self.num_heads}; width must be a "
-                "multiple of num_heads and of 4."
+                f"{name_knob(knob, 'width')} is {self.width} and num_heads {self.num_heads}; of a "
+                "vit, width must be a multiple of num_heads and of 4."
             )
 
     @property

@@ -165,7 +165,6 @@ def to_model_config(config: Config) -> ModelConfig:
     )
     if not ours.num_heads:
         raise ValueError("The configuration's num_heads is 0; it must be at least 1.")
-    ours.check()
     return ours
 
 

@@ -31,7 +31,7 @@ from fourm.training.train_state import (
     merge_state,
     parameter_names,
 )
-from tokenizers.checked import Checked
+from tokenizers.checked import Checked, name_knob
 from tokenizers.termination import Terminated, deferred
 
 
@@ -64,28 +64,23 @@ class TrainingConfig(Checked):
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """The optimizer."""
 
-    def check(self, knob: str) -> None:
-        """Raises ValueError, in one sentence, for impossible values of the fields at `knob`."""
+    def check_knobs(self, knob: str) -> None:
         least = dict.fromkeys(("batch_size", "accumulation", "log_every", "checkpoint_every"), 1)
         least |= {"keep_checkpoints": 1, "steps": 0, "checkpoint_minutes": 0}
         least |= {"evaluate_every": 0, "evaluate_samples": 1}
         for name, smallest in least.items():
             if not smallest <= getattr(self, name) < math.inf:
-                shown = f"{knob}.{name.replace('_', '-')} is {getattr(self, name)}"
+                shown = f"{name_knob(knob, name)} is {getattr(self, name)}"
                 raise ValueError(f"{shown}; it must be at least {smallest}.")
         if self.batch_size % self.accumulation:
             raise ValueError(
-                f"{knob}.batch-size is {self.batch_size}; it must be divisible by "
+                f"{name_knob(knob, 'batch_size')} is {self.batch_size}; it must be divisible by "
                 f"{knob}.accumulation, {self.accumulation}."
-            )
-        if not 0 < self.optimizer.learning_rate < math.inf:
-            raise ValueError(
-                f"{knob}.optimizer.learning-rate is {self.optimizer.learning_rate}; it must be "
-                "positive and finite."
             )
         if not 0 <= self.average_decay < 1:
             raise ValueError(
-                f"{knob}.average-decay is {self.average_decay}; it must be at least 0 and below 1."
+                f"{name_knob(knob, 'average_decay')} is {self.average_decay}; it must be at least "
+                "0 and below 1."
             )
 
 

@@ -25,7 +25,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, PyTree
 
 from fourm.loss import Segments, TokenScores, grouped_cross_entropy
-from tokenizers.checked import Checked
+from tokenizers.checked import Checked, name_knob
 
 AXES = ("data", "fsdp", "tensor")
 BATCH = P(("data", "fsdp"))
@@ -62,10 +62,9 @@ class MeshConfig(Checked):
     tensor: int = 1
     """Shares of heads, hidden units and vocabulary; must divide --model.num-heads."""
 
-    def check(self) -> None:
-        """Raises ValueError, in one sentence, for impossible sizes."""
+    def check_knobs(self, knob: str) -> None:
         sizes = dict(zip(AXES, astuple(self), strict=True))
-        shown = ", ".join(f"--mesh.{axis} {size}" for axis, size in sizes.items())
+        shown = ", ".join(f"{name_knob(knob, axis)} {size}" for axis, size in sizes.items())
         if any(size < 1 and size != -1 for size in sizes.values()):
             raise ValueError(f"{shown} is impossible; sizes are at least 1, or -1 for the rest.")
         if list(sizes.values()).count(-1) > 1:
@@ -77,7 +76,6 @@ class MeshConfig(Checked):
         Raises:
             ValueError: If no such mesh has that many devices.
         """
-        self.check()
         sizes = astuple(self)
         known = math.prod(size for size in sizes if size != -1)
         if num_devices % known or (-1 not in sizes and known != num_devices):

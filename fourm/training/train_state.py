@@ -1,5 +1,6 @@
 """One training step, for tokenizers and model alike."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +15,7 @@ from optax.contrib import MuonDimensionNumbers, muon
 
 from fourm.training.sharding import Layout, precisions
 from fourm.training.whole_matrices import update_whole_matrices
-from tokenizers.checked import Checked
+from tokenizers.checked import Checked, name_knob
 
 Metrics = dict[str, Float[Array, ""]]
 LossFn = Callable[[Any, Any, Key[Array, ""]], tuple[Float[Array, ""], Metrics]]
@@ -72,6 +73,22 @@ class OptimizerConfig(Checked):
     that AdamW's have at equal rates (Liu et al. 2025, section 2.2)."""
     clip_norm: float = 1.0
     """Largest global norm of a gradient; larger ones are scaled down to it. 0 = off."""
+
+    def check_knobs(self, knob: str) -> None:
+        for name, is_allowed, allowed in (
+            ("learning_rate", 0 < self.learning_rate < math.inf, "positive and finite"),
+            ("warmup_steps", self.warmup_steps >= 0, "0 or more"),
+            ("final_fraction", 0 <= self.final_fraction <= 1, "0 to 1"),
+            ("weight_decay", 0 <= self.weight_decay < math.inf, "0 or more and finite"),
+            ("b1", 0 <= self.b1 < 1, "at least 0 and below 1"),
+            ("b2", 0 <= self.b2 < 1, "at least 0 and below 1"),
+            ("muon_scale", 0 < self.muon_scale < math.inf, "positive and finite"),
+            ("clip_norm", 0 <= self.clip_norm < math.inf, "0 (off) or positive and finite"),
+        ):
+            if not is_allowed:
+                raise ValueError(
+                    f"{name_knob(knob, name)} is {getattr(self, name)}; it must be {allowed}."
+                )
 
 
 class TrainState(NamedTuple):

@@ -84,5 +84,4 @@ def test_the_mixtures_are_those_that_were_recorded(modalities, setting):
 
 @pytest.mark.parametrize("modalities", DOMAINS)
 def test_every_mixture_can_be_drawn(modalities):
-    mixture(modalities).check()
     mixture(modalities).check_fits(build_abstract(fourm_b(modalities)).space)

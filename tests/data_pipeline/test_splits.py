@@ -54,7 +54,7 @@ def test_too_few_groups_are_refused():
 
 
 def test_shares_that_leave_nothing_for_training_are_refused():
-    with pytest.raises(ValueError, match=r"validation=0\.5 and test=0\.5"):
+    with pytest.raises(ValueError, match=r"validation is 0\.5 and SplitByFraction.test 0\.5"):
         SplitByFraction(validation=0.5, test=0.5)
 
 

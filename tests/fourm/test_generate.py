@@ -59,7 +59,7 @@ def test_text_in_pictures_out(folder, tmp_path, capsys):
             "--count is -500; the numbers that this run was trained on lie",
         ),
         (["--count", "nan"], "count"),
-        (["--num-steps", 10**9], "num_steps is 1000000000; allowed is 1 to 10,000"),
+        (["--num-steps", 10**9], "--num-steps is 1000000000; allowed is 1 to 10,000"),
         (["--use", "best"], "There is no checkpoint in"),
         (["--use", "500"], "There is no checkpoint of step 500"),
     ],

@@ -214,13 +214,13 @@ def test_a_loss_that_is_not_finite_shows_in_its_own_modality_alone():
 
 
 @pytest.mark.parametrize(
-    ("config", "message"),
+    ("settings", "message"),
     [
-        (LossConfig(weights={"text": -1.0}), "--loss.weights.text is -1.0; it must be finite and"),
-        (LossConfig(tile=-1), "--loss.tile is -1; it must be positive, or 0"),
-        (LossConfig(weights={"text": float("inf")}), "--loss.weights.text is inf; it must be fin"),
+        (dict(weights={"text": -1.0}), "LossConfig.weights.text is -1.0; it must be finite and"),
+        (dict(tile=-1), "LossConfig.tile is -1; it must be positive, or 0"),
+        (dict(weights={"text": float("inf")}), "LossConfig.weights.text is inf; it must be fin"),
     ],
 )
-def test_impossible_settings_get_one_sentence(config, message):
+def test_impossible_settings_get_one_sentence(settings, message):
     with pytest.raises(ValueError, match=message):
-        config.check()
+        LossConfig(**settings)

@@ -365,17 +365,17 @@ def test_positions_of_a_sequence_are_sines_and_cosines_of_the_place():
     [
         (
             dict(dim=30, num_heads=4),
-            r"--model.dim is 30; .* by 4 .* and by --model.num-heads, 4",
+            r"ModelConfig.dim is 30; .* by 4 .* and by ModelConfig.num_heads, 4",
         ),
-        (dict(dim=18, num_heads=2), r"--model.dim is 18; it must be divisible by 4"),
-        (dict(encoder_layers=0), r"--model.encoder-layers is 0; it must be 1 to 1024"),
-        (dict(decoder_layers=0), r"--model.decoder-layers is 0; it must be 1 to 1024"),
-        (dict(registers_in_context=True), r"raise --model.num-registers from 0"),
+        (dict(dim=18, num_heads=2), r"ModelConfig.dim is 18; it must be divisible by 4"),
+        (dict(encoder_layers=0), r"ModelConfig.encoder_layers is 0; it must be 1 to 1024"),
+        (dict(decoder_layers=0), r"ModelConfig.decoder_layers is 0; it must be 1 to 1024"),
+        (dict(registers_in_context=True), r"raise ModelConfig.num_registers from 0"),
     ],
 )
 def test_an_impossible_shape_gets_one_sentence(changes, message):
     with pytest.raises(ValueError, match=message):
-        ModelConfig(**changes).check()
+        ModelConfig(**changes)
 
 
 def test_inputs_and_targets_name_the_same_kinds_of_fields():

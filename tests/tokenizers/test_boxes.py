@@ -144,9 +144,9 @@ def test_checked_boxes_have_their_canonical_form():
 def test_wrong_settings_name_the_knob():
     with pytest.raises(ValueError, match=r"class_names must be different"):
         BoxList(("a", "a"))
-    with pytest.raises(ValueError, match=r"iou_threshold=0.0, .* more than 0"):
+    with pytest.raises(ValueError, match=r"iou_threshold is 0.0 .* more than 0"):
         BoxList(NAMES, iou_threshold=0.0)
-    with pytest.raises(ValueError, match=r"num_bins=1, .* at least 2"):
+    with pytest.raises(ValueError, match=r"num_bins is 1 .* at least 2"):
         BoxTokenizerConfig(num_bins=1)
     with pytest.raises(ValueError, match=r"classes 0 to 2 are allowed; got 7 to 7"):
         fit().encode([make_boxes((0, 0, 1, 1, 7))])

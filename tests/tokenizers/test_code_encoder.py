@@ -112,9 +112,12 @@ def test_every_setting_of_a_quantiser_reaches_it():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: QuantizerConfig(num_heads=2), "kind vq got num_heads=2; only memcodes"),
-        (lambda: QuantizerConfig(normalize_latents=True), "are for averages=counts"),
-        (lambda: CodeEncoderConfig(patch_size=0), "patch_size=0"),
+        (
+            lambda: QuantizerConfig(num_heads=2),
+            "num_heads is 2, of a quantiser of kind vq; only memcodes",
+        ),
+        (lambda: QuantizerConfig(normalize_latents=True), "are for counts"),
+        (lambda: CodeEncoderConfig(patch_size=0), "patch_size is 0"),
         (lambda: encoder(class_channels=4), "class_channels is for class maps"),
     ],
 )

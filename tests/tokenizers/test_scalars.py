@@ -124,7 +124,7 @@ def test_fitting_refuses_no_numbers_and_numbers_that_are_not_finite():
         fit([1.0, float("nan")])
     with pytest.raises(ValueError, match="nan has no bin"):
         fit(NORMAL).encode([float("nan")])
-    with pytest.raises(ValueError, match="num_bins=0; at least 1"):
+    with pytest.raises(ValueError, match="num_bins is 0; at least 1"):
         ScalarTokenizerConfig(num_bins=0)
 
 

@@ -171,9 +171,11 @@ def test_bytes_and_numpy_strings_become_str():
 
 
 def test_wrong_settings_name_the_knob():
-    with pytest.raises(ValueError, match=r"vocab_size=300 leaves no room .* at least 321"):
+    with pytest.raises(
+        ValueError, match=r"vocab_size is 300, which leaves no room .* at least 321"
+    ):
         TextTokenizerConfig(vocab_size=300)
-    with pytest.raises(ValueError, match=r"max_tokens=1, .* at least 2"):
+    with pytest.raises(ValueError, match=r"max_tokens is 1, .* at least 2"):
         TextTokenizerConfig(max_tokens=1)
     with pytest.raises(ValueError, match=r"names the attribute 'size', but .* \['color'\]"):
         Text({"color": COLORS}, pairs=(("size", "color"),))

@@ -369,10 +369,10 @@ def test_values_that_cannot_be_are_refused_in_a_sentence(values, value, message)
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: Distances(max_distance=0.05), "needs 0 < min_distance < max_distance"),
+        (lambda: Distances(max_distance=0.05), "the first must be above 0 and below"),
         (lambda: Classes(("sky",)), "give at least 2 names"),
-        (lambda: Classes(NAMES, ignore=1), "ignore=1; give at least 2 names, and an ignore"),
-        (lambda: Reals(channels=0), "channels=0; give at least 1"),
+        (lambda: Classes(NAMES, ignore=1), "ignore is 1; give at least 2 names, and an index"),
+        (lambda: Reals(channels=0), "channels is 0; give at least 1"),
         (lambda: Reals(channels=2, picture=(0, 1, 2)), "name one or three of its channels, 0 to 1"),
         (
             lambda: Distances().fit_statistics(np.zeros((2, 4, 4), np.float32)),

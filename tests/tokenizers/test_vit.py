@@ -122,10 +122,13 @@ def test_positions_are_not_trained():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_heads": 3}, "width=8 and num_heads=3; width must be a multiple"),
-        ({"width": 6, "num_heads": 2}, "width=6 and num_heads=2; width must be a multiple"),
-        ({"depth": -1}, "depth=-1"),
-        ({"expansion": 0.0}, r"expansion=0\.0; widths must be at least 1"),
+        ({"num_heads": 3}, "width is 8 and num_heads 3; of a vit, width must be a multiple"),
+        (
+            {"width": 6, "num_heads": 2},
+            "width is 6 and num_heads 2; of a vit, width must be a multiple",
+        ),
+        ({"depth": -1}, "depth -1"),
+        ({"expansion": 0.0}, r"expansion 0\.0; widths must be at least 1"),
     ],
 )
 def test_wrong_sizes_get_one_sentence(changes, message):
