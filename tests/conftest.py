@@ -23,6 +23,8 @@ os.environ.setdefault("XLA_FLAGS", QUICK)
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
+from tests.paths import FIXTURES  # noqa: E402
+
 # What masks, computes and trains: arrays of different rank meet there only where the code says
 # so. Elsewhere, colours and boxes meet whole pictures along their last axis all the time.
 STRICT = (
@@ -83,7 +85,7 @@ def released_memory() -> Iterator[None]:
     jax.clear_caches()
 
 
-TINY_SCENES = str(Path(__file__).parent / "fixtures" / "tiny_scenes.py")
+TINY_SCENES = str(FIXTURES / "tiny_scenes.py")
 
 
 @pytest.fixture(scope="session")

@@ -19,11 +19,12 @@ import fourm
 from configs.schema import RunConfig
 from fourm.evaluate import Command, evaluate_run
 from fourm.run_log import read_metrics
+from tests.paths import FIXTURES
 from tokenizers.plain import classes_of, up_to_date
 from tokenizers.storage import load_folder
 from train import main
 
-FIXTURE = Path(__file__).parent / "fixtures" / "earlier_run"
+FIXTURE = FIXTURES / "earlier_run"
 CONFIG = str(FIXTURE / "config.py")
 EXPECTED = json.loads((FIXTURE / "expected.json").read_text())
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.paths import ROOT
+
 FOLDERS = ("tokenizers", "data_pipeline", "fourm", "configs")
 MAY_IMPORT = {
     "tokenizers": {"tokenizers"},

@@ -10,9 +10,9 @@ import pytest
 
 from configs.presets import load_preset, parse_command_line
 from tests.fourm.tiny_run import make_run, write_run
+from tests.paths import ROOT
 from tokenizers.modality import Modality
 
-ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 COMMANDS = [

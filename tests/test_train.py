@@ -26,10 +26,10 @@ from fourm.sample_set import load_heldout
 from fourm.training.checkpoints import list_steps
 from fourm.training.train_state import OptimizerConfig, build_schedule
 from tests.fixtures.tiny_scenes import config as tiny_config
+from tests.paths import ROOT
 from tokenizers.base import Boxes
 from train import main, read_sample
 
-ROOT = Path(__file__).parent.parent
 CONFIG = str(ROOT / "tests" / "fixtures" / "tiny_scenes.py")
 SATELLITE = ROOT / "tests" / "fixtures" / "eo"
 NYU = ROOT.parent / "shared" / "data" / "nyuv2"

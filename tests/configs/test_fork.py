@@ -14,10 +14,11 @@ from configs.presets import load_preset
 from fourm.training.checksums import MARKER
 from fourm.training.train_state import OptimizerConfig
 from tests.fourm.tiny_run import make_tokenizers
+from tests.paths import FIXTURES
 from tokenizers.pieces import record_pieces
 from tokenizers.plain import to_plain
 
-TINY = str(Path(__file__).parents[1] / "fixtures" / "tiny_scenes.py")
+TINY = str(FIXTURES / "tiny_scenes.py")
 NAMES = ("rgb", "caption", "boxes")
 
 

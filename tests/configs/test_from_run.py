@@ -16,12 +16,13 @@ from data_pipeline.files import ArrayFile, BoxesFile, NumberFile, TextFile
 from fourm.interop.ml4m import main as ml4m
 from fourm.saved_model import load_model
 from tests.fourm.tiny_run import CAPTIONS, SIDE, make_pictures, make_run, write_run
+from tests.paths import GOLDENS
 from tests.test_train import arrays_of, report_of
 from tokenizers.modality import SavedTokenizerConfig
 from tokenizers.plain import to_plain
 from train import main
 
-GOLDENS = Path(__file__).parents[1] / "fixtures" / "goldens"
+GOLDENS = GOLDENS
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ import io
 import re
 import sys
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import jax
 import pytest
@@ -17,10 +16,10 @@ from fourm.evaluation import EvaluationConfig
 from fourm.model import FourM
 from fourm.results import Pair
 from fourm.token_space import TokenSpace
+from tests.paths import ROOT
 from tokenizers.base import SequenceTokens
 from tokenizers.image import ImageTokenizerConfig
 
-ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "docs" / "satellite.py"
 CONFIGS = {**{name: build() for name, build in PRESETS.items()}}
 CONFIGS["docs/satellite.py"] = load_preset(str(EXAMPLE))[0]

@@ -1,7 +1,6 @@
 """The published models, built without their numbers: sizes and names of tensors."""
 
 import json
-from pathlib import Path
 
 import pytest
 
@@ -9,8 +8,9 @@ from configs.published import DOMAINS, fourm_b, fourm_l, fourm_xl, mixture
 from fourm.interop.fm import build_abstract, count_trunk, list_tensors
 from fourm.interop.fm_modalities import find_published
 from fourm.interop.masking_statistics import build_mixture
+from tests.paths import GOLDENS
 
-STATISTICS = Path(__file__).parents[1] / "fixtures" / "goldens" / "masking" / "stats.json"
+STATISTICS = GOLDENS / "masking" / "stats.json"
 MODELS = {"b": (fourm_b, 198e6), "l": (fourm_l, 705e6), "xl": (fourm_xl, 2.8e9)}
 
 

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.paths import FIXTURES
+
 
 @pytest.fixture
 def eo_folder() -> Path:
     """Five Earth-observation samples in six modalities: val/MODALITY/all/KEY.EXT."""
-    return Path(__file__).parent.parent / "fixtures" / "eo"
+    return FIXTURES / "eo"
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from PIL import Image
 from data_pipeline.files import ArrayFile, BoxesFile, TextFile
 from data_pipeline.files_source import FilesData
 from data_pipeline.splits import SplitByFolder, SplitByFraction
+from tests.paths import SHARED
 
 EO = {
     "rgb": ArrayFile(folder="S2RGB", as_rgb=True),
@@ -20,7 +21,7 @@ EO = {
     "landcover": ArrayFile(folder="LULC"),
 }
 KEYS = ["38D_378R_2_3", "282D_485L_3_3", "433D_629L_3_1", "609U_541L_3_0", "637U_59R_1_3"]
-NYU = Path(__file__).parents[3] / "shared" / "data" / "nyuv2"
+NYU = SHARED / "data" / "nyuv2"
 
 
 @pytest.fixture

@@ -19,13 +19,13 @@ from data_pipeline.token_store import TokenStore
 from data_pipeline.tokenize import main, parse
 from data_pipeline.transforms import CropConfig
 from tests.data_pipeline.token_samples import assert_same, everything
+from tests.paths import ROOT
 from tokenizers.base import SequenceTokens
 from tokenizers.codes import Codes, CodeTokenizer
 from tokenizers.features import PixelTokenizer
 from tokenizers.plain import to_plain
 from tokenizers.scalars import Scalar, ScalarTokenizerConfig
 
-ROOT = Path(__file__).parent.parent.parent
 SMALL = ("--num-shards", "3")
 
 

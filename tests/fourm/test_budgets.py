@@ -1,7 +1,6 @@
 """Budgets are feasible, spent in full, and distributed as Dirichlet draws."""
 
 import json
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -17,11 +16,12 @@ from fourm.budgets import (
     split_budget,
     split_by_chance,
 )
+from tests.paths import SHARED
 
 DRAW = jax.jit(
     jax.vmap(lambda key, alphas, *limits: split_budget(draw_log_shares(key, alphas), *limits))
 )
-STATISTICS = Path(__file__).parents[3] / "shared/parity/goldens/masking/stats.json"
+STATISTICS = SHARED / "parity/goldens/masking/stats.json"
 
 
 def draw_budgets(alphas, capacity, total, seed=0):

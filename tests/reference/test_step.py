@@ -5,12 +5,12 @@ import math
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fourm.training.train_state import IS_FINITE, build_schedule
+from tests.paths import ROOT
 from tests.reference import arithmetic
 from tests.reference.arithmetic import Range, Slots, leaves
 from tests.reference.step_worker import (
@@ -25,7 +25,6 @@ from tests.reference.step_worker import (
     WEIGHTS,
 )
 
-ROOT = Path(__file__).parents[2]
 TOLERANCE = 1e-5
 RANGES = [
     Range(entry.name, entry.first_id, entry.vocab_size, entry.kind == "sequence")

@@ -7,15 +7,14 @@ import subprocess
 import sys
 import time
 import warnings
-from pathlib import Path
 
 import pytest
 
+from tests.paths import ROOT
 from tokenizers.command import describe_error, run_command
 from tokenizers.memory import TUNABLES
 from tokenizers.termination import Terminated
 
-ROOT = Path(__file__).parents[2]
 # Each with the file whose start it is: all commands that the README names.
 COMMANDS = {
     "train.py": ["train.py"],

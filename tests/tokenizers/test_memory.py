@@ -3,13 +3,12 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
+from tests.paths import ROOT
 from tokenizers.memory import TUNABLES
 
-ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import os, sys
 print("started", flush=True)

@@ -6,13 +6,11 @@ import signal
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
 import pytest
 
+from tests.paths import ROOT
 from tokenizers.termination import Terminated, check_terminated, deferred, raises_terminated
-
-ROOT = Path(__file__).parents[2]
 
 
 def terminate():

@@ -8,11 +8,11 @@ import sys
 import time
 import unicodedata
 from importlib import metadata
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.paths import FIXTURES
 from tokenizers.base import PADDING, Tokenizer
 from tokenizers.modality import load_tokenizer
 from tokenizers.text import Text
@@ -21,7 +21,7 @@ from tokenizers.wordpiece_file import WordPieceFile
 
 pytestmark = pytest.mark.xdist_group("wordpiece")  # The package runs once.
 
-SCRIPT = Path(__file__).parents[1] / "fixtures" / "package_wordpiece.py"
+SCRIPT = FIXTURES / "package_wordpiece.py"
 NUM_TEXTS = 3000
 OLD = unicodedata.ucd_3_2_0
 # The package's tables of characters differ in age (Unicode 8, 9 and 16) and Python's is another.

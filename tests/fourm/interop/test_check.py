@@ -2,15 +2,14 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fourm.interop.check import find_recordings
 from fourm.interop.ml4m import main
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[3]
 COMMITTED = ROOT / "tests" / "fixtures" / "goldens"
 ALL = ROOT.parent / "shared" / "parity" / "goldens"
 

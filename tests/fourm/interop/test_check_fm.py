@@ -2,14 +2,13 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fourm.interop.check_fm import check_fm
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[3]
 SMALL = ROOT / "tests" / "fixtures" / "goldens" / "fm_4m7_tiny_gelu"
 GOLDENS = ROOT.parent / "shared" / "parity" / "goldens"
 

@@ -1,7 +1,6 @@
 """Recorded generation, replayed; and whether a difference would be found."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,9 +14,10 @@ from fourm.interop.check_generation import (
     sampling_distribution,
 )
 from fourm.token_space import TokenRange
+from tests.paths import SHARED
 from tokenizers.base import SequenceTokens
 
-GOLDENS = Path(__file__).parents[4] / "shared" / "parity" / "goldens"
+GOLDENS = SHARED / "parity" / "goldens"
 TEXT = TokenRange("caption", 320, (6,), SequenceTokens(3, 5, 199), 0, 1, 0)
 
 

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import json
 import shutil
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -24,8 +23,9 @@ from fourm.interop.masking_statistics import (
     errors_of_shares,
     histogram,
 )
+from tests.paths import GOLDENS
 
-RECORDED = Path(__file__).parents[2] / "fixtures" / "goldens" / "masking"
+RECORDED = GOLDENS / "masking"
 EXAMPLES = json.loads((RECORDED / "spans.json").read_text())
 SETTINGS = json.loads((RECORDED / "stats.json").read_text())
 HISTOGRAMS = dict(np.load(RECORDED / "hist.npz"))

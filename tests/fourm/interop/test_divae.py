@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 from fourm.interop.check_divae import check_divae, run_decode, run_decoder, run_encoder
 from fourm.interop.comparison import Comparison
 from fourm.interop.divae import export_divae, export_tensors, import_divae, read_divae_config
+from tests.paths import ROOT
 from tokenizers.code_encoder import CodeEncoderConfig, QuantizerConfig
 from tokenizers.dense_tokenizer import variables
 from tokenizers.diffusion import DiffusionConfig
@@ -25,7 +26,6 @@ from tokenizers.unet import UNetConfig
 from tokenizers.values import Reals
 from tokenizers.vit import NetworkConfig
 
-ROOT = Path(__file__).parents[3]
 RECORDED = ROOT.parent / "shared" / "parity" / "goldens"
 
 TINY = DiffusionTokenizerConfig(

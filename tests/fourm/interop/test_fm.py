@@ -20,8 +20,8 @@ from fourm.interop.fm_config import build_space, complete_config, to_model_confi
 from fourm.interop.fm_layout import fixed_positions, list_tensors
 from fourm.interop.fm_modalities import PUBLISHED
 from fourm.saved_model import load_model, save_model
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[3]
 SMALL = ROOT / "tests" / "fixtures" / "goldens" / "fm_4m7_tiny_gelu"
 FOUR = ("caption", "rgb@224", "t5_caption", "tok_dinov2_global", "tok_semseg@448")
 CONFIG = dict(

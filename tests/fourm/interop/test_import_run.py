@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,8 +14,9 @@ from fourm.generate import main as generate
 from fourm.generation import GenerationConfig
 from fourm.interop.import_run import find_owners, resolve
 from fourm.interop.ml4m import main
+from tests.paths import GOLDENS
 
-GOLDENS = Path(__file__).parents[2] / "fixtures" / "goldens"
+GOLDENS = GOLDENS
 MODEL = GOLDENS / "fm_4m7_tiny_gelu"
 NAMES = ("caption", "rgb@224", "tok_rgb@224", "tok_canny_edge@224", "tok_sam_edge@224")
 

@@ -2,15 +2,15 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fourm.interop import check_schedules as module
 from fourm.interop.check_schedules import check_schedules, compare_times
+from tests.paths import GOLDENS
 
-RECORDED = Path(__file__).parents[2] / "fixtures" / "goldens" / "diffusion_schedules"
+RECORDED = GOLDENS / "diffusion_schedules"
 
 
 def test_every_recorded_schedule_step_and_list_of_times_agrees():

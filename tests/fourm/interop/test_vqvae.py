@@ -22,11 +22,11 @@ from fourm.interop.vqvae import (
     import_vqvae,
     read_vqvae_config,
 )
+from tests.paths import ROOT
 from tokenizers.modality import load_tokenizer
 from tokenizers.values import Classes, Colors, Directions, Reals
 from tokenizers.vit_tokenizer import ViTTokenizer, ViTTokenizerConfig
 
-ROOT = Path(__file__).parents[3]
 COMMITTED = ROOT / "tests" / "fixtures" / "goldens"
 SHARED = ROOT.parent / "shared" / "parity" / "goldens"
 NAMES = ["tiny", "tiny_featmap", "tiny_mlp", "tiny_outconv", "tiny_semseg"]

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from contextlib import closing, nullcontext
 from dataclasses import replace
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +26,7 @@ from fourm.training.recent import NonFiniteLossError
 from fourm.training.train_state import OptimizerConfig
 from tests.fourm.tiny import Shape, build_model, make_tokens
 from tests.fourm.training.test_sharding import free_port
+from tests.paths import ROOT
 from tokenizers.base import SequenceTokens, TokenBatch
 from tokenizers.termination import Terminated, raises_terminated
 
@@ -456,7 +456,7 @@ def elastic(tmp_path_factory) -> tuple[list[int], dict[str, dict]]:
         return subprocess.Popen(
             [sys.executable, "-m", "tests.fourm.training.elastic_worker", str(folder), *arguments],
             env=dict(os.environ, JAX_PLATFORMS="cpu"),
-            cwd=Path(__file__).parents[3],
+            cwd=ROOT,
         )
 
     together = ("--processes", f"127.0.0.1:{free_port()}", "2")

@@ -19,8 +19,8 @@ from jax.tree_util import DictKey
 from fourm.training.sharding import Layout, MeshConfig, partition
 from fourm.training.train_state import OptimizerConfig, build_optimizer, create_state
 from tests.fourm.tiny import build_model
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[3]
 MESH = "2,2,2,2"
 ALONE = "1,1,1,2"
 
