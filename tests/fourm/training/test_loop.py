@@ -28,6 +28,7 @@ from tests.fourm.tiny import Shape, build_model, make_tokens
 from tests.fourm.training.test_sharding import free_port
 from tests.paths import ROOT
 from tokenizers.base import SequenceTokens, TokenBatch
+from tokenizers.checked import check_all, checked_later
 from tokenizers.termination import Terminated, raises_terminated
 
 SPACE = TokenSpace.build(
@@ -501,15 +502,26 @@ def test_a_run_goes_on_with_other_devices_over_the_same_samples_and_masks(elasti
         (dict(accumulation=0), "--training.accumulation is 0; it must be at least 1"),
         (dict(accumulation=3), "--training.batch-size is 4; it must be divisible by .*, 3"),
         (dict(average_decay=1.0), "--training.average-decay is 1.0; it must be at least 0"),
-        (
-            dict(optimizer=OptimizerConfig(learning_rate=0.0)),
-            "--training.optimizer.learning-rate is 0.0; it must be positive",
-        ),
     ],
 )
 def test_impossible_settings_get_one_sentence(changes, message):
     with pytest.raises(ValueError, match=message):
-        replace(CONFIG, **changes).check("--training")
+        with checked_later():
+            config = replace(CONFIG, **changes)
+        check_all(config, "--training")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("learning_rate", value) for value in (0.0, math.inf, math.nan)),
+        *(("warmup_steps", -1), ("final_fraction", 1.5), ("weight_decay", -0.1), ("b1", 1.0)),
+        *(("b2", -0.1), ("muon_scale", 0.0), ("clip_norm", -1.0), ("clip_norm", math.nan)),
+    ],
+)
+def test_impossible_settings_of_the_optimizer_get_one_sentence(name, value):
+    with pytest.raises(ValueError, match=rf"OptimizerConfig.{name} is {value}; it must be"):
+        OptimizerConfig(**{name: value})
 
 
 def test_metrics_are_on_disk_as_lines_of_json(tmp_path):

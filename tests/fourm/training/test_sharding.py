@@ -231,16 +231,16 @@ def test_what_is_left_of_the_devices_goes_where_it_is_said(mesh, devices, sizes)
 @pytest.mark.parametrize(
     ("mesh", "message"),
     [
-        (MeshConfig(fsdp=3), r"--mesh.data -1 x --mesh.fsdp 3 x .* does not make 8, the number"),
-        (MeshConfig(data=2), r"--mesh.data 2 x .* does not make 8, the number of devices"),
-        (MeshConfig(data=16, fsdp=1), r"--mesh.data 16 x .* does not make 8"),
-        (MeshConfig(tensor=0), r"--mesh.tensor 0 is impossible; sizes are at least 1, or -1"),
-        (MeshConfig(fsdp=-1), r"leaves two sizes open; give one of them"),
+        (dict(fsdp=3), r"--mesh.data -1 x --mesh.fsdp 3 x .* does not make 8, the number"),
+        (dict(data=2), r"--mesh.data 2 x .* does not make 8, the number of devices"),
+        (dict(data=16, fsdp=1), r"--mesh.data 16 x .* does not make 8"),
+        (dict(tensor=0), r"MeshConfig.tensor 0 is impossible; sizes are at least 1, or -1"),
+        (dict(fsdp=-1), r"leaves two sizes open; give one of them"),
     ],
 )
 def test_impossible_meshes_are_one_sentence(mesh, message):
     with pytest.raises(ValueError, match=message) as error:
-        mesh.resolve(8)
+        MeshConfig(**mesh).resolve(8)
     assert "\n" not in str(error.value)
 
 
