@@ -13,7 +13,7 @@ run.
 """
 
 if __name__ == "__main__":  # Before the imports below, which take seconds.
-    from tokenizers.command import begin
+    from tokenizers.process.command import begin
 
     begin(has_huge_pages=True)
 
@@ -59,12 +59,12 @@ from fourm.training.masked_loss import MaskedLoss
 from fourm.training.sharding import Layout
 from fourm.training.train_state import OptimizerConfig
 from tokenizers.base import Tokenizer
-from tokenizers.command import make_visible, run_command
 from tokenizers.modality import Modality, SavedTokenizerConfig, load_tokenizer
-from tokenizers.pieces import record_pieces
-from tokenizers.plain import to_plain
+from tokenizers.process.command import make_visible, run_command
+from tokenizers.settings.plain import to_plain
 from tokenizers.spread import evenly_spread
-from tokenizers.storage import copy_folder, fingerprint_files, fingerprint_together
+from tokenizers.storage.folders import copy_folder, fingerprint_files, fingerprint_together
+from tokenizers.storage.pieces import record_pieces
 
 NUM_REFERENCE = 256
 """Training samples of each modality that floors are computed from, at least, if there are."""

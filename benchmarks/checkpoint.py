@@ -29,7 +29,7 @@ from fourm.training.train_state import (
     build_optimizer,
     describe_state,
 )
-from tokenizers.memory import restart_with_huge_pages
+from tokenizers.process.huge_pages import restart_with_huge_pages
 
 SIZES = {"b": fourm_b, "l": fourm_l, "xl": fourm_xl}
 ORIGIN = {"seed": 0}

@@ -16,7 +16,7 @@ from benchmarks.workloads import Precision, Size, build_workload, draw_tokens
 from fourm.generation import GenerationConfig, generate_tokens
 from fourm.model import FourM
 from fourm.token_space import TokenSpace
-from tokenizers.memory import restart_with_huge_pages
+from tokenizers.process.huge_pages import restart_with_huge_pages
 
 RGB, DEPTH, CAPTION = "tok_rgb@224", "tok_depth@224", "caption"
 

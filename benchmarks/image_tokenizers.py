@@ -25,9 +25,9 @@ from fourm.training.train_state import (
     make_train_step,
     merge_state,
 )
-from tokenizers.image import ImageTokenizer, ImageTokenizerConfig
-from tokenizers.memory import restart_with_huge_pages
-from tokenizers.quantizers import diversity
+from tokenizers.images.patch_tokenizer import ImageTokenizer, ImageTokenizerConfig
+from tokenizers.images.quantizers import diversity
+from tokenizers.process.huge_pages import restart_with_huge_pages
 from tokenizers.values import Classes, Colors, DenseValues, Directions, Distances
 
 VALUES: dict[str, DenseValues] = {

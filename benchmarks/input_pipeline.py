@@ -28,7 +28,7 @@ from fourm.interop.import_run import stand_in
 from fourm.masking import mask_batch
 from fourm.token_space import TokenRange, TokenSpace
 from tokenizers.base import TokenBatch
-from tokenizers.memory import restart_with_huge_pages
+from tokenizers.process.huge_pages import restart_with_huge_pages
 
 PUBLISHED: dict[Modalities, float] = {"7": 299.0, "21": 117.0}
 """Samples per second of apple/ml-4m."""

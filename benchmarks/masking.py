@@ -14,7 +14,7 @@ from benchmarks.measure import print_line, summarize, time_call
 from benchmarks.workloads import Modalities, build_mixture, build_workload, draw_tokens
 from fourm.masking import mask_batch
 from fourm.mixture import Rules
-from tokenizers.memory import restart_with_huge_pages
+from tokenizers.process.huge_pages import restart_with_huge_pages
 
 
 @dataclass(frozen=True)

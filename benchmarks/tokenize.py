@@ -18,7 +18,7 @@ from configs.scenes import scenes
 from data_pipeline.token_records import build_layouts, pack_record
 from data_pipeline.token_writer import encode, plan_store, write_tokens
 from fourm.sample_set import SampleSet
-from tokenizers.memory import restart_with_huge_pages
+from tokenizers.process.huge_pages import restart_with_huge_pages
 
 
 @dataclass(frozen=True)

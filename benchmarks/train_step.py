@@ -40,7 +40,7 @@ from fourm.training.train_state import (
     create_state,
     make_train_step,
 )
-from tokenizers.memory import restart_with_huge_pages
+from tokenizers.process.huge_pages import restart_with_huge_pages
 
 MASKS = 8
 """Steps whose masks the useful work is a mean of; it varies by some per cent."""

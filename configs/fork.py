@@ -25,9 +25,9 @@ from fourm.training.checkpoints import (
 )
 from fourm.training.train_state import OptimizerConfig, build_optimizer
 from tokenizers.modality import load_tokenizer
-from tokenizers.pieces import check_pieces
-from tokenizers.plain import classes_of, differing_knobs, from_plain, to_plain, up_to_date
-from tokenizers.unfinished import new_folder, write_file
+from tokenizers.settings.plain import classes_of, differing_knobs, from_plain, to_plain, up_to_date
+from tokenizers.storage.pieces import check_pieces
+from tokenizers.storage.unfinished import new_folder, write_file
 
 FORK = "fork.json"
 CHECKPOINTS = "checkpoints"

@@ -21,9 +21,9 @@ from fourm.training.loop import TrainingConfig
 from fourm.training.train_state import OptimizerConfig
 from tokenizers.base import Tokenizer
 from tokenizers.modality import Modality, SavedTokenizerConfig, load_tokenizer
-from tokenizers.pieces import check_pieces
-from tokenizers.plain import from_plain
-from tokenizers.storage import check_made_with
+from tokenizers.settings.plain import from_plain
+from tokenizers.storage.folders import check_made_with
+from tokenizers.storage.pieces import check_pieces
 
 
 def is_run(folder: Path) -> bool:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from tokenizers.checked import Checked
+from tokenizers.settings.checked import Checked
 
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 

@@ -18,8 +18,8 @@ from configs.nyuv2 import nyuv2
 from configs.scenes import scenes, scenes_gpu
 from configs.schema import RunConfig
 from data_pipeline.kinds import KINDS, AnyData, blank_data
-from tokenizers.checked import checked_later
-from tokenizers.values_dense import DenseValues
+from tokenizers.settings.checked import checked_later
+from tokenizers.values.dense import DenseValues
 
 PRESETS: dict[str, Callable[[], RunConfig]] = {
     "scenes": scenes,

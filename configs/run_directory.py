@@ -16,7 +16,9 @@ from fourm.sample_set import HELDOUT
 from fourm.saved_model import load_shape
 from fourm.stages import SECONDS, read_seconds
 from tokenizers.modality import SavedTokenizerConfig, load_tokenizer
-from tokenizers.pieces import (
+from tokenizers.settings.plain import classes_of, differing_knobs, to_plain, up_to_date
+from tokenizers.storage.folders import check_made_with, fingerprint_files
+from tokenizers.storage.pieces import (
     DESCRIPTION,
     METRICS,
     check_pieces,
@@ -26,9 +28,7 @@ from tokenizers.pieces import (
     record_pieces,
     write_piece,
 )
-from tokenizers.plain import classes_of, differing_knobs, to_plain, up_to_date
-from tokenizers.storage import check_made_with, fingerprint_files
-from tokenizers.unfinished import clear_unfinished
+from tokenizers.storage.unfinished import clear_unfinished
 
 # What may differ from the run that a directory was made by: it changes nothing made earlier.
 FREE_KNOBS = (

@@ -15,10 +15,10 @@ from fourm.probing import ProbeConfig
 from fourm.training.loop import TrainingConfig
 from fourm.training.train_state import OptimizerConfig
 from tokenizers.boxes import BoxList, BoxTokenizerConfig
-from tokenizers.image import ImageTokenizerConfig
+from tokenizers.images.patch_tokenizer import ImageTokenizerConfig
 from tokenizers.modality import Modality
 from tokenizers.scalars import Scalar, ScalarTokenizerConfig
-from tokenizers.text import Text, TextTokenizerConfig
+from tokenizers.text.sentencepiece import Text, TextTokenizerConfig
 from tokenizers.values import Classes, Colors, Directions, Distances
 
 SCENE_MODALITIES = {

@@ -17,8 +17,8 @@ from fourm.probing import ProbeConfig
 from fourm.results import Pair
 from fourm.training.loop import TrainingConfig
 from fourm.training.sharding import MeshConfig
-from tokenizers.checked import Checked, check_all
 from tokenizers.modality import Modality
+from tokenizers.settings.checked import Checked, check_all
 
 
 @dataclass(frozen=True)

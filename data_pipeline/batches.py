@@ -14,7 +14,7 @@ import grain
 import numpy as np
 from jaxtyping import Int, Int64
 
-from tokenizers.checked import Checked
+from tokenizers.settings.checked import Checked
 
 Batch = TypeVar("Batch")
 

@@ -17,10 +17,10 @@ from PIL import Image
 
 from tokenizers.base import Boxes, Values
 from tokenizers.boxes import BoxList
-from tokenizers.checked import Checked
 from tokenizers.codes import Codes
 from tokenizers.scalars import Scalar
-from tokenizers.text import Text
+from tokenizers.settings.checked import Checked
+from tokenizers.text.sentencepiece import Text
 from tokenizers.values import Colors
 
 PICTURES = ("png", "jpg", "jpeg", "webp", "tif", "tiff", "bmp")

@@ -10,7 +10,7 @@ from data_pipeline.files import FileFormat
 from data_pipeline.layouts import Location, find_files, natural_order, read_bytes
 from data_pipeline.source import Sample
 from data_pipeline.splits import SplitByFolder, Splits, Table, load_table
-from tokenizers.checked import Checked
+from tokenizers.settings.checked import Checked
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from data_pipeline.scenes import ScenesData
 from data_pipeline.source import Source
 from data_pipeline.tfds_source import TfdsData
 from tokenizers.base import Values
-from tokenizers.checked import Checked
+from tokenizers.settings.checked import Checked
 
 KINDS = ("scenes", "files", "tfds", "none")
 

@@ -17,7 +17,7 @@ from data_pipeline.ray_caster import Picture, render
 from data_pipeline.scene_language import describe
 from data_pipeline.scene_sampler import SHAPES, Scene, sample_scene
 from data_pipeline.source import Sample
-from tokenizers.checked import Checked, name_knob
+from tokenizers.settings.checked import Checked, name_knob
 
 SEMSEG_CLASSES = ("sky", "ground", *SHAPES)
 """Names of the classes of `semseg`; those of `boxes` are `SHAPES`."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from tokenizers.checked import Checked, name_knob
+from tokenizers.settings.checked import Checked, name_knob
 
 
 class Table(NamedTuple):

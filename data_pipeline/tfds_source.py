@@ -9,7 +9,7 @@ import numpy as np
 
 from data_pipeline.source import Sample
 from tokenizers.base import Boxes
-from tokenizers.checked import Checked
+from tokenizers.settings.checked import Checked
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ import numpy as np
 from jaxtyping import Int64
 
 from data_pipeline.token_records import Layouts, ModalityLayout
-from tokenizers.checked import checked_fields
-from tokenizers.plain import (
+from tokenizers.settings.checked import checked_fields
+from tokenizers.settings.plain import (
     classes_of,
     differing_knobs,
     from_plain,
@@ -33,7 +33,7 @@ from tokenizers.plain import (
     to_plain,
     up_to_date,
 )
-from tokenizers.unfinished import write_file
+from tokenizers.storage.unfinished import write_file
 
 FORMAT = 2
 """Version of the records and of the index."""

@@ -21,7 +21,7 @@ from data_pipeline.token_records import build_layouts, pack_record
 from data_pipeline.transforms import CropConfig
 from tokenizers.base import PADDING, RawBatch, Tokenizer
 from tokenizers.features import FeatureTokenizer
-from tokenizers.unfinished import clear_unfinished, partial_name
+from tokenizers.storage.unfinished import clear_unfinished, partial_name
 
 CHUNK = 512
 """Samples read and encoded at once."""

@@ -11,7 +11,7 @@ on what was made. With `--out RUN/tokens` and nothing else, it is what `train.py
 """
 
 if __name__ == "__main__":  # Before the imports below, which take seconds.
-    from tokenizers.command import begin
+    from tokenizers.process.command import begin
 
     begin()
 
@@ -39,12 +39,12 @@ from data_pipeline.token_writer import (
 )
 from data_pipeline.transforms import CropConfig
 from tokenizers.base import Tokenizer
-from tokenizers.checked import Checked, check_all, checked_later
-from tokenizers.command import make_visible, run_command
 from tokenizers.modality import load_tokenizer
-from tokenizers.pieces import DESCRIPTION, check_pieces, record_pieces
-from tokenizers.plain import from_plain
-from tokenizers.storage import check_made_with, fingerprint_files
+from tokenizers.process.command import make_visible, run_command
+from tokenizers.settings.checked import Checked, check_all, checked_later
+from tokenizers.settings.plain import from_plain
+from tokenizers.storage.folders import check_made_with, fingerprint_files
+from tokenizers.storage.pieces import DESCRIPTION, check_pieces, record_pieces
 
 
 @dataclass(frozen=True)

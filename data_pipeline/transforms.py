@@ -9,8 +9,8 @@ import numpy as np
 
 from data_pipeline.source import Sample, Source, key_of
 from tokenizers.base import Crop, Values
-from tokenizers.checked import Checked, name_knob
 from tokenizers.features import Vectors
+from tokenizers.settings.checked import Checked, name_knob
 
 
 @dataclass(frozen=True)

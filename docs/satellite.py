@@ -16,7 +16,7 @@ from fourm.evaluation import EvaluationConfig
 from fourm.generation import GenerationConfig
 from fourm.masking import MaskingConfig
 from fourm.probing import ProbeConfig
-from tokenizers.image import ImageTokenizerConfig
+from tokenizers.images.patch_tokenizer import ImageTokenizerConfig
 from tokenizers.modality import Modality
 from tokenizers.values import Classes, Colors, Reals
 

@@ -5,7 +5,7 @@ python -m fourm.evaluate runs/scenes --pairs "rgb->depth" "caption->rgb->caption
 """
 
 if __name__ == "__main__":  # Before the imports below, which take seconds.
-    from tokenizers.command import begin
+    from tokenizers.process.command import begin
 
     begin()
 
@@ -24,8 +24,8 @@ from fourm.probing import ProbeConfig, format_probes, probe, untrained_like
 from fourm.results import format_matrix, format_table, notes_of, write_json
 from fourm.run import load
 from fourm.sample_set import TRAINING, load_heldout
-from tokenizers.command import make_visible, run_command
-from tokenizers.plain import from_plain
+from tokenizers.process.command import make_visible, run_command
+from tokenizers.settings.plain import from_plain
 
 
 @dataclass(frozen=True)

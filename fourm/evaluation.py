@@ -13,7 +13,7 @@ from tqdm import tqdm
 from fourm.results import Pair, Row, why_failed
 from fourm.sample_set import SampleSet
 from tokenizers.base import Better, RawBatch, Tokenizer, Values
-from tokenizers.checked import Checked, name_knob
+from tokenizers.settings.checked import Checked, name_knob
 from tokenizers.spread import evenly_spread, spread_order
 
 NUM_EXAMPLES = 32

@@ -6,7 +6,7 @@ python -m fourm.generate runs/scenes --targets rgb caption --num-samples 4
 """
 
 if __name__ == "__main__":  # Before the imports below, which take seconds.
-    from tokenizers.command import begin
+    from tokenizers.process.command import begin
 
     begin()
 
@@ -22,8 +22,8 @@ from fourm.files import SUFFIXES, draw_sheet, read_value, write_value
 from fourm.generation import GenerationConfig
 from fourm.run import Any2Any, load
 from tokenizers.base import RawBatch
-from tokenizers.checked import check_all, checked_later
-from tokenizers.command import make_visible, run_command
+from tokenizers.process.command import make_visible, run_command
+from tokenizers.settings.checked import check_all, checked_later
 
 MOST_SAMPLES = 100_000
 """Samples of one command, all of which are kept in memory."""

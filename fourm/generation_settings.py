@@ -15,7 +15,7 @@ from fourm.schedules import (
     temperatures_per_step,
 )
 from fourm.token_space import TokenRange
-from tokenizers.checked import Checked, name_knob
+from tokenizers.settings.checked import Checked, name_knob
 
 MOST_STEPS = 10_000
 """Passes over a grid; more than tokens make no difference."""

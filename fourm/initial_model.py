@@ -14,8 +14,8 @@ from fourm.token_space import TokenSpace
 from fourm.training.sharding import Layout
 from fourm.warm_start import take_weights
 from tokenizers.base import CodeFeatures, Tokenizer
-from tokenizers.pieces import check_pieces
-from tokenizers.storage import check_made_with, fingerprint_files
+from tokenizers.storage.folders import check_made_with, fingerprint_files
+from tokenizers.storage.pieces import check_pieces
 
 
 class Start(NamedTuple):

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float
 
 from fourm.attention import attend_in_parts
 from fourm.gating import gate
-from tokenizers.checked import Checked, name_knob
+from tokenizers.settings.checked import Checked, name_knob
 
 Dtype = Literal["auto", "float32", "bfloat16"]
 Remat = Literal["none", "blocks", "everything"]
@@ -125,7 +125,7 @@ class ModelConfig(Checked):
 
     @staticmethod
     def from_earlier(stored: dict[str, Any]) -> dict[str, Any]:
-        """Returns fields as this version names them, see `tokenizers.plain`."""
+        """Returns fields as this version names them, see `tokenizers.settings.plain`."""
         stored = dict(stored)
         if "use_bias" in stored:  # Once one knob stood for four.
             parts = ("qkv_bias", "out_bias", "mlp_bias", "norm_bias")

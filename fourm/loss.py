@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from fourm.model import FourM
 from fourm.token_space import MaskedBatch
-from tokenizers.checked import Checked, name_knob
+from tokenizers.settings.checked import Checked, name_knob
 
 Segments = tuple[tuple[int, int], ...]
 """(first id, vocabulary size) per modality."""

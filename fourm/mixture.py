@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from fourm.span_corruption import is_split_by_spans
 from fourm.token_space import TokenSpace
-from tokenizers.checked import Checked, name_knob
+from tokenizers.settings.checked import Checked, name_knob
 
 Keep = Literal["random", "all", "binary"]
 KEEPS: tuple[Keep, ...] = get_args(Keep)

@@ -16,7 +16,7 @@ from fourm.results import format_number, why_failed
 from fourm.run import Any2Any
 from fourm.sample_set import SampleSet
 from tokenizers.base import RawBatch
-from tokenizers.checked import Checked, name_knob
+from tokenizers.settings.checked import Checked, name_knob
 from tokenizers.spread import evenly_spread
 
 LEAST_C, MOST_C = 1e-6, 1e4

@@ -18,8 +18,8 @@ from fourm.results import (
     share_of_way,
     write_file,
 )
-from tokenizers.command import make_visible
-from tokenizers.pieces import write_piece
+from tokenizers.process.command import make_visible
+from tokenizers.storage.pieces import write_piece
 
 ARROWS = {"lower": "\N{DOWNWARDS ARROW}", "higher": "\N{UPWARDS ARROW}"}
 

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tokenizers.command import is_debugging
-from tokenizers.unfinished import write_file
+from tokenizers.process.command import is_debugging
+from tokenizers.storage.unfinished import write_file
 
 Row = dict[str, Any]
 """{"inputs": [...], "target", "metric", "better", "floor", "value", "ceiling"}; where one of the

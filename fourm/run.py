@@ -28,9 +28,9 @@ from fourm.token_space import TokenSpace
 from fourm.training.checkpoints import check_tokenizers, choose_checkpoint, load_average
 from tokenizers.base import PADDING, Boxes, ExpectedDecoder, RawBatch, Tokenizer
 from tokenizers.modality import load_tokenizer
-from tokenizers.pieces import check_pieces, record_pieces
-from tokenizers.plain import from_plain
-from tokenizers.storage import check_made_with, fingerprint_together
+from tokenizers.settings.plain import from_plain
+from tokenizers.storage.folders import check_made_with, fingerprint_together
+from tokenizers.storage.pieces import check_pieces, record_pieces
 
 __all__ = ["Any2Any", "Generated", "Settings", "load", "load_model", "save_model"]
 

@@ -15,8 +15,8 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.summary import scalar
 
-from tokenizers.pieces import METRICS, forget_pieces
-from tokenizers.unfinished import naming, write_file
+from tokenizers.storage.pieces import METRICS, forget_pieces
+from tokenizers.storage.unfinished import naming, write_file
 
 TENSORBOARD = "tensorboard"
 START = b'{"stage": '

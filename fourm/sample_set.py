@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import Int
 
 from tokenizers.base import Boxes, RawBatch
-from tokenizers.pieces import check_pieces, record_pieces
 from tokenizers.spread import evenly_spread
-from tokenizers.storage import load_folder, save_folder
+from tokenizers.storage.folders import load_folder, save_folder
+from tokenizers.storage.pieces import check_pieces, record_pieces
 
 HELDOUT = "heldout"
 """Folder of the run directory that has them."""

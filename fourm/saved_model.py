@@ -11,8 +11,8 @@ from flax import nnx
 
 from fourm.model import FourM, ModelConfig
 from fourm.token_space import TokenRange, TokenSpace
-from tokenizers.plain import from_plain
-from tokenizers.storage import (
+from tokenizers.settings.plain import from_plain
+from tokenizers.storage.folders import (
     check_finite,
     fingerprint_files,
     load_folder,

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fourm.training.distributed import is_main
-from tokenizers.command import make_visible
-from tokenizers.pieces import check_pieces, record_pieces, write_piece
+from tokenizers.process.command import make_visible
+from tokenizers.storage.pieces import check_pieces, record_pieces, write_piece
 
 SECONDS = "seconds.json"
 

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 from jaxtyping import Array, Bool, Float, Int
 
 from tokenizers.base import SequenceTokens, Tokenizer
-from tokenizers.checked import Checked
+from tokenizers.settings.checked import Checked
 
 MASK_ID = 0
 """What the decoder reads in place of a grid token that it has to predict."""

@@ -64,13 +64,17 @@ LONGEST = (
 )
 
 
+def group_of(file: Path) -> str:
+    return file.relative_to(FIXTURES.parent).with_suffix("").as_posix()
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Gives the tests of a file to one worker, which compiles what they share once."""
     groups = {}
     for item in items:
         marker = item.get_closest_marker("xdist_group")
-        name = marker.args[0] if marker else item.path.stem
+        name = marker.args[0] if marker else group_of(item.path)
         if marker is None:
             item.add_marker(pytest.mark.xdist_group(name))
         groups.setdefault(name, []).append(item)

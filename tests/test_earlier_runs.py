@@ -20,8 +20,8 @@ from configs.schema import RunConfig
 from fourm.evaluate import Command, evaluate_run
 from fourm.run_log import read_metrics
 from tests.paths import FIXTURES
-from tokenizers.plain import classes_of, up_to_date
-from tokenizers.storage import load_folder
+from tokenizers.settings.plain import classes_of, up_to_date
+from tokenizers.storage.folders import load_folder
 from train import main
 
 FIXTURE = FIXTURES / "earlier_run"

@@ -38,7 +38,7 @@ from fourm.training.loop import TrainingConfig
 from tokenizers.features import Vectors
 from tokenizers.modality import Modality, SavedTokenizerConfig
 from tokenizers.scalars import Scalar, ScalarTokenizerConfig
-from tokenizers.text import Text, TextTokenizerConfig
+from tokenizers.text.sentencepiece import Text, TextTokenizerConfig
 from tokenizers.values import Colors
 
 MODALITIES = {{

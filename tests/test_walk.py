@@ -34,8 +34,8 @@ from fourm.sample_set import SampleSet, load_heldout
 from fourm.saved_model import load_model, save_model
 from tests.conftest import TINY_SCENES
 from tokenizers.modality import load_tokenizer
-from tokenizers.pieces import record_pieces
-from tokenizers.storage import fingerprint_files, load_folder, save_folder
+from tokenizers.storage.folders import fingerprint_files, load_folder, save_folder
+from tokenizers.storage.pieces import record_pieces
 from train import main
 
 WHOLE = os.environ.get("FOURM_WALK", "")

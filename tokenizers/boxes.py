@@ -19,10 +19,10 @@ from tokenizers.base import (
     SequenceTokens,
     rank_features,
 )
-from tokenizers.checked import Checked, name_knob
-from tokenizers.sequences import pad_sequences, read_sequences
+from tokenizers.settings.checked import Checked, name_knob
 from tokenizers.spread import evenly_spread
-from tokenizers.storage import load_folder, read_part, save_folder
+from tokenizers.storage.folders import load_folder, read_part, save_folder
+from tokenizers.text.sequences import pad_sequences, read_sequences
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from tokenizers.base import PADDING, Better, Crop, RawBatch, SequenceTokens
-from tokenizers.checked import Checked
-from tokenizers.storage import load_folder, read_part, save_folder
+from tokenizers.settings.checked import Checked
+from tokenizers.storage.folders import load_folder, read_part, save_folder
 
 
 @dataclass(frozen=True)

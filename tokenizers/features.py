@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Float, Float16, Float32, Int, Shaped, UInt8
 
 from tokenizers.base import Better, Crop, RawBatch
-from tokenizers.checked import Checked
-from tokenizers.storage import load_folder, read_part, save_folder
+from tokenizers.settings.checked import Checked
+from tokenizers.storage.folders import load_folder, read_part, save_folder
 from tokenizers.values import Colors
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

@@ -11,18 +11,18 @@ from jaxtyping import Array, Key
 
 from tokenizers.base import RawBatch, Tokenizer
 from tokenizers.boxes import BoxList, BoxTokenizer, BoxTokenizerConfig
-from tokenizers.checked import Checked, name_knob
 from tokenizers.codes import Codes, CodeTokenizer
-from tokenizers.diffusion_tokenizer import DiffusionTokenizer, DiffusionTokenizerConfig
 from tokenizers.features import PixelTokenizer, Vectors, VectorTokenizer
-from tokenizers.image import ImageTokenizer, ImageTokenizerConfig
-from tokenizers.pieces import check_folder
+from tokenizers.images.diffusion_tokenizer import DiffusionTokenizer, DiffusionTokenizerConfig
+from tokenizers.images.patch_tokenizer import ImageTokenizer, ImageTokenizerConfig
+from tokenizers.images.vit_tokenizer import ViTTokenizer, ViTTokenizerConfig
 from tokenizers.scalars import Scalar, ScalarTokenizer, ScalarTokenizerConfig
-from tokenizers.storage import load_folder
-from tokenizers.text import Text, TextTokenizer, TextTokenizerConfig
+from tokenizers.settings.checked import Checked, name_knob
+from tokenizers.storage.folders import load_folder
+from tokenizers.storage.pieces import check_folder
+from tokenizers.text.sentencepiece import Text, TextTokenizer, TextTokenizerConfig
+from tokenizers.text.wordpiece import WordPieceTokenizer, WordPieceTokenizerConfig
 from tokenizers.values import Classes, Colors, Directions, Distances, Reals
-from tokenizers.vit_tokenizer import ViTTokenizer, ViTTokenizerConfig
-from tokenizers.wordpiece import WordPieceTokenizer, WordPieceTokenizerConfig
 
 
 @dataclass(frozen=True)

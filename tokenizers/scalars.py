@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Int32
 
 from tokenizers.base import Better, Crop, RawBatch, rank_features
-from tokenizers.checked import Checked, name_knob
-from tokenizers.storage import check_finite, load_folder, read_part, save_folder
+from tokenizers.settings.checked import Checked, name_knob
+from tokenizers.storage.folders import check_finite, load_folder, read_part, save_folder
 
 
 @dataclass(frozen=True)

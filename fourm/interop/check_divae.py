@@ -14,9 +14,9 @@ from jaxtyping import Array, Float, Shaped
 from fourm.interop.check_schedules import compare_times
 from fourm.interop.comparison import TIE, Comparison, compare, compare_exactly
 from fourm.interop.divae import import_divae
-from tokenizers.diffusion import Trajectory, add_noise, plan_sampling, signal_schedule
-from tokenizers.diffusion_tokenizer import DiffusionTokenizer, SamplingConfig
-from tokenizers.quantizers import VectorQuantizer
+from tokenizers.images.diffusion import Trajectory, add_noise, plan_sampling, signal_schedule
+from tokenizers.images.diffusion_tokenizer import DiffusionTokenizer, SamplingConfig
+from tokenizers.images.quantizers import VectorQuantizer
 
 DECODE_TOLERANCE = 5e-4
 """Of what comes out of several passes through the decoder."""

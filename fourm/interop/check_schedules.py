@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fourm.interop.comparison import Comparison, compare, compare_exactly
-from tokenizers.diffusion import (
+from tokenizers.images.diffusion import (
     DiffusionConfig,
     Step,
     ddim_step,

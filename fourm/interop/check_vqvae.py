@@ -12,9 +12,9 @@ from jaxtyping import Array, Bool, Float, Shaped
 from fourm.interop.comparison import TIE, Comparison, compare, compare_exactly
 from fourm.interop.tensors import export
 from fourm.interop.vqvae import import_vqvae, vqvae_places
-from tokenizers.code_encoder import CodeEncoder
-from tokenizers.memcodes import Memcodes
-from tokenizers.vit_tokenizer import ViTTokenizer
+from tokenizers.images.code_encoder import CodeEncoder
+from tokenizers.images.memcodes import Memcodes
+from tokenizers.images.vit_tokenizer import ViTTokenizer
 
 TRAINED_ON = "x"
 """The input that the step of training was recorded on."""

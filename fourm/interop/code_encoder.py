@@ -28,10 +28,10 @@ from fourm.interop.tensors import (
     norm,
     patches_in,
 )
-from tokenizers.code_encoder import CodeEncoder, CodeEncoderConfig, QuantizerConfig
-from tokenizers.dense_tokenizer import DenseTokenizer
-from tokenizers.values_dense import DenseValues
-from tokenizers.vit import NetworkConfig
+from tokenizers.images.code_encoder import CodeEncoder, CodeEncoderConfig, QuantizerConfig
+from tokenizers.images.learned_tokenizer import DenseTokenizer
+from tokenizers.images.vit import NetworkConfig
+from tokenizers.values.dense import DenseValues
 
 Config = dict[str, Any]
 

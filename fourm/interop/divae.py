@@ -35,13 +35,13 @@ from fourm.interop.tensors import (
     require_none,
 )
 from fourm.interop.vqvae import default_statistics, default_values
-from tokenizers.diffusion import DiffusionConfig, Prediction, Sampler
-from tokenizers.diffusion_tokenizer import (
+from tokenizers.images.diffusion import DiffusionConfig, Prediction, Sampler
+from tokenizers.images.diffusion_tokenizer import (
     DiffusionTokenizer,
     DiffusionTokenizerConfig,
     SamplingConfig,
 )
-from tokenizers.unet import Attention, Downsample, ResidualBlock, UNet, UNetConfig, Upsample
+from tokenizers.images.unet import Attention, Downsample, ResidualBlock, UNet, UNetConfig, Upsample
 from tokenizers.values import DenseValues
 
 UNETS = {

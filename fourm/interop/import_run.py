@@ -19,14 +19,14 @@ from fourm.saved_model import save_model
 from fourm.token_space import TokenRange
 from tokenizers.base import Tokenizer
 from tokenizers.codes import Codes, CodeTokenizer
-from tokenizers.command import make_visible
-from tokenizers.diffusion_tokenizer import DiffusionTokenizer
 from tokenizers.features import PixelTokenizer, Vectors, VectorTokenizer
-from tokenizers.text import Text
-from tokenizers.unfinished import clear_unfinished, new_folder
+from tokenizers.images.diffusion_tokenizer import DiffusionTokenizer
+from tokenizers.images.vit_tokenizer import ViTTokenizer
+from tokenizers.process.command import make_visible
+from tokenizers.storage.unfinished import clear_unfinished, new_folder
+from tokenizers.text.sentencepiece import Text
+from tokenizers.text.wordpiece import WordPieceTokenizer
 from tokenizers.values import Colors
-from tokenizers.vit_tokenizer import ViTTokenizer
-from tokenizers.wordpiece import WordPieceTokenizer
 
 PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl", ".pickle")
 

@@ -6,7 +6,7 @@ python -m fourm.interop.ml4m export runs/4m21 --out exported
 """
 
 if __name__ == "__main__":  # Before the imports below, which take seconds.
-    from tokenizers.command import begin
+    from tokenizers.process.command import begin
 
     begin()
 
@@ -20,7 +20,7 @@ import tyro
 
 from fourm.interop.check import check
 from fourm.interop.import_run import export_run, import_run
-from tokenizers.command import run_command
+from tokenizers.process.command import run_command
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import numpy as np
 from flax import nnx
 from safetensors import SafetensorError, safe_open
 
-from tokenizers.storage import check_finite
+from tokenizers.storage.folders import check_finite
 
 WORDS = {"None": None, "null": None, "True": True, "true": True, "False": False, "false": False}
 """What words mean in the metadata of a file, where everything is a string."""

@@ -41,8 +41,8 @@ from fourm.interop.tensors import (
     read_file,
     require_none,
 )
+from tokenizers.images.vit_tokenizer import DecoderConfig, ViTTokenizer, ViTTokenizerConfig
 from tokenizers.values import Classes, Colors, DenseValues, Reals
-from tokenizers.vit_tokenizer import DecoderConfig, ViTTokenizer, ViTTokenizerConfig
 
 DECODER_DEFAULTS: Config = {
     "dec_type": "vit_b_dec",

@@ -22,7 +22,7 @@ from orbax.checkpoint import v1 as ocp
 from fourm.training.checksums import find_damage, has_checksums, write_checksums
 from fourm.training.distributed import is_main, run_on_main
 from fourm.training.train_state import TrainState
-from tokenizers.command import describe_error, is_debugging
+from tokenizers.process.command import describe_error, is_debugging
 
 # Beside the copy of the state, which training may change meanwhile. As fast as without a limit.
 WRITING = {"write_concurrent_bytes": 2**30}

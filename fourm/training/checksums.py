@@ -10,7 +10,7 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tokenizers.unfinished import write_file
+from tokenizers.storage.unfinished import write_file
 
 CHECKSUMS = "checksums.json"
 MARKER = "commit_success.txt"

@@ -31,8 +31,8 @@ from fourm.training.train_state import (
     merge_state,
     parameter_names,
 )
-from tokenizers.checked import Checked, name_knob
-from tokenizers.termination import Terminated, deferred
+from tokenizers.process.termination import Terminated, deferred
+from tokenizers.settings.checked import Checked, name_knob
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, PyTree
 
 from fourm.loss import Segments, TokenScores, grouped_cross_entropy
-from tokenizers.checked import Checked, name_knob
+from tokenizers.settings.checked import Checked, name_knob
 
 AXES = ("data", "fsdp", "tensor")
 BATCH = P(("data", "fsdp"))

@@ -15,7 +15,7 @@ from optax.contrib import MuonDimensionNumbers, muon
 
 from fourm.training.sharding import Layout, precisions
 from fourm.training.whole_matrices import update_whole_matrices
-from tokenizers.checked import Checked, name_knob
+from tokenizers.settings.checked import Checked, name_knob
 
 Metrics = dict[str, Float[Array, ""]]
 LossFn = Callable[[Any, Any, Key[Array, ""]], tuple[Float[Array, ""], Metrics]]

@@ -15,8 +15,8 @@ from fourm.training.checksums import MARKER
 from fourm.training.train_state import OptimizerConfig
 from tests.fourm.tiny_run import make_tokenizers
 from tests.paths import FIXTURES
-from tokenizers.pieces import record_pieces
-from tokenizers.plain import to_plain
+from tokenizers.settings.plain import to_plain
+from tokenizers.storage.pieces import record_pieces
 
 TINY = str(FIXTURES / "tiny_scenes.py")
 NAMES = ("rgb", "caption", "boxes")

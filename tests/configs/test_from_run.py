@@ -19,7 +19,7 @@ from tests.fourm.tiny_run import CAPTIONS, SIDE, make_pictures, make_run, write_
 from tests.paths import GOLDENS
 from tests.test_train import arrays_of, report_of
 from tokenizers.modality import SavedTokenizerConfig
-from tokenizers.plain import to_plain
+from tokenizers.settings.plain import to_plain
 from train import main
 
 GOLDENS = GOLDENS

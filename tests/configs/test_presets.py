@@ -18,7 +18,7 @@ from fourm.results import Pair
 from fourm.token_space import TokenSpace
 from tests.paths import ROOT
 from tokenizers.base import SequenceTokens
-from tokenizers.image import ImageTokenizerConfig
+from tokenizers.images.patch_tokenizer import ImageTokenizerConfig
 
 EXAMPLE = ROOT / "docs" / "satellite.py"
 CONFIGS = {**{name: build() for name, build in PRESETS.items()}}

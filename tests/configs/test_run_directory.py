@@ -14,8 +14,8 @@ from configs.run_directory import is_free, is_reported, open_run, write_config
 from configs.schema import RunConfig
 from fourm.sample_set import HELDOUT
 from fourm.stages import SECONDS
-from tokenizers.plain import to_plain
-from tokenizers.storage import save_folder
+from tokenizers.settings.plain import to_plain
+from tokenizers.storage.folders import save_folder
 
 
 def begin(folder: Path, *knobs: str) -> RunConfig:

@@ -26,22 +26,22 @@ from fourm.training.loop import TrainingConfig
 from fourm.training.sharding import MeshConfig
 from fourm.training.train_state import OptimizerConfig
 from tokenizers.boxes import BoxList, BoxTokenizerConfig
-from tokenizers.checked import checked_later
-from tokenizers.code_encoder import CodeEncoderConfig, QuantizerConfig
 from tokenizers.codes import Codes
-from tokenizers.diffusion import DiffusionConfig
-from tokenizers.diffusion_tokenizer import DiffusionTokenizerConfig, SamplingConfig
 from tokenizers.features import Vectors
-from tokenizers.image import ImageTokenizerConfig
+from tokenizers.images.code_encoder import CodeEncoderConfig, QuantizerConfig
+from tokenizers.images.diffusion import DiffusionConfig
+from tokenizers.images.diffusion_tokenizer import DiffusionTokenizerConfig, SamplingConfig
+from tokenizers.images.patch_tokenizer import ImageTokenizerConfig
+from tokenizers.images.unet import UNetConfig
+from tokenizers.images.vit import NetworkConfig
+from tokenizers.images.vit_tokenizer import DecoderConfig, ViTTokenizerConfig
 from tokenizers.modality import Modality, SavedTokenizerConfig
-from tokenizers.plain import differing_knobs, from_plain, to_plain
 from tokenizers.scalars import Scalar, ScalarTokenizerConfig
-from tokenizers.text import Text, TextTokenizerConfig
-from tokenizers.unet import UNetConfig
+from tokenizers.settings.checked import checked_later
+from tokenizers.settings.plain import differing_knobs, from_plain, to_plain
+from tokenizers.text.sentencepiece import Text, TextTokenizerConfig
+from tokenizers.text.wordpiece import WordPieceTokenizerConfig
 from tokenizers.values import Classes, Colors, Directions, Distances, Reals
-from tokenizers.vit import NetworkConfig
-from tokenizers.vit_tokenizer import DecoderConfig, ViTTokenizerConfig
-from tokenizers.wordpiece import WordPieceTokenizerConfig
 
 CONFIG_CLASSES = {
     *(RunConfig, CropConfig, Modality, EvaluationConfig, RegionConfig, GenerationConfig),

@@ -5,7 +5,7 @@ import pytest
 from data_pipeline.files import NumberFile, TextFile
 from data_pipeline.kinds import KINDS, NoData, blank_data
 from tokenizers.scalars import Scalar
-from tokenizers.text import Text
+from tokenizers.text.sentencepiece import Text
 
 
 def test_every_kind_is_blank_data_and_formats_of_files_follow_from_values():

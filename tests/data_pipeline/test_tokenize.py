@@ -23,8 +23,8 @@ from tests.paths import ROOT
 from tokenizers.base import SequenceTokens
 from tokenizers.codes import Codes, CodeTokenizer
 from tokenizers.features import PixelTokenizer
-from tokenizers.plain import to_plain
 from tokenizers.scalars import Scalar, ScalarTokenizerConfig
+from tokenizers.settings.plain import to_plain
 
 SMALL = ("--num-shards", "3")
 

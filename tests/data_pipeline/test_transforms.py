@@ -4,7 +4,7 @@ import pytest
 from data_pipeline.transforms import TransformedSource
 from tokenizers.base import Boxes, Crop
 from tokenizers.boxes import BoxList
-from tokenizers.text import Text
+from tokenizers.text.sentencepiece import Text
 from tokenizers.values import Classes, Reals
 
 HEIGHT, WIDTH = 48, 64

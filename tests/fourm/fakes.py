@@ -7,7 +7,7 @@ import numpy as np
 from fourm.sample_set import SampleSet
 from tokenizers.base import Boxes
 from tokenizers.boxes import BoxList
-from tokenizers.text import Text
+from tokenizers.text.sentencepiece import Text
 from tokenizers.values import Classes, Colors, Distances
 
 COLORS = ("red", "blue", "green", "pink")

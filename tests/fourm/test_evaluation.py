@@ -8,7 +8,7 @@ from fourm.evaluation import EvaluationConfig, Evaluator, RegionConfig, readable
 from fourm.results import Pair, format_table, notes_of
 from fourm.sample_set import Column, SampleSet
 from tests.fourm.fakes import MODALITIES, FakeModel, make_sample, make_set
-from tokenizers.text import Text
+from tokenizers.text.sentencepiece import Text
 from tokenizers.values import Colors
 
 OBJECTS = RegionConfig("semseg", ("a", "b", "c"))

@@ -15,7 +15,7 @@ from fourm.masking import (
 from fourm.token_space import MASK_ID, TokenSpace
 from tests.fourm.tiny import SPACE, Shape, make_tokens
 from tokenizers.base import SequenceTokens, TokenBatch
-from tokenizers.checked import check_all, checked_later
+from tokenizers.settings.checked import check_all, checked_later
 
 NAMES = SPACE.names
 

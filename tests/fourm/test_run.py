@@ -229,7 +229,7 @@ def test_a_run_that_cannot_be_written_to_is_loaded_all_the_same(tmp_path, run, m
         raise PermissionError("read-only")
 
     write_run(tmp_path, run)
-    monkeypatch.setattr("tokenizers.pieces.write_file", refuse)
+    monkeypatch.setattr("tokenizers.storage.pieces.write_file", refuse)
     before = sorted(tmp_path.rglob("*"))
     assert fourm.load(tmp_path).space == run.space
     assert sorted(tmp_path.rglob("*")) == before

@@ -6,8 +6,8 @@ import shutil
 import pytest
 
 from fourm.stages import SECONDS, Stages
-from tokenizers.pieces import has_entry
-from tokenizers.storage import save_folder
+from tokenizers.storage.folders import save_folder
+from tokenizers.storage.pieces import has_entry
 
 
 def test_seconds_add_up_across_interruptions_and_say_what_is_done(tmp_path, capsys):

@@ -10,9 +10,9 @@ from fourm.run import Any2Any, save_model
 from fourm.token_space import TokenSpace
 from tests.fourm.tiny import draw_model
 from tokenizers.boxes import BoxList, BoxTokenizerConfig
-from tokenizers.image import ImageTokenizerConfig
+from tokenizers.images.patch_tokenizer import ImageTokenizerConfig
 from tokenizers.scalars import Scalar, ScalarTokenizerConfig
-from tokenizers.text import Text, TextTokenizerConfig
+from tokenizers.text.sentencepiece import Text, TextTokenizerConfig
 from tokenizers.values import Colors, Distances
 
 SIDE = 8

@@ -13,7 +13,7 @@ from tokenizers.boxes import BoxList
 from tokenizers.codes import Codes
 from tokenizers.features import Vectors
 from tokenizers.scalars import Scalar
-from tokenizers.text import Text
+from tokenizers.text.sentencepiece import Text
 from tokenizers.values import Classes, Colors, Directions, Distances, Reals
 
 COUNT = 150

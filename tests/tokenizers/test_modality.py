@@ -8,11 +8,11 @@ import pytest
 
 from tokenizers.base import PADDING, Boxes, Tokenizer
 from tokenizers.boxes import BoxList, BoxTokenizerConfig
-from tokenizers.image import ImageTokenizerConfig
+from tokenizers.images.patch_tokenizer import ImageTokenizerConfig
 from tokenizers.modality import TOKENIZERS, Modality, load_tokenizer
 from tokenizers.scalars import Scalar, ScalarTokenizerConfig
-from tokenizers.storage import save_folder
-from tokenizers.text import Text, TextTokenizerConfig
+from tokenizers.storage.folders import save_folder
+from tokenizers.text.sentencepiece import Text, TextTokenizerConfig
 from tokenizers.values import Classes, Colors
 
 RNG = np.random.default_rng(0)

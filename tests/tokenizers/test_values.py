@@ -228,7 +228,7 @@ def test_scores_do_not_depend_on_how_the_set_is_cut(name, monkeypatch):
     truth, answer = samples(name, 10), samples(name, 10, seed=1)
     answer = np.nan_to_num(answer) if name == "reals" else answer
     whole = kind(name).score(answer, truth)
-    monkeypatch.setattr("tokenizers.values_dense.CHUNK", 3)
+    monkeypatch.setattr("tokenizers.values.dense.CHUNK", 3)
     parts = kind(name).score(answer, list(truth))
     assert whole == pytest.approx(parts)
 

@@ -14,17 +14,17 @@ from fourm.interop.check_divae import check_divae, run_decode, run_decoder, run_
 from fourm.interop.comparison import Comparison
 from fourm.interop.divae import export_divae, export_tensors, import_divae, read_divae_config
 from tests.paths import ROOT
-from tokenizers.code_encoder import CodeEncoderConfig, QuantizerConfig
-from tokenizers.dense_tokenizer import variables
-from tokenizers.diffusion import DiffusionConfig
-from tokenizers.diffusion_tokenizer import (
+from tokenizers.images.code_encoder import CodeEncoderConfig, QuantizerConfig
+from tokenizers.images.diffusion import DiffusionConfig
+from tokenizers.images.diffusion_tokenizer import (
     DiffusionTokenizer,
     DiffusionTokenizerConfig,
     SamplingConfig,
 )
-from tokenizers.unet import UNetConfig
+from tokenizers.images.learned_tokenizer import variables
+from tokenizers.images.unet import UNetConfig
+from tokenizers.images.vit import NetworkConfig
 from tokenizers.values import Reals
-from tokenizers.vit import NetworkConfig
 
 RECORDED = ROOT.parent / "shared" / "parity" / "goldens"
 

@@ -23,9 +23,9 @@ from fourm.interop.vqvae import (
     read_vqvae_config,
 )
 from tests.paths import ROOT
+from tokenizers.images.vit_tokenizer import ViTTokenizer, ViTTokenizerConfig
 from tokenizers.modality import load_tokenizer
 from tokenizers.values import Classes, Colors, Directions, Reals
-from tokenizers.vit_tokenizer import ViTTokenizer, ViTTokenizerConfig
 
 COMMITTED = ROOT / "tests" / "fixtures" / "goldens"
 SHARED = ROOT.parent / "shared" / "parity" / "goldens"

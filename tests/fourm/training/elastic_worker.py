@@ -31,7 +31,7 @@ from fourm.training.sharding import Layout, MeshConfig
 from fourm.training.train_state import OptimizerConfig
 from tests.fourm.tiny import make_tokens
 from tests.fourm.training.mesh_worker import MASKING, SPACE, make_loss
-from tokenizers.termination import Terminated, raises_terminated
+from tokenizers.process.termination import Terminated, raises_terminated
 
 STEPS, BATCH_SIZE = 8, 8
 CONFIG = TrainingConfig(

@@ -28,8 +28,8 @@ from tests.fourm.tiny import Shape, build_model, make_tokens
 from tests.fourm.training.test_sharding import free_port
 from tests.paths import ROOT
 from tokenizers.base import SequenceTokens, TokenBatch
-from tokenizers.checked import check_all, checked_later
-from tokenizers.termination import Terminated, raises_terminated
+from tokenizers.process.termination import Terminated, raises_terminated
+from tokenizers.settings.checked import check_all, checked_later
 
 SPACE = TokenSpace.build(
     {
