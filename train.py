@@ -38,10 +38,10 @@ from configs.run_directory import (
 )
 from configs.schema import RunConfig
 from data_pipeline.batches import BatchIterator, BatchOrder
-from data_pipeline.source import ChosenSamples
-from data_pipeline.token_mixture import TokenMixture
-from data_pipeline.token_writer import describe_source, is_planned, plan_store, write_tokens
-from data_pipeline.transforms import TransformedSource
+from data_pipeline.crops import TransformedSource
+from data_pipeline.sources.source import ChosenSamples
+from data_pipeline.tokens.mixture import TokenMixture
+from data_pipeline.tokens.writer import describe_source, is_planned, plan_store, write_tokens
 from fourm.initial_model import create_model, find_start
 from fourm.measurement import measure_run
 from fourm.pictures import draw_curves

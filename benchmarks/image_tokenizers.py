@@ -17,7 +17,7 @@ import numpy as np
 import tyro
 from PIL import Image
 
-from data_pipeline.scenes import SEMSEG_CLASSES, ScenesData
+from data_pipeline.sources.scenes.data import SEMSEG_CLASSES, ScenesData
 from fourm.training.train_state import (
     OptimizerConfig,
     build_optimizer,

@@ -21,9 +21,9 @@ import tyro
 from benchmarks.measure import print_line, summarize, time_calls
 from benchmarks.workloads import Modalities, build_mixture, build_workload, draw_tokens
 from data_pipeline.batches import BatchIterator, BatchOrder
-from data_pipeline.source import Sample
-from data_pipeline.token_store import TokenStore
-from data_pipeline.token_writer import plan_store, write_tokens
+from data_pipeline.sources.source import Sample
+from data_pipeline.tokens.store import TokenStore
+from data_pipeline.tokens.writer import plan_store, write_tokens
 from fourm.interop.import_run import stand_in
 from fourm.masking import mask_batch
 from fourm.token_space import TokenRange, TokenSpace

@@ -8,7 +8,7 @@ import json
 import os
 import time
 
-from data_pipeline.scenes import ScenesData
+from data_pipeline.sources.scenes.data import ScenesData
 
 
 def main() -> None:

@@ -8,8 +8,8 @@ from typing import Any
 from configs.mixtures import any_to_any
 from configs.published import DOMAINS, mixture
 from configs.schema import CropConfig, RunConfig
-from data_pipeline.files import format_for
-from data_pipeline.files_source import FilesData
+from data_pipeline.sources.files.data import FilesData
+from data_pipeline.sources.files.formats import format_for
 from fourm.evaluation import EvaluationConfig
 from fourm.masking import MaskingConfig
 from fourm.probing import ProbeConfig

@@ -3,9 +3,9 @@
 from configs.mixtures import any_to_any, complete_from, one_to_all
 from configs.scenes import SINGLE_PASS
 from configs.schema import CropConfig, RunConfig
-from data_pipeline.files import ArrayFile, BoxesFile, TextFile
-from data_pipeline.files_source import FilesData
-from data_pipeline.splits import SplitByFraction
+from data_pipeline.sources.files.data import FilesData
+from data_pipeline.sources.files.formats import ArrayFile, BoxesFile, TextFile
+from data_pipeline.sources.files.splits import SplitByFraction
 from fourm.evaluation import EvaluationConfig
 from fourm.generation import GenerationConfig
 from fourm.masking import MaskingConfig

@@ -17,7 +17,7 @@ from configs.launch import Launch
 from configs.nyuv2 import nyuv2
 from configs.scenes import scenes, scenes_gpu
 from configs.schema import RunConfig
-from data_pipeline.kinds import KINDS, AnyData, blank_data
+from data_pipeline.sources.kinds import KINDS, AnyData, blank_data
 from tokenizers.settings.checked import checked_later
 from tokenizers.values.dense import DenseValues
 
@@ -42,8 +42,8 @@ def parse_command_line(arguments: Sequence[str]) -> tuple[RunConfig, Launch]:
 
     For the second alone, before all else, there is `configs.launch.read_launch`.
 
-    KIND is a kind of data, one of `data_pipeline.kinds.KINDS`. If it is not the preset's own,
-    nothing of the data is set but what follows from the modalities and the knobs.
+    KIND is a kind of data, one of `data_pipeline.sources.kinds.KINDS`. If it is not the preset's
+    own, nothing of the data is set but what follows from the modalities and the knobs.
 
     `run_dir` is filled in: runs/PRESET unless set.
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from configs.fork import CHECKPOINTS, FORK, fork_run, read_fork
 from configs.schema import RunConfig
-from data_pipeline.token_index import is_complete
-from data_pipeline.token_mixture import open_store
+from data_pipeline.tokens.index import is_complete
+from data_pipeline.tokens.mixture import open_store
 from fourm.run import CONFIG, MODEL, TOKENIZERS
 from fourm.run_log import read_metrics
 from fourm.sample_set import HELDOUT

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 from configs.mixtures import any_to_any, complete_from, one_to_all
 from configs.schema import RunConfig
-from data_pipeline.scene_sampler import COLOR_NAMES, SHAPES
-from data_pipeline.scenes import SEMSEG_CLASSES, ScenesData
+from data_pipeline.sources.scenes.data import SEMSEG_CLASSES, ScenesData
+from data_pipeline.sources.scenes.sampler import COLOR_NAMES, SHAPES
 from fourm.evaluation import EvaluationConfig, RegionConfig
 from fourm.generation import GenerationConfig
 from fourm.loss import LossConfig

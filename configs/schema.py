@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
-from data_pipeline.kinds import AnyData, NoData
-from data_pipeline.transforms import CropConfig
+from data_pipeline.crops import CropConfig
+from data_pipeline.sources.kinds import AnyData, NoData
 from fourm.evaluation import EvaluationConfig
 from fourm.generation import GenerationConfig
 from fourm.loss import LossConfig

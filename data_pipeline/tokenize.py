@@ -26,10 +26,11 @@ from pathlib import Path
 import tyro
 from tqdm import tqdm
 
-from data_pipeline.kinds import KINDS, AnyData, NoData, blank_data
-from data_pipeline.source import Source
-from data_pipeline.token_workers import write_in_processes
-from data_pipeline.token_writer import (
+from data_pipeline.crops import CropConfig
+from data_pipeline.sources.kinds import KINDS, AnyData, NoData, blank_data
+from data_pipeline.sources.source import Source
+from data_pipeline.tokens.workers import write_in_processes
+from data_pipeline.tokens.writer import (
     close_folder,
     describe_source,
     missing_shards,
@@ -37,7 +38,6 @@ from data_pipeline.token_writer import (
     plan_store,
     write_shard,
 )
-from data_pipeline.transforms import CropConfig
 from tokenizers.base import Tokenizer
 from tokenizers.modality import load_tokenizer
 from tokenizers.process.command import make_visible, run_command

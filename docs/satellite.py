@@ -9,9 +9,9 @@ split into train and val.
 
 from configs.mixtures import any_to_any, one_to_all
 from configs.schema import CropConfig, RunConfig
-from data_pipeline.files import ArrayFile
-from data_pipeline.files_source import FilesData
-from data_pipeline.splits import SplitByFraction
+from data_pipeline.sources.files.data import FilesData
+from data_pipeline.sources.files.formats import ArrayFile
+from data_pipeline.sources.files.splits import SplitByFraction
 from fourm.evaluation import EvaluationConfig
 from fourm.generation import GenerationConfig
 from fourm.masking import MaskingConfig

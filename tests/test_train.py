@@ -18,7 +18,7 @@ from PIL import Image
 
 import fourm
 from benchmarks.kill import kill_once
-from data_pipeline.token_store import TokenStore
+from data_pipeline.tokens.store import TokenStore
 from fourm.evaluate import main as evaluate
 from fourm.loss import masked_loss
 from fourm.probing import ProbeConfig

@@ -9,10 +9,10 @@ import pytest
 
 from configs.presets import parse_command_line
 from configs.run_directory import check_tokenizers
-from data_pipeline.files_source import FilesData
-from data_pipeline.kinds import NoData
-from data_pipeline.token_store import TokenStore
+from data_pipeline.sources.files.data import FilesData
+from data_pipeline.sources.kinds import NoData
 from data_pipeline.tokenize import main as tokenize
+from data_pipeline.tokens.store import TokenStore
 from fourm.evaluate import main as evaluate
 from tests.test_train import losses_of
 from tokenizers.features import PixelTokenizer, Vectors, VectorTokenizer
@@ -24,11 +24,11 @@ pytestmark = pytest.mark.xdist_group("run on tokens")
 CAPTIONS = ("a red cube", "a blue cone", "a green ball")
 CONFIG = """
 from configs.schema import CropConfig, RunConfig
-from data_pipeline.files import ArrayFile, NumberFile, TextFile
+from data_pipeline.sources.files.formats import ArrayFile, NumberFile, TextFile
 from configs.presets import parse_command_line
 from configs.run_directory import check_tokenizers
-from data_pipeline.files_source import FilesData
-from data_pipeline.kinds import NoData
+from data_pipeline.sources.files.data import FilesData
+from data_pipeline.sources.kinds import NoData
 from fourm.evaluation import EvaluationConfig
 from fourm.loss import LossConfig
 from fourm.masking import MaskingComponent, MaskingConfig

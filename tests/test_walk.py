@@ -27,7 +27,7 @@ from flax import nnx
 import fourm
 from configs.presets import parse_command_line
 from configs.run_directory import open_run
-from data_pipeline.token_mixture import TokenMixture
+from data_pipeline.tokens.mixture import TokenMixture
 from fourm.evaluate import Command, evaluate_run
 from fourm.run_log import read_metrics
 from fourm.sample_set import SampleSet, load_heldout

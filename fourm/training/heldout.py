@@ -19,7 +19,7 @@ from tokenizers.spread import evenly_spread
 
 @runtime_checkable
 class Tokens(Protocol):
-    """Tokens in any order, such as a `data_pipeline.token_mixture.TokenMixture`."""
+    """Tokens in any order, such as a `data_pipeline.tokens.mixture.TokenMixture`."""
 
     def __len__(self) -> int: ...
 

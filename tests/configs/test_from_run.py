@@ -12,7 +12,7 @@ from PIL import Image
 from configs.from_run import load_run
 from configs.presets import load_preset, parse_command_line
 from configs.published import mixture
-from data_pipeline.files import ArrayFile, BoxesFile, NumberFile, TextFile
+from data_pipeline.sources.files.formats import ArrayFile, BoxesFile, NumberFile, TextFile
 from fourm.interop.ml4m import main as ml4m
 from fourm.saved_model import load_model
 from tests.fourm.tiny_run import CAPTIONS, SIDE, make_pictures, make_run, write_run

@@ -10,12 +10,12 @@ import pytest
 
 from configs.presets import PRESETS
 from configs.schema import CropConfig, RunConfig
-from data_pipeline.files import ArrayFile, BoxesFile, NumberFile, TextFile
-from data_pipeline.files_source import FilesData
-from data_pipeline.kinds import NoData
-from data_pipeline.scenes import ScenesData
-from data_pipeline.splits import SplitByFolder, SplitByFraction
-from data_pipeline.tfds_source import TfdsData
+from data_pipeline.sources.files.data import FilesData
+from data_pipeline.sources.files.formats import ArrayFile, BoxesFile, NumberFile, TextFile
+from data_pipeline.sources.files.splits import SplitByFolder, SplitByFraction
+from data_pipeline.sources.kinds import NoData
+from data_pipeline.sources.scenes.data import ScenesData
+from data_pipeline.sources.tfds import TfdsData
 from fourm.evaluation import EvaluationConfig, RegionConfig
 from fourm.generation import GenerationConfig
 from fourm.loss import LossConfig

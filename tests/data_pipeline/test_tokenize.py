@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_pipeline.files import ArrayFile, NumberFile
-from data_pipeline.files_source import FilesData
-from data_pipeline.kinds import KINDS
-from data_pipeline.token_store import TokenStore
+from data_pipeline.crops import CropConfig
+from data_pipeline.sources.files.data import FilesData
+from data_pipeline.sources.files.formats import ArrayFile, NumberFile
+from data_pipeline.sources.kinds import KINDS
 from data_pipeline.tokenize import main, parse
-from data_pipeline.transforms import CropConfig
+from data_pipeline.tokens.store import TokenStore
 from tests.data_pipeline.token_samples import assert_same, everything
 from tests.paths import ROOT
 from tokenizers.base import SequenceTokens

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipeline.token_store import TokenStore
-from data_pipeline.token_writer import plan_store, write_tokens
+from data_pipeline.tokens.store import TokenStore
+from data_pipeline.tokens.writer import plan_store, write_tokens
 from tokenizers.base import PADDING, SequenceTokens
 from tokenizers.features import PixelTokenizer, Vectors, VectorTokenizer
 

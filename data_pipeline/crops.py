@@ -1,0 +1,215 @@
+"""Crops and flips that treat all modalities of a sample alike, so that they stay aligned."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from data_pipeline.sources.source import Sample, Source, key_of
+from tokenizers.base import Crop, Values
+from tokenizers.features import Vectors
+from tokenizers.settings.checked import Checked, name_knob
+
+
+@dataclass(frozen=True)
+class CropConfig(Checked):
+    """How samples are cut to one size; see `TransformedSource`."""
+
+    size: int = 64
+    """Height and width in pixels of everything that is a picture."""
+    views: int = 1
+    """Versions of every training sample: the centre square, and further random squares."""
+    scale: tuple[float, float] = (0.4, 1.0)
+    """Smallest and largest area of a random square, as a share of the centre square."""
+    flip: bool = True
+    """Mirror half of the random squares."""
+
+    def check_knobs(self, knob: str) -> None:
+        if self.size < 1 or self.views < 1:
+            raise ValueError(
+                f"{name_knob(knob, 'size')} is {self.size} and {name_knob(knob, 'views')} "
+                f"{self.views}; both must be at least 1."
+            )
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise ValueError(
+                f"{name_knob(knob, 'scale')} is {self.scale[0]} {self.scale[1]}; it must be two "
+                "shares of the centre square, the smaller first, above 0 and at most 1."
+            )
+
+    def apply(
+        self,
+        source: Source,
+        values: dict[str, Values],
+        sizes: Mapping[str, int],
+        seed: int,
+        with_views: bool,
+    ) -> "TransformedSource":
+        """Returns the source with all samples cut; without views, just the centre squares."""
+        return TransformedSource(
+            source,
+            values,
+            sizes,
+            views=self.views if with_views else 1,
+            crop_scale=self.scale,
+            flip=self.flip,
+            seed=seed,
+        )
+
+
+class TransformedSource:
+    """A source whose samples are checked, cut square and resized, once or in several views.
+
+    View 0 of a sample is its largest centred square. Every further view is a smaller square at a
+    random place, mirrored in half of the cases. Pixels stay square, so shapes are never stretched.
+    The views of one sample follow each other: sample `index // views`, view `index % views`. A
+    view depends on the seed and the index alone.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        values: dict[str, Values],
+        size: int | Mapping[str, int],
+        views: int = 1,
+        crop_scale: tuple[float, float] = (0.4, 1.0),
+        flip: bool = True,
+        seed: int = 0,
+    ):
+        """Wraps a source.
+
+        Args:
+            source: Of raw samples.
+            values: The modalities to keep; others are dropped. `metadata` always stays.
+            size: Height and width of the result in pixels; by modality if they differ.
+            views: How many times each sample appears.
+            crop_scale: Smallest and largest area of a random square, as a share of the largest
+                centred square.
+            flip: Whether random views are mirrored in half of the cases.
+            seed: Of the random views.
+
+        Raises:
+            ValueError: If views, size or crop_scale make no sense.
+        """
+        low, high = crop_scale
+        sizes = size if isinstance(size, Mapping) else dict.fromkeys(values, size)
+        if views < 1 or min(sizes.values(), default=1) < 1 or not 0 < low <= high <= 1:
+            raise ValueError(
+                f"The crops got views={views}, size={size}, crop_scale={crop_scale}; views and "
+                "size are at least 1, and crop_scale two shares with 0 < smallest <= largest <= 1."
+            )
+        self.source = source
+        self._values = values
+        self._sizes = sizes
+        self._views = views
+        self._crop_scale = crop_scale
+        self._flip = flip
+        self._seed = seed
+
+    def __len__(self) -> int:
+        return self._views * len(self.source)
+
+    @cached_property
+    def keys(self) -> list[str]:
+        """Names of the samples, if the source has such; those of further views have a number."""
+        return [
+            key if view == 0 else f"{key} (view {view})"
+            for key in getattr(self.source, "keys", ())
+            for view in range(self._views)
+        ]
+
+    def __getitem__(self, index: int) -> Sample:
+        """Returns one view of one sample.
+
+        Raises:
+            ValueError: If a modality's value is not what its kind allows, naming both.
+            IndexError: If `index` is not in [0, length).
+        """
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Sample]:
+        """Returns several views; each sample that they come from is read once."""
+        for index in indices:
+            if not 0 <= index < len(self):
+                raise IndexError(f"Index {index} is not in [0, {len(self)}).")
+        originals = list(dict.fromkeys(int(index) // self._views for index in indices))
+        samples = self.source.__getitems__(originals)
+        checked = {
+            original: self._check(sample, original)
+            for original, sample in zip(originals, samples, strict=True)
+        }
+        return [self._view(checked[int(index) // self._views], int(index)) for index in indices]
+
+    def _check(self, sample: Sample, original: int) -> Sample:
+        key = key_of(self.source, original)
+        place = f"sample {key!r}" if hasattr(self.source, "keys") else f"sample {key}"
+        checked = {
+            name: values.check(sample[name], f"{name} of {place}")
+            for name, values in self._values.items()
+            if name in sample
+        }
+        shapes = {
+            name: value.shape[:2]
+            for name, value in checked.items()
+            if _is_picture(value, self._values[name])
+        }
+        # Crops are shares of height and width: they fit any resolution but one aspect ratio.
+        # A tolerance of a pixel lets through what was rounded when it was resized.
+        for name, (height, width) in shapes.items():
+            first, (first_height, first_width) = next(iter(shapes.items()))
+            if abs(height * first_width - width * first_height) > max(
+                height, width, *shapes[first]
+            ):
+                raise ValueError(
+                    f"{name} of {place} is {height}x{width} but {first} is "
+                    f"{first_height}x{first_width}; aligned modalities may differ in resolution "
+                    "but must show the same picture, of one aspect ratio."
+                )
+        if "metadata" in sample:
+            checked["metadata"] = sample["metadata"]
+        return checked
+
+    def _view(self, sample: Sample, index: int) -> Sample:
+        crop = self._crop(self._shape_of(sample), index)
+        return {
+            name: value
+            if name == "metadata"
+            else self._values[name].crop(value, crop, self._sizes[name])
+            for name, value in sample.items()
+        }
+
+    def _crop(self, shape: tuple[int, int], index: int) -> Crop:
+        height, width = shape
+        side = min(height, width)
+        if index % self._views == 0:
+            top, left = (height - side) // 2, (width - side) // 2
+            return Crop(top / height, left / width, side / height, side / width, flip=False)
+        original, view = divmod(index, self._views)
+        sequence = np.random.SeedSequence([self._seed, original, view])
+        random = np.random.Generator(np.random.Philox(sequence))
+        # Always four draws, so that no option changes what the others mean.
+        area, vertical, horizontal, mirror = random.random(4)
+        low, high = self._crop_scale
+        side = side * np.sqrt(low + (high - low) * area)
+        top, left = vertical * (height - side), horizontal * (width - side)
+        return Crop(
+            float(top / height),
+            float(left / width),
+            float(side / height),
+            float(side / width),
+            flip=bool(self._flip and mirror < 0.5),
+        )
+
+    def _shape_of(self, sample: Sample) -> tuple[int, int]:
+        """Returns height and width of the first dense modality; a square if there is none."""
+        for name, value in sample.items():
+            if name != "metadata" and _is_picture(value, self._values[name]):
+                return value.shape[0], value.shape[1]
+        return 1, 1
+
+
+def _is_picture(value: Any, values: Values) -> bool:
+    """Tells what has a height and a width; vectors have two axes, too, but no place."""
+    has_axes = isinstance(value, np.ndarray) and value.ndim >= 2
+    return has_axes and not isinstance(values, Vectors)

@@ -1,0 +1,56 @@
+"""The kinds of data by name, as a command line chooses among them; one of them is none at all."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from data_pipeline.sources.files.data import FilesData
+from data_pipeline.sources.files.formats import format_for
+from data_pipeline.sources.scenes.data import ScenesData
+from data_pipeline.sources.source import Source
+from data_pipeline.sources.tfds import TfdsData
+from tokenizers.base import Values
+from tokenizers.settings.checked import Checked
+
+KINDS = ("scenes", "files", "tfds", "none")
+
+
+@dataclass(frozen=True)
+class NoData(Checked):
+    """No data: what trains on stored tokens where the data that they were made from is not."""
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return ()
+
+    def open(self, split: str) -> Source:
+        """Raises ValueError: there is nothing to open."""
+        raise ValueError(
+            f"There is no data to read, and so no split {split!r}; name a kind of data: "
+            f"{', '.join(KINDS[:-1])}."
+        )
+
+
+AnyData = ScenesData | FilesData | TfdsData | NoData
+
+
+def blank_data(kind: str, values: Mapping[str, Values]) -> AnyData:
+    """Returns data of a kind, of which nothing is set but what follows from the modalities.
+
+    Args:
+        kind: One of `KINDS`.
+        values: What the raw numbers of each modality mean, which tells the formats of files.
+
+    Raises:
+        ValueError: If there is no such kind.
+    """
+    match kind:
+        case "scenes":
+            return ScenesData()
+        case "files":
+            formats = {name: format_for(name, each) for name, each in values.items()}
+            return FilesData(modalities=formats)
+        case "tfds":
+            return TfdsData()
+        case "none":
+            return NoData()
+    raise ValueError(f"There is no kind of data {kind!r}; there are {', '.join(KINDS)}.")

@@ -1,0 +1,288 @@
+"""Encodes a data set, shard by shard.
+
+Every shard is made under another name and then renamed, so that it is there whole or not at all.
+Shards that are there are not made again, whoever made them: any number of processes, on any number
+of machines, may work on one folder, and whatever was interrupted is continued by the same call.
+"""
+
+import hashlib
+import os
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from array_record.python.array_record_module import ArrayRecordWriter
+
+from data_pipeline.crops import CropConfig
+from data_pipeline.sources.source import Source, key_of
+from data_pipeline.tokens.index import INDEX, Counts, Shard, StoreIndex
+from data_pipeline.tokens.records import build_layouts, pack_record
+from tokenizers.base import PADDING, RawBatch, Tokenizer
+from tokenizers.features import FeatureTokenizer
+from tokenizers.storage.unfinished import clear_unfinished, partial_name
+
+CHUNK = 512
+"""Samples read and encoded at once."""
+SHARD = 1024
+"""Samples of a shard, unless that makes too many shards."""
+
+
+def plan_store(
+    source: Source,
+    tokenizers: dict[str, Tokenizer],
+    fingerprints: dict[str, str],
+    made_from: dict[str, Any],
+    num_shards: int | None = None,
+    num_samples: int | None = None,
+) -> StoreIndex:
+    """Returns what the tokens of a source will be, before there are any.
+
+    Args:
+        source: Of samples as the tokenizers take them.
+        tokenizers: By modality. A sample without a modality gets no token of it.
+        fingerprints: `fingerprint_files` of each saved tokenizer.
+        made_from: What else the tokens depend on, by name, such as the data's configuration:
+            texts, or configurations.
+        num_shards: Files to divide the samples into; one per 1024 samples and at most 64 by
+            default.
+        num_samples: How many of the samples, the first ones; all by default.
+
+    Raises:
+        ValueError: If there are no samples, or fewer than shards.
+    """
+    samples = len(source) if num_samples is None else min(num_samples, len(source))
+    if num_shards is None:
+        num_shards = max(1, min(64, -(-samples // SHARD)))
+    if not 1 <= num_shards <= samples:
+        raise ValueError(
+            f"{samples} samples can't be divided into {num_shards} shards; --num-shards must be 1 "
+            "to the number of samples."
+        )
+    layouts = build_layouts(tokenizers)
+    return StoreIndex(samples, num_shards, layouts, fingerprints, made_from)
+
+
+def describe_source(data: Any, crops: CropConfig, seed: int, split: str) -> dict[str, Any]:
+    """Returns what tokens are made from beside tokenizers, by name, as `plan_store` takes it."""
+    return {"data": data, "split": split, "crops": crops, "seed": str(seed)}
+
+
+def open_folder(folder: Path, plan: StoreIndex, may_replace: bool = True) -> StoreIndex:
+    """Makes a folder one for the tokens of a plan; returns the plan as it is stored there.
+
+    If it holds those of another, a warning names what differs, and they will be replaced.
+
+    Raises:
+        ValueError: If it holds those of another, and may not replace them.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    stored = _stored_in(folder)
+    if stored is not None and not plan.differing_from(stored):
+        return stored
+    if (folder / INDEX).exists():
+        differing = plan.differing_from(stored) if stored else ["its index, which is damaged"]
+        told = f"The tokens in {folder} were made from something else (differing: "
+        told += f"{', '.join(differing)})"
+        if not may_replace:
+            raise ValueError(f"{told}; give another --out, or --replace to compute them again.")
+        warnings.warn(f"{told}, so they are computed again.", stacklevel=2)
+    plan.write(folder)
+    kept = {plan.file_of(number) for number in range(plan.num_shards)}
+    for file in folder.glob("shard-*"):
+        if file.with_suffix(".array_record").name not in kept:
+            file.unlink(missing_ok=True)
+    return StoreIndex.read(folder)
+
+
+def is_planned(folder: Path, plan: StoreIndex) -> bool:
+    """True if a folder is one for the tokens of a plan, whether they are there already or not."""
+    stored = _stored_in(folder)
+    return stored is not None and not plan.differing_from(stored)
+
+
+def _stored_in(folder: Path) -> StoreIndex | None:
+    try:
+        return StoreIndex.read(folder)
+    except ValueError:
+        return None
+
+
+def missing_shards(
+    folder: Path, plan: StoreIndex, numbers: Iterable[int], check: bool = False
+) -> list[int]:
+    """Returns which shards have to be made.
+
+    Args:
+        folder: Where they are.
+        plan: What they are to be.
+        numbers: The shards in question.
+        check: Whether to read those that are there and compare them with their checksums.
+    """
+    missing = []
+    for number in numbers:
+        found = plan.read_shard(folder, number)
+        if found is None or (check and not found[0].is_intact(folder)):
+            missing.append(number)
+    return missing
+
+
+def close_folder(folder: Path, plan: StoreIndex) -> int:
+    """Completes the index if all shards are there; returns how many are missing."""
+    found = [plan.read_shard(folder, number) for number in range(plan.num_shards)]
+    shards = [each for each in found if each is not None]
+    if len(shards) == plan.num_shards:
+        index = plan.complete(shards)
+        known = StoreIndex.read(folder)
+        if not known.checksums == known.own_checksums == index.own_checksums:
+            index.write(folder)
+        for leftover in folder.glob(".shard-*.partial-*"):  # Of processes that were killed.
+            leftover.unlink(missing_ok=True)
+        clear_unfinished(folder, "index.json.*")
+    return plan.num_shards - len(shards)
+
+
+def write_tokens(
+    source: Source,
+    tokenizers: dict[str, Tokenizer],
+    folder: Path,
+    plan: StoreIndex,
+    progress: Callable[[int], None] = lambda samples: None,
+) -> None:
+    """Encodes every sample of a source, or what is still missing, in this process.
+
+    Args:
+        source: What `plan_store` was given.
+        tokenizers: The same.
+        folder: Where to keep the tokens; made if it is not there.
+        plan: From `plan_store`.
+        progress: Called with the number of samples that were done since the last call, those that
+            had been there before included.
+
+    Raises:
+        ValueError: If a tokenizer returns ids outside its vocabulary or of the wrong shape.
+    """
+    plan = open_folder(folder, plan)
+    missing = missing_shards(folder, plan, range(plan.num_shards))
+    progress(plan.samples - sum(len(plan.range_of(number)) for number in missing))
+    for number in missing:
+        write_shard(source, tokenizers, folder, plan, number, progress)
+    close_folder(folder, plan)
+
+
+def write_shard(
+    source: Source,
+    tokenizers: dict[str, Tokenizer],
+    folder: Path,
+    plan: StoreIndex,
+    number: int,
+    progress: Callable[[int], None],
+) -> None:
+    """Encodes the samples of one shard; see `write_tokens`."""
+    file = folder / plan.file_of(number)
+    temporary = partial_name(file)
+    counts = {
+        name: np.zeros(layout.vocab_size, np.int64)
+        for name, layout in plan.layouts.items()
+        if layout.kind != "features"
+    }
+    records = _records(source, tokenizers, plan, plan.range_of(number), counts, progress)
+    try:
+        _write_records(temporary, records)
+        with open(temporary, "rb") as stream:
+            checksum = hashlib.file_digest(stream, "sha256").hexdigest()
+        size = temporary.stat().st_size
+        os.replace(temporary, file)
+    finally:
+        temporary.unlink(missing_ok=True)
+    plan.write_shard(folder, Shard(file.name, len(plan.range_of(number)), size, checksum), counts)
+
+
+def _write_records(file: Path, records: Iterable[bytes]) -> None:
+    try:
+        # A group per record, so that one is read without its neighbours; ids are dense already.
+        writer = ArrayRecordWriter(str(file), "group_size:1,uncompressed")
+        try:
+            for record in records:
+                writer.write(record)
+        finally:
+            writer.close()
+    except RuntimeError as error:  # What the library raises, whatever the cause.
+        raise ValueError(
+            f"{file} can't be written ({error}); make room, or give another folder."
+        ) from error
+
+
+def _records(
+    source: Source,
+    tokenizers: dict[str, Tokenizer],
+    plan: StoreIndex,
+    indices: range,
+    counts: Counts,
+    progress: Callable[[int], None],
+) -> Iterator[bytes]:
+    for start in range(0, len(indices), CHUNK):
+        chunk = indices[start : start + CHUNK]
+        keys = [key_of(source, index) for index in chunk]
+        samples = source.__getitems__(list(chunk))
+        tokens = [{} for _ in samples]
+        for name in plan.layouts:
+            rows = [row for row, sample in enumerate(samples) if name in sample]
+            values = [samples[row][name] for row in rows]
+            encoded = encode(tokenizers[name], name, values, [keys[row] for row in rows])
+            for row, own in zip(rows, encoded, strict=True):
+                tokens[row][name] = own
+            if name in counts and encoded:
+                ids = np.concatenate(encoded)
+                counts[name] += np.bincount(ids, minlength=len(counts[name]))
+        for key, own in zip(keys, tokens, strict=True):
+            yield pack_record(key, own, plan.layouts)
+        progress(len(chunk))
+
+
+def encode(tokenizer: Tokenizer, name: str, values: list[Any], keys: list[str]) -> list[np.ndarray]:
+    """Returns the real tokens of some samples: ids [tokens], or packed features [tokens, width].
+
+    Args:
+        tokenizer: Of the modality `name`.
+        name: For errors.
+        values: One sample's raw value each.
+        keys: Names of the samples, for errors.
+
+    Raises:
+        ValueError: If ids are outside the vocabulary or of the wrong shape.
+    """
+    if not values:
+        return []
+    if isinstance(tokenizer, FeatureTokenizer):
+        return tokenizer.pack(_stack(values))
+    encoded = np.asarray(tokenizer.encode(_stack(values)))
+    if encoded.shape != (len(values), *tokenizer.token_shape):
+        raise ValueError(
+            f"The tokenizer of {name} returned ids of shape {encoded.shape} for {len(values)} "
+            f"samples; its token_shape is {tokenizer.token_shape}."
+        )
+    encoded = encoded.reshape(len(values), -1)
+    is_real = encoded != PADDING
+    num_real = is_real.sum(axis=1)
+    leads = is_real == (np.arange(encoded.shape[1]) < num_real[:, None])
+    is_id = ~is_real | ((encoded >= 0) & (encoded < tokenizer.vocab_size))
+    wrong = ~(leads & is_id).all(axis=1)
+    if wrong.any():
+        raise ValueError(
+            f"The tokenizer of {name} returned wrong ids for the sample "
+            f"{keys[int(wrong.argmax())]!r}; they must be in [0, {tokenizer.vocab_size}), with "
+            f"{PADDING} only after the end."
+        )
+    return [row[:count] for row, count in zip(encoded, num_real, strict=True)]
+
+
+def _stack(values: list[Any]) -> RawBatch:
+    """Returns arrays of one shape, or numbers, as one array; anything else as a list."""
+    first = values[0]
+    if isinstance(first, np.ndarray) and all(value.shape == first.shape for value in values):
+        return np.stack(values)
+    if isinstance(first, int | float | np.number):
+        return np.asarray(values)
+    return values

@@ -1,0 +1,189 @@
+import numpy as np
+import pytest
+
+from data_pipeline.crops import TransformedSource
+from tokenizers.base import Boxes, Crop
+from tokenizers.boxes import BoxList
+from tokenizers.text.sentencepiece import Text
+from tokenizers.values import Classes, Reals
+
+HEIGHT, WIDTH = 48, 64
+
+
+class Places:
+    """Samples with one landmark seen by every modality, at a place that differs by sample."""
+
+    def __init__(self, length: int):
+        self.length = length
+        self.reads: list[int] = []
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> dict:
+        self.reads.append(index)
+        y, x = 16 + index, 24 + index
+        field = np.zeros((HEIGHT, WIDTH), np.float32)
+        field[y : y + 8, x : x + 8] = 1
+        corners = np.array([[x / WIDTH, y / HEIGHT, (x + 8) / WIDTH, (y + 8) / HEIGHT]], np.float32)
+        return {
+            "field": field,
+            "coarse": (field[::2, ::2] > 0).astype(np.uint8),
+            "boxes": Boxes(corners, np.zeros(1, np.int32)),
+            "caption": "a landmark on the left",
+            "unwanted": 3,
+            "metadata": {"row": y},
+        }
+
+    def __getitems__(self, indices) -> list[dict]:
+        return [self[index] for index in indices]
+
+
+VALUES = {
+    "field": Reals(),
+    "coarse": Classes(("ground", "landmark")),
+    "boxes": BoxList(("landmark",)),
+    "caption": Text(flip_words=(("left", "right"),)),
+}
+
+
+def transformed(length: int = 6, **changes) -> TransformedSource:
+    options = {"size": 32, "views": 8, "crop_scale": (0.4, 1.0), "seed": 0} | changes
+    return TransformedSource(Places(length), VALUES, **options)
+
+
+def bounds(mask: np.ndarray) -> np.ndarray:
+    """(x_min, y_min, x_max, y_max) of the True pixels, as fractions."""
+    rows, columns = np.nonzero(mask)
+    corners = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+    return np.array(corners) / mask.shape[0]
+
+
+def test_all_modalities_show_the_landmark_at_the_same_place():
+    source = transformed()
+    seen = 0
+    for sample in source.__getitems__(range(len(source))):
+        if len(sample["boxes"].classes) == 0:
+            continue
+        seen += 1
+        box = sample["boxes"].corners[0]
+        assert np.abs(bounds(sample["field"][..., 0] > 0.5) - box).max() < 2.5 / 32
+        assert np.abs(bounds(sample["coarse"] == 1) - box).max() < 3.5 / 32
+    assert seen > 30
+
+
+def test_captions_follow_the_mirror():
+    values = VALUES | {"field": IsMirrored()}
+    source = TransformedSource(Places(6), values, size=32, views=8)
+    mirrored = [sample["field"] for sample in source.__getitems__(range(len(source)))]
+    captions = [sample["caption"] for sample in source.__getitems__(range(len(source)))]
+    assert [("right" in caption) for caption in captions] == mirrored
+    assert 0.2 < np.mean(mirrored) < 0.7
+
+
+class IsMirrored(Reals):
+    """Returns whether the crop mirrors, in place of a picture."""
+
+    def crop(self, value, crop: Crop, size: int):
+        return crop.flip
+
+
+class CropsOnly(Reals):
+    """Returns the crop itself, in place of a picture."""
+
+    def crop(self, value, crop: Crop, size: int):
+        return crop
+
+
+def crops(length: int = 50, **changes) -> list[Crop]:
+    options = {"size": 32, "views": 8, "crop_scale": (0.4, 1.0)} | changes
+    source = TransformedSource(Places(length), {"field": CropsOnly()}, **options)
+    return [sample["field"] for sample in source.__getitems__(range(len(source)))]
+
+
+def test_crops_are_square_inside_the_picture_and_of_the_wanted_area():
+    for crop in crops(10):
+        height, width = crop.height * HEIGHT, crop.width * WIDTH
+        assert height == pytest.approx(width)
+        assert 0.4 - 1e-6 <= (height / HEIGHT) ** 2 <= 1 + 1e-6
+        assert crop.top >= 0 and crop.top + crop.height <= 1 + 1e-6
+        assert crop.left >= 0 and crop.left + crop.width <= 1 + 1e-6
+
+
+def test_view_0_is_the_centred_square():
+    assert set(crops(10)[::8]) == {Crop(0.0, 8 / 64, 1.0, 48 / 64, flip=False)}
+
+
+def test_views_differ_from_each_other_and_from_other_samples_views():
+    drawn = crops(10)
+    assert len(set(drawn)) == 1 + 10 * 7
+
+
+def test_a_view_depends_on_seed_and_index_alone():
+    everything = crops(10)
+    assert crops(50)[: len(everything)] == everything
+    source = TransformedSource(Places(10), {"field": CropsOnly()}, size=32, views=8)
+    assert [source[i]["field"] for i in (79, 3, 3)] == [everything[i] for i in (79, 3, 3)]
+    assert crops(10, seed=1)[1] != everything[1]
+
+
+def test_flip_off_changes_nothing_but_the_flips():
+    assert crops(10, flip=False) == [crop._replace(flip=False) for crop in crops(10)]
+
+
+def test_each_sample_is_read_once_for_all_its_views():
+    source = transformed(length=6)
+    source.__getitems__(range(48))
+    assert source.source.reads == list(range(6))
+
+
+def test_metadata_passes_through_and_unknown_modalities_are_dropped():
+    sample = transformed()[9]
+    assert sample.keys() == {*VALUES, "metadata"}
+    assert sample["metadata"] == {"row": 17}
+
+
+def test_missing_modalities_stay_missing():
+    class Captions(Places):
+        def __getitem__(self, index: int) -> dict:
+            return {"caption": "left"}
+
+    source = TransformedSource(Captions(2), VALUES, size=8, views=4)
+    assert {tuple(sample) for sample in source.__getitems__(range(8))} == {("caption",)}
+
+
+def test_a_wrong_value_is_named_with_modality_and_sample():
+    class Wrong(Places):
+        def __getitem__(self, index: int) -> dict:
+            return super().__getitem__(index) | ({"coarse": np.float32(1.0)} if index == 2 else {})
+
+    source = TransformedSource(Wrong(4), VALUES, size=8, views=2)
+    assert source[0]
+    with pytest.raises(ValueError, match="coarse of sample 2"):
+        source[5]
+    source.source.keys = ["a", "b", "c", "d"]
+    with pytest.raises(ValueError, match="coarse of sample 'c'"):
+        source[5]
+
+
+def test_modalities_of_another_aspect_ratio_are_refused():
+    class Skewed(Places):
+        def __getitem__(self, index: int) -> dict:
+            return super().__getitem__(index) | {"coarse": np.zeros((32, 32), np.uint8)}
+
+    with pytest.raises(ValueError, match=r"coarse of sample 0 is 32x32 but field is 48x64"):
+        TransformedSource(Skewed(1), VALUES, size=8)[0]
+
+
+def test_wrong_options_and_indices_are_refused():
+    for wrong in (
+        {"views": 0},
+        {"size": 0},
+        {"crop_scale": (0.5, 0.4)},
+        {"crop_scale": (0.0, 1.0)},
+    ):
+        with pytest.raises(ValueError, match="The crops got views="):
+            transformed(**wrong)
+    for index in (-1, 48):
+        with pytest.raises(IndexError, match=r"not in \[0, 48\)"):
+            transformed()[index]
