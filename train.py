@@ -42,21 +42,21 @@ from data_pipeline.crops import TransformedSource
 from data_pipeline.sources.source import ChosenSamples
 from data_pipeline.tokens.mixture import TokenMixture
 from data_pipeline.tokens.writer import describe_source, is_planned, plan_store, write_tokens
-from fourm.initial_model import create_model, find_start
+from fourm.devices.layout import Layout
+from fourm.devices.processes import initialize, is_main, run_on_main, wait_for_all
+from fourm.evaluation.probes import why_not_probed
+from fourm.evaluation.results import why_failed
 from fourm.measurement import measure_run
-from fourm.pictures import draw_curves
-from fourm.probing import why_not_probed
-from fourm.report import Report, write_report
-from fourm.results import why_failed
-from fourm.run_log import RunLog, SilentLog, read_metrics
-from fourm.sample_set import HELDOUT, TRAINING, SampleSet, load_heldout, save_heldout
-from fourm.saved_model import save_model
-from fourm.stages import Stages
-from fourm.training.distributed import initialize, is_main, run_on_main, wait_for_all
+from fourm.model.saved_model import save_model
+from fourm.presentation.pictures import draw_curves
+from fourm.presentation.report import Report, write_report
+from fourm.run_directory.run_log import RunLog, SilentLog, read_metrics
+from fourm.run_directory.sample_set import HELDOUT, TRAINING, SampleSet, load_heldout, save_heldout
+from fourm.run_directory.stages import Stages
 from fourm.training.heldout import HeldoutLoss
+from fourm.training.initial_model import create_model, find_start
 from fourm.training.loop import TrainingConfig, train
 from fourm.training.masked_loss import MaskedLoss
-from fourm.training.sharding import Layout
 from fourm.training.train_state import OptimizerConfig
 from tokenizers.base import Tokenizer
 from tokenizers.modality import Modality, SavedTokenizerConfig, load_tokenizer

@@ -19,10 +19,10 @@ import jax
 import numpy as np
 
 from configs.published import fourm_b, fourm_l, fourm_xl
-from fourm.interop.fm import build_abstract, count_trunk
-from fourm.model import FourM
+from fourm.devices.layout import Layout, MeshConfig
+from fourm.interop.transformer.weights import build_abstract, count_trunk
+from fourm.model.transformer import FourM
 from fourm.training.checkpoints import Checkpoints
-from fourm.training.sharding import Layout, MeshConfig
 from fourm.training.train_state import (
     OptimizerConfig,
     TrainState,

@@ -16,7 +16,7 @@ from jaxtyping import PyTree
 from benchmarks.measure import print_line
 from benchmarks.train_step import TrainStep, build_step
 from benchmarks.workloads import draw_tokens
-from fourm.training.sharding import Layout
+from fourm.devices.layout import Layout
 
 
 @dataclass(frozen=True)

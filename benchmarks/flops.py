@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
-from fourm.layers import ModelConfig
-from fourm.model import can_attend_targets
+from fourm.model.layers import ModelConfig
+from fourm.model.transformer import can_attend_targets
 from fourm.token_space import MaskedBatch, TokenSpace
 
 

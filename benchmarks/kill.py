@@ -26,7 +26,7 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from fourm.run_log import read_metrics
+from fourm.run_directory.run_log import read_metrics
 
 MOMENTS = ("start", "step", "save")
 SHRUNK = shlex.split("""

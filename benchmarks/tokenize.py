@@ -17,7 +17,7 @@ from benchmarks.measure import print_line, time_call
 from configs.scenes import scenes
 from data_pipeline.tokens.records import build_layouts, pack_record
 from data_pipeline.tokens.writer import encode, plan_store, write_tokens
-from fourm.sample_set import SampleSet
+from fourm.run_directory.sample_set import SampleSet
 from tokenizers.process.huge_pages import restart_with_huge_pages
 
 

@@ -25,14 +25,14 @@ from benchmarks.workloads import (
     build_workload,
     draw_tokens,
 )
-from fourm.layers import ModelConfig, Remat
-from fourm.loss import LossConfig
-from fourm.masking import mask_batch
-from fourm.mixture import Rules
-from fourm.model import FourM
+from fourm.devices.layout import Layout, MeshConfig
+from fourm.masking.mixture import Rules
+from fourm.masking.ours import mask_batch
+from fourm.model.cross_entropy import LossConfig
+from fourm.model.layers import ModelConfig, Remat
+from fourm.model.transformer import FourM
 from fourm.token_space import TokenSpace
 from fourm.training.masked_loss import MaskedLoss
-from fourm.training.sharding import Layout, MeshConfig
 from fourm.training.train_state import (
     OptimizerConfig,
     TrainState,

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs.published import fourm_b, fourm_l, fourm_xl
-from fourm.interop.fm_config import build_space, complete_config, to_model_config
-from fourm.interop.fm_modalities import find_published
-from fourm.layers import ModelConfig
-from fourm.masking import MaskingComponent, MaskingConfig
-from fourm.mixture import Rules
+from fourm.interop.transformer.config import build_space, complete_config, to_model_config
+from fourm.interop.transformer.modalities import find_published
+from fourm.masking.mixture import Rules
+from fourm.masking.ours import MaskingComponent, MaskingConfig
+from fourm.model.layers import ModelConfig
 from fourm.token_space import TokenSpace
 from tokenizers.base import PADDING, TokenBatch
 

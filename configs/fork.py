@@ -12,10 +12,10 @@ from flax import nnx
 from jaxtyping import PyTree
 
 from configs.schema import RunConfig
-from fourm.model import FourM, ModelConfig
-from fourm.run import CONFIG, MODEL, TOKENIZERS
-from fourm.run_log import METRICS
-from fourm.sample_set import HELDOUT
+from fourm.any2any import CONFIG, MODEL, TOKENIZERS
+from fourm.model.transformer import FourM, ModelConfig
+from fourm.run_directory.run_log import METRICS
+from fourm.run_directory.sample_set import HELDOUT
 from fourm.token_space import TokenSpace
 from fourm.training.checkpoints import (
     choose_checkpoint,

@@ -10,12 +10,12 @@ from configs.published import DOMAINS, mixture
 from configs.schema import CropConfig, RunConfig
 from data_pipeline.sources.files.data import FilesData
 from data_pipeline.sources.files.formats import format_for
-from fourm.evaluation import EvaluationConfig
-from fourm.masking import MaskingConfig
-from fourm.probing import ProbeConfig
-from fourm.run import CONFIG, MODEL, TOKENIZERS, read_settings
-from fourm.saved_model import load_shape
-from fourm.streams import can_be_asked
+from fourm.any2any import CONFIG, MODEL, TOKENIZERS, read_settings
+from fourm.evaluation.directions import EvaluationConfig
+from fourm.evaluation.probes import ProbeConfig
+from fourm.masking.ours import MaskingConfig
+from fourm.masking.packing import can_be_asked
+from fourm.model.saved_model import load_shape
 from fourm.token_space import TokenSpace
 from fourm.training.loop import TrainingConfig
 from fourm.training.train_state import OptimizerConfig

@@ -6,11 +6,11 @@ from configs.schema import CropConfig, RunConfig
 from data_pipeline.sources.files.data import FilesData
 from data_pipeline.sources.files.formats import ArrayFile, BoxesFile, TextFile
 from data_pipeline.sources.files.splits import SplitByFraction
-from fourm.evaluation import EvaluationConfig
-from fourm.generation import GenerationConfig
-from fourm.masking import MaskingConfig
-from fourm.model import ModelConfig
-from fourm.probing import ProbeConfig
+from fourm.evaluation.directions import EvaluationConfig
+from fourm.evaluation.probes import ProbeConfig
+from fourm.inference.generate_tokens import GenerationConfig
+from fourm.masking.ours import MaskingConfig
+from fourm.model.transformer import ModelConfig
 from fourm.training.loop import TrainingConfig
 from fourm.training.train_state import OptimizerConfig
 from tokenizers.boxes import BoxList, BoxTokenizerConfig

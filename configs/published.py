@@ -2,12 +2,13 @@
 
 Sizes and modalities are those of ml-4m's `fm_{base,large,xlarge}_*_swiglu_nobias` and of its
 configurations `4m-{b,l,xl}_mod{7,21}_500b` and `4m-l_mod7_500b--sr_448_100b`.
-`fourm.interop.fm.build_abstract` makes our model of them, and `mixture` masks as they were trained.
+`fourm.interop.transformer.weights.build_abstract` makes our model of them, and `mixture` masks as
+they were trained.
 """
 
 from typing import Any, Literal
 
-from fourm.masking import MaskingComponent, MaskingConfig
+from fourm.masking.ours import MaskingComponent, MaskingConfig
 
 Modalities = Literal["7", "21", "sr"]
 

@@ -10,11 +10,11 @@ from configs.fork import CHECKPOINTS, FORK, fork_run, read_fork
 from configs.schema import RunConfig
 from data_pipeline.tokens.index import is_complete
 from data_pipeline.tokens.mixture import open_store
-from fourm.run import CONFIG, MODEL, TOKENIZERS
-from fourm.run_log import read_metrics
-from fourm.sample_set import HELDOUT
-from fourm.saved_model import load_shape
-from fourm.stages import SECONDS, read_seconds
+from fourm.any2any import CONFIG, MODEL, TOKENIZERS
+from fourm.model.saved_model import load_shape
+from fourm.run_directory.run_log import read_metrics
+from fourm.run_directory.sample_set import HELDOUT
+from fourm.run_directory.stages import SECONDS, read_seconds
 from tokenizers.modality import SavedTokenizerConfig, load_tokenizer
 from tokenizers.settings.plain import classes_of, differing_knobs, to_plain, up_to_date
 from tokenizers.storage.folders import check_made_with, fingerprint_files

@@ -6,12 +6,12 @@ from configs.mixtures import any_to_any, complete_from, one_to_all
 from configs.schema import RunConfig
 from data_pipeline.sources.scenes.data import SEMSEG_CLASSES, ScenesData
 from data_pipeline.sources.scenes.sampler import COLOR_NAMES, SHAPES
-from fourm.evaluation import EvaluationConfig, RegionConfig
-from fourm.generation import GenerationConfig
-from fourm.loss import LossConfig
-from fourm.masking import MaskingConfig
-from fourm.model import ModelConfig
-from fourm.probing import ProbeConfig
+from fourm.evaluation.directions import EvaluationConfig, RegionConfig
+from fourm.evaluation.probes import ProbeConfig
+from fourm.inference.generate_tokens import GenerationConfig
+from fourm.masking.ours import MaskingConfig
+from fourm.model.cross_entropy import LossConfig
+from fourm.model.transformer import ModelConfig
 from fourm.training.loop import TrainingConfig
 from fourm.training.train_state import OptimizerConfig
 from tokenizers.boxes import BoxList, BoxTokenizerConfig

@@ -8,15 +8,15 @@ from typing import Any
 
 from data_pipeline.crops import CropConfig
 from data_pipeline.sources.kinds import AnyData, NoData
-from fourm.evaluation import EvaluationConfig
-from fourm.generation import GenerationConfig
-from fourm.loss import LossConfig
-from fourm.masking import MaskingConfig
-from fourm.model import ModelConfig
-from fourm.probing import ProbeConfig
-from fourm.results import Pair
+from fourm.devices.layout import MeshConfig
+from fourm.evaluation.directions import EvaluationConfig
+from fourm.evaluation.probes import ProbeConfig
+from fourm.evaluation.results import Pair
+from fourm.inference.generate_tokens import GenerationConfig
+from fourm.masking.ours import MaskingConfig
+from fourm.model.cross_entropy import LossConfig
+from fourm.model.transformer import ModelConfig
 from fourm.training.loop import TrainingConfig
-from fourm.training.sharding import MeshConfig
 from tokenizers.modality import Modality
 from tokenizers.settings.checked import Checked, check_all
 

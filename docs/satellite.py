@@ -12,10 +12,10 @@ from configs.schema import CropConfig, RunConfig
 from data_pipeline.sources.files.data import FilesData
 from data_pipeline.sources.files.formats import ArrayFile
 from data_pipeline.sources.files.splits import SplitByFraction
-from fourm.evaluation import EvaluationConfig
-from fourm.generation import GenerationConfig
-from fourm.masking import MaskingConfig
-from fourm.probing import ProbeConfig
+from fourm.evaluation.directions import EvaluationConfig
+from fourm.evaluation.probes import ProbeConfig
+from fourm.inference.generate_tokens import GenerationConfig
+from fourm.masking.ours import MaskingConfig
 from tokenizers.images.patch_tokenizer import ImageTokenizerConfig
 from tokenizers.modality import Modality
 from tokenizers.values import Classes, Colors, Reals

@@ -19,11 +19,11 @@ from typing import Any
 
 import tyro
 
-from fourm.evaluation import EvaluationConfig, Evaluator
-from fourm.probing import ProbeConfig, format_probes, probe, untrained_like
-from fourm.results import format_matrix, format_table, notes_of, write_json
-from fourm.run import load
-from fourm.sample_set import TRAINING, load_heldout
+from fourm.any2any import load
+from fourm.evaluation.directions import EvaluationConfig, Evaluator
+from fourm.evaluation.probes import ProbeConfig, format_probes, probe, untrained_like
+from fourm.evaluation.results import format_matrix, format_table, notes_of, write_json
+from fourm.run_directory.sample_set import TRAINING, load_heldout
 from tokenizers.process.command import make_visible, run_command
 from tokenizers.settings.plain import from_plain
 

@@ -18,9 +18,9 @@ from typing import Annotated, Any
 
 import tyro
 
-from fourm.files import SUFFIXES, draw_sheet, read_value, write_value
-from fourm.generation import GenerationConfig
-from fourm.run import Any2Any, load
+from fourm.any2any import Any2Any, load
+from fourm.inference.generate_tokens import GenerationConfig
+from fourm.presentation.files import SUFFIXES, draw_sheet, read_value, write_value
 from tokenizers.base import RawBatch
 from tokenizers.process.command import make_visible, run_command
 from tokenizers.settings.checked import check_all, checked_later

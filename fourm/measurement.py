@@ -5,13 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fourm.evaluation import EvaluationConfig, Evaluator
-from fourm.pictures import draw_samples
-from fourm.probing import ProbeConfig, probe, untrained_like
-from fourm.results import notes_of, why_failed
-from fourm.run import load
-from fourm.sample_set import HELDOUT, TRAINING, load_heldout
-from fourm.stages import Stages
+from fourm.any2any import load
+from fourm.evaluation.directions import EvaluationConfig, Evaluator
+from fourm.evaluation.probes import ProbeConfig, probe, untrained_like
+from fourm.evaluation.results import notes_of, why_failed
+from fourm.presentation.pictures import draw_samples
+from fourm.run_directory.sample_set import HELDOUT, TRAINING, load_heldout
+from fourm.run_directory.stages import Stages
 
 
 def measure_run(
@@ -34,7 +34,7 @@ def measure_run(
     Whatever can't be measured is left out, and a note says why: the rest is there all the same.
 
     Returns:
-        The fields of `fourm.report.Report` that hold results, by name.
+        The fields of `fourm.presentation.report.Report` that hold results, by name.
 
     Raises:
         ValueError: If the model or the samples that were kept can't be read.

@@ -28,22 +28,22 @@ from tests.paths import FIXTURES  # noqa: E402
 # What masks, computes and trains: arrays of different rank meet there only where the code says
 # so. Elsewhere, colours and boxes meet whole pictures along their last axis all the time.
 STRICT = (
-    "test_budgets",
-    "test_checkpoints",
-    "test_loss",
-    "test_masking",
-    "test_model",
-    "test_span_corruption",
-    "test_token_space",
-    "test_train_state",
-    "test_loop",
+    "fourm/masking/test_budgets",
+    "fourm/masking/test_ours",
+    "fourm/masking/test_spans",
+    "fourm/model/test_cross_entropy",
+    "fourm/model/test_transformer",
+    "fourm/test_token_space",
+    "fourm/training/test_checkpoints",
+    "fourm/training/test_loop",
+    "fourm/training/test_train_state",
 )
 
 
 @pytest.fixture(autouse=True)
 def rank_promotion(request: pytest.FixtureRequest) -> Iterator[None]:
     """Makes broadcasting of a lower rank to a higher one an error in the core's tests."""
-    with jax.numpy_rank_promotion("raise" if request.path.stem in STRICT else "allow"):
+    with jax.numpy_rank_promotion("raise" if group_of(request.path) in STRICT else "allow"):
         yield
 
 
@@ -52,15 +52,15 @@ LONGEST = (
     "tiny run",
     "meshes",
     "elastic runs",
-    "test_generation",
+    "fourm/inference/test_generate_tokens",
     "diffusion tokenizer",
-    "test_masking",
-    "test_model",
-    "test_from_run",
+    "fourm/masking/test_ours",
+    "fourm/model/test_transformer",
+    "configs/test_from_run",
     "check_masking",
     "run on tokens",
-    "test_loop",
-    "test_loss",
+    "fourm/training/test_loop",
+    "fourm/model/test_cross_entropy",
 )
 
 

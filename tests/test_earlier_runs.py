@@ -18,7 +18,7 @@ import pytest
 import fourm
 from configs.schema import RunConfig
 from fourm.evaluate import Command, evaluate_run
-from fourm.run_log import read_metrics
+from fourm.run_directory.run_log import read_metrics
 from tests.paths import FIXTURES
 from tokenizers.settings.plain import classes_of, up_to_date
 from tokenizers.storage.folders import load_folder

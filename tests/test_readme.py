@@ -24,6 +24,16 @@ COMMANDS = [
 ]
 FOLDERS = (
     "fourm",
+    "fourm/masking",
+    "fourm/model",
+    "fourm/inference",
+    "fourm/devices",
+    "fourm/run_directory",
+    "fourm/evaluation",
+    "fourm/presentation",
+    "fourm/interop/transformer",
+    "fourm/interop/autoencoders",
+    "fourm/interop/checks",
     "fourm/interop",
     "fourm/training",
     "tokenizers",

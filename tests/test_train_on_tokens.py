@@ -29,11 +29,11 @@ from configs.presets import parse_command_line
 from configs.run_directory import check_tokenizers
 from data_pipeline.sources.files.data import FilesData
 from data_pipeline.sources.kinds import NoData
-from fourm.evaluation import EvaluationConfig
-from fourm.loss import LossConfig
-from fourm.masking import MaskingComponent, MaskingConfig
-from fourm.model import ModelConfig
-from fourm.probing import ProbeConfig
+from fourm.evaluation.directions import EvaluationConfig
+from fourm.model.cross_entropy import LossConfig
+from fourm.masking.ours import MaskingComponent, MaskingConfig
+from fourm.model.transformer import ModelConfig
+from fourm.evaluation.probes import ProbeConfig
 from fourm.training.loop import TrainingConfig
 from tokenizers.features import Vectors
 from tokenizers.modality import Modality, SavedTokenizerConfig

@@ -29,9 +29,9 @@ from configs.presets import parse_command_line
 from configs.run_directory import open_run
 from data_pipeline.tokens.mixture import TokenMixture
 from fourm.evaluate import Command, evaluate_run
-from fourm.run_log import read_metrics
-from fourm.sample_set import SampleSet, load_heldout
-from fourm.saved_model import load_model, save_model
+from fourm.model.saved_model import load_model, save_model
+from fourm.run_directory.run_log import read_metrics
+from fourm.run_directory.sample_set import SampleSet, load_heldout
 from tests.conftest import TINY_SCENES
 from tokenizers.modality import load_tokenizer
 from tokenizers.storage.folders import fingerprint_files, load_folder, save_folder

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fourm.interop.divae import export_divae, import_divae
-from fourm.interop.fm import export_fm, import_fm
-from fourm.interop.fm_modalities import PUBLISHED
+from fourm.any2any import CONFIG, MODEL, TOKENIZERS, load
+from fourm.evaluation.results import write_json
+from fourm.interop.autoencoders.divae import export_divae, import_divae
+from fourm.interop.autoencoders.vqvae import export_vqvae, import_vqvae
 from fourm.interop.tensors import INDEX, SUFFIX, Weights, read_settings
-from fourm.interop.vqvae import export_vqvae, import_vqvae
-from fourm.results import write_json
-from fourm.run import CONFIG, MODEL, TOKENIZERS, load
-from fourm.saved_model import save_model
+from fourm.interop.transformer.modalities import PUBLISHED
+from fourm.interop.transformer.weights import export_fm, import_fm
+from fourm.model.saved_model import save_model
 from fourm.token_space import TokenRange
 from tokenizers.base import Tokenizer
 from tokenizers.codes import Codes, CodeTokenizer

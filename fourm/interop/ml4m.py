@@ -18,7 +18,7 @@ from typing import Annotated
 
 import tyro
 
-from fourm.interop.check import check
+from fourm.interop.checks.find import check
 from fourm.interop.import_run import export_run, import_run
 from tokenizers.process.command import run_command
 

@@ -19,8 +19,8 @@ from jax.sharding import SingleDeviceSharding
 from jaxtyping import PyTree
 from orbax.checkpoint import v1 as ocp
 
+from fourm.devices.processes import is_main, run_on_main
 from fourm.training.checksums import find_damage, has_checksums, write_checksums
-from fourm.training.distributed import is_main, run_on_main
 from fourm.training.train_state import TrainState
 from tokenizers.process.command import describe_error, is_debugging
 

@@ -13,12 +13,12 @@ from flax import nnx
 from jaxtyping import PyTree
 from tqdm import tqdm
 
-from fourm.run_log import RunLog
-from fourm.training.agreement import Agreement
+from fourm.devices.agreement import Agreement
+from fourm.devices.layout import Layout
+from fourm.devices.processes import is_main
+from fourm.run_directory.run_log import RunLog
 from fourm.training.checkpoints import Checkpoints
-from fourm.training.distributed import is_main
-from fourm.training.recent import Recent
-from fourm.training.sharding import Layout
+from fourm.training.recent_metrics import Recent
 from fourm.training.train_state import (
     LossFn,
     OptimizerConfig,

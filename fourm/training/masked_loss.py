@@ -2,11 +2,11 @@
 
 from jaxtyping import Array, Float, Int, Key
 
-from fourm.loss import LossConfig, count_targets, masked_loss
-from fourm.masking import MaskingConfig, mask_batch
-from fourm.model import FourM
+from fourm.devices.layout import Layout
+from fourm.masking.ours import MaskingConfig, mask_batch
+from fourm.model.cross_entropy import LossConfig, count_targets, masked_loss
+from fourm.model.transformer import FourM
 from fourm.token_space import TokenSpace
-from fourm.training.sharding import Layout
 from tokenizers.base import TokenBatch
 
 
@@ -42,7 +42,7 @@ class MaskedLoss:
         key: Key[Array, ""],
         totals: Int[Array, "modalities"] | None = None,
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-        """Returns the loss in nats and its metrics; see `fourm.loss.masked_loss`.
+        """Returns the loss in nats and its metrics; see `fourm.model.cross_entropy.masked_loss`.
 
         Args:
             model: Predicts.

@@ -13,8 +13,8 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 from optax.contrib import MuonDimensionNumbers, muon
 
-from fourm.training.sharding import Layout, precisions
-from fourm.training.whole_matrices import update_whole_matrices
+from fourm.devices.layout import Layout, precisions
+from fourm.training.sharded_muon import update_whole_matrices
 from tokenizers.settings.checked import Checked, name_knob
 
 Metrics = dict[str, Float[Array, ""]]

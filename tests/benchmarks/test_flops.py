@@ -8,9 +8,9 @@ from flax import nnx
 
 from benchmarks.flops import count_flops
 from benchmarks.workloads import build_mixture, build_workload, draw_tokens
-from fourm.layers import ModelConfig
-from fourm.masking import mask_batch
-from fourm.model import FourM
+from fourm.masking.ours import mask_batch
+from fourm.model.layers import ModelConfig
+from fourm.model.transformer import FourM
 from fourm.token_space import Inputs, MaskedBatch, Targets, TokenRange, TokenSpace
 from tokenizers.base import SequenceTokens
 

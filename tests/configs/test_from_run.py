@@ -14,7 +14,7 @@ from configs.presets import load_preset, parse_command_line
 from configs.published import mixture
 from data_pipeline.sources.files.formats import ArrayFile, BoxesFile, NumberFile, TextFile
 from fourm.interop.ml4m import main as ml4m
-from fourm.saved_model import load_model
+from fourm.model.saved_model import load_model
 from tests.fourm.tiny_run import CAPTIONS, SIDE, make_pictures, make_run, write_run
 from tests.paths import GOLDENS
 from tests.test_train import arrays_of, report_of
@@ -76,8 +76,8 @@ def write_config(file: Path, source: Path, kept: Sequence[str]) -> list[str]:
         "from pathlib import Path\n"
         "from configs.from_run import load_run\n"
         "from configs.mixtures import any_to_any\n"
-        "from fourm.masking import MaskingConfig\n"
-        "from fourm.evaluation import EvaluationConfig\n"
+        "from fourm.masking.ours import MaskingConfig\n"
+        "from fourm.evaluation.directions import EvaluationConfig\n"
         "from tokenizers.modality import Modality\n"
         "from tokenizers.scalars import Scalar, ScalarTokenizerConfig\n"
         f"base, _ = load_run(Path({str(source)!r}))\n"

@@ -12,9 +12,9 @@ from flax import nnx
 from configs.launch import Launch
 from configs.presets import DEFAULT, PRESETS, load_preset, parse_command_line
 from configs.schema import RunConfig
-from fourm.evaluation import EvaluationConfig
-from fourm.model import FourM
-from fourm.results import Pair
+from fourm.evaluation.directions import EvaluationConfig
+from fourm.evaluation.results import Pair
+from fourm.model.transformer import FourM
 from fourm.token_space import TokenSpace
 from tests.paths import ROOT
 from tokenizers.base import SequenceTokens

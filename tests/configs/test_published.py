@@ -5,9 +5,9 @@ import json
 import pytest
 
 from configs.published import DOMAINS, fourm_b, fourm_l, fourm_xl, mixture
-from fourm.interop.fm import build_abstract, count_trunk, list_tensors
-from fourm.interop.fm_modalities import find_published
-from fourm.interop.masking_statistics import build_mixture
+from fourm.interop.checks.masking_statistics import build_mixture
+from fourm.interop.transformer.modalities import find_published
+from fourm.interop.transformer.weights import build_abstract, count_trunk, list_tensors
 from tests.paths import GOLDENS
 
 STATISTICS = GOLDENS / "masking" / "stats.json"

@@ -12,8 +12,8 @@ import pytest
 from configs.presets import parse_command_line
 from configs.run_directory import is_free, is_reported, open_run, write_config
 from configs.schema import RunConfig
-from fourm.sample_set import HELDOUT
-from fourm.stages import SECONDS
+from fourm.run_directory.sample_set import HELDOUT
+from fourm.run_directory.stages import SECONDS
 from tokenizers.settings.plain import to_plain
 from tokenizers.storage.folders import save_folder
 

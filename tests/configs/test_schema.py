@@ -16,14 +16,14 @@ from data_pipeline.sources.files.splits import SplitByFolder, SplitByFraction
 from data_pipeline.sources.kinds import NoData
 from data_pipeline.sources.scenes.data import ScenesData
 from data_pipeline.sources.tfds import TfdsData
-from fourm.evaluation import EvaluationConfig, RegionConfig
-from fourm.generation import GenerationConfig
-from fourm.loss import LossConfig
-from fourm.masking import MaskingComponent, MaskingConfig
-from fourm.model import ModelConfig
-from fourm.probing import ProbeConfig
+from fourm.devices.layout import MeshConfig
+from fourm.evaluation.directions import EvaluationConfig, RegionConfig
+from fourm.evaluation.probes import ProbeConfig
+from fourm.inference.generate_tokens import GenerationConfig
+from fourm.masking.ours import MaskingComponent, MaskingConfig
+from fourm.model.cross_entropy import LossConfig
+from fourm.model.transformer import ModelConfig
 from fourm.training.loop import TrainingConfig
-from fourm.training.sharding import MeshConfig
 from fourm.training.train_state import OptimizerConfig
 from tokenizers.boxes import BoxList, BoxTokenizerConfig
 from tokenizers.codes import Codes

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from fourm.sample_set import SampleSet
+from fourm.run_directory.sample_set import SampleSet
 from tokenizers.base import Boxes
 from tokenizers.boxes import BoxList
 from tokenizers.text.sentencepiece import Text

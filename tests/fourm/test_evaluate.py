@@ -4,9 +4,9 @@ import re
 import pytest
 
 from fourm.evaluate import configs_of_run, main
-from fourm.evaluation import EvaluationConfig, RegionConfig
-from fourm.probing import ProbeConfig
-from fourm.sample_set import TRAINING, save_heldout
+from fourm.evaluation.directions import EvaluationConfig, RegionConfig
+from fourm.evaluation.probes import ProbeConfig
+from fourm.run_directory.sample_set import TRAINING, save_heldout
 from tests.fourm.fakes import FakeModel, make_set
 
 CONFIG = {

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from fourm.generate import main
-from fourm.generation import GenerationConfig
+from fourm.inference.generate_tokens import GenerationConfig
 from tests.fourm.tiny_run import make_pictures, make_run, write_run
 
 
@@ -167,7 +167,7 @@ def test_only_knobs_that_are_typed_replace_the_runs_own(folder, tmp_path, monkey
         seen.update(settings)
         raise ValueError("seen")
 
-    monkeypatch.setattr("fourm.run.Any2Any.generate", remember)
+    monkeypatch.setattr("fourm.any2any.Any2Any.generate", remember)
     arguments = ["--targets", "depth", "rgb", "caption", "--temperature", 0.5]
     assert generate(folder, *arguments) == 2
     assert seen == {

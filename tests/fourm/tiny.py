@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from fourm.model import FourM, ModelConfig, sincos_positions
+from fourm.model.transformer import FourM, ModelConfig, sincos_positions
 from fourm.token_space import TokenSpace
 from tokenizers.base import PADDING, SequenceTokens, TokenBatch
 

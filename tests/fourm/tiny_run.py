@@ -5,8 +5,8 @@ import json
 import jax
 import numpy as np
 
-from fourm.model import ModelConfig
-from fourm.run import Any2Any, save_model
+from fourm.any2any import Any2Any, save_model
+from fourm.model.transformer import ModelConfig
 from fourm.token_space import TokenSpace
 from tests.fourm.tiny import draw_model
 from tokenizers.boxes import BoxList, BoxTokenizerConfig

@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from fourm.schedules import temperatures_per_step, tokens_per_step
+from fourm.inference.schedules import temperatures_per_step, tokens_per_step
 from tokenizers.base import Boxes
 from tokenizers.boxes import BoxList
 from tokenizers.codes import Codes

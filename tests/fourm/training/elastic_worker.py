@@ -23,11 +23,11 @@ import jax
 import numpy as np
 from flax import nnx
 
-from fourm.model import FourM, ModelConfig
-from fourm.run_log import RunLog, read_metrics
-from fourm.training.distributed import initialize
+from fourm.devices.layout import Layout, MeshConfig
+from fourm.devices.processes import initialize
+from fourm.model.transformer import FourM, ModelConfig
+from fourm.run_directory.run_log import RunLog, read_metrics
 from fourm.training.loop import TrainingConfig, train
-from fourm.training.sharding import Layout, MeshConfig
 from fourm.training.train_state import OptimizerConfig
 from tests.fourm.tiny import make_tokens
 from tests.fourm.training.mesh_worker import MASKING, SPACE, make_loss

@@ -22,14 +22,14 @@ from flax import nnx
 from jax.sharding import NamedSharding
 
 from configs.published import fourm_l, mixture
-from fourm.interop.fm import build_abstract
-from fourm.loss import LossConfig
-from fourm.masking import MaskingComponent, MaskingConfig
-from fourm.model import FourM, ModelConfig
+from fourm.devices.layout import BATCH, Layout, MeshConfig
+from fourm.devices.processes import initialize
+from fourm.interop.transformer.weights import build_abstract
+from fourm.masking.ours import MaskingComponent, MaskingConfig
+from fourm.model.cross_entropy import LossConfig
+from fourm.model.transformer import FourM, ModelConfig
 from fourm.token_space import TokenSpace
-from fourm.training.distributed import initialize
 from fourm.training.masked_loss import MaskedLoss
-from fourm.training.sharding import BATCH, Layout, MeshConfig
 from fourm.training.train_state import (
     IS_FINITE,
     OptimizerConfig,

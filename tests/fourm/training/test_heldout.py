@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from fourm.loss import LossConfig
-from fourm.masking import MaskingComponent, MaskingConfig
+from fourm.devices.layout import Layout
+from fourm.masking.ours import MaskingComponent, MaskingConfig
+from fourm.model.cross_entropy import LossConfig
 from fourm.token_space import TokenSpace
 from fourm.training.heldout import HeldoutLoss
 from fourm.training.loop import TrainingConfig
 from fourm.training.masked_loss import MaskedLoss
-from fourm.training.sharding import Layout
 from fourm.training.train_state import OptimizerConfig, build_optimizer, create_state, merge_state
 from tests.fourm.tiny import Shape, build_model, make_tokens
 from tokenizers.base import SequenceTokens

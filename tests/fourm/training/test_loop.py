@@ -15,17 +15,17 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from fourm.loss import LossConfig
-from fourm.masking import MaskingComponent, MaskingConfig
-from fourm.run_log import RunLog, read_metrics
+from fourm.masking.ours import MaskingComponent, MaskingConfig
+from fourm.model.cross_entropy import LossConfig
+from fourm.run_directory.run_log import RunLog, read_metrics
 from fourm.token_space import TokenSpace
 from fourm.training.checkpoints import Checkpoints
 from fourm.training.loop import TrainingConfig, train
 from fourm.training.masked_loss import MaskedLoss
-from fourm.training.recent import NonFiniteLossError
+from fourm.training.recent_metrics import NonFiniteLossError
 from fourm.training.train_state import OptimizerConfig
+from tests.fourm.devices.test_layout import free_port
 from tests.fourm.tiny import Shape, build_model, make_tokens
-from tests.fourm.training.test_sharding import free_port
 from tests.paths import ROOT
 from tokenizers.base import SequenceTokens, TokenBatch
 from tokenizers.process.termination import Terminated, raises_terminated

@@ -163,7 +163,7 @@ def test_a_wrong_environment_is_one_sentence_or_no_matter(changes, code, told):
     body = """
 import sys
 import jax.numpy as jnp
-import fourm.pictures
+import fourm.presentation.pictures
 def work(arguments):
     print(jnp.arange(2.0).dtype)
 sys.exit(run_command(work, []))

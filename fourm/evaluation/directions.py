@@ -1,0 +1,410 @@
+"""How well every modality is predicted from others, between a floor and a ceiling."""
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from tqdm import tqdm
+
+from fourm.evaluation.results import Pair, Row, why_failed
+from fourm.run_directory.sample_set import SampleSet
+from tokenizers.base import Better, RawBatch, Tokenizer, Values
+from tokenizers.settings.checked import Checked, name_knob
+from tokenizers.spread import evenly_spread, spread_order
+
+NUM_EXAMPLES = 32
+"""Predictions per direction that are kept to be drawn."""
+
+
+@runtime_checkable
+class Predictor(Protocol):
+    """What evaluation needs of a trained model: `fourm.any2any.Any2Any`, or anything like it."""
+
+    tokenizers: dict[str, Tokenizer]
+
+    def tokenize(self, samples: dict[str, RawBatch]) -> dict[str, np.ndarray]:
+        """Returns ids [batch, tokens] by modality."""
+
+    def reconstruct(self, name: str, raw: RawBatch) -> RawBatch:
+        """Returns raw values after their tokenizer's round trip."""
+
+    def generate(self, inputs: dict[str, RawBatch], targets: Sequence[str], **options: Any) -> Any:
+        """Returns raw values by target in `.values`."""
+
+    def embed(self, inputs: dict[str, RawBatch]) -> Float[np.ndarray, "batch dim"]:
+        """Returns the encoder's features."""
+
+
+@dataclass(frozen=True)
+class RegionConfig(Checked):
+    """Pixels on which dense metrics are also reported apart, told by a class map."""
+
+    modality: str = ""
+    """Modality of class maps; empty for no region."""
+    classes: tuple[str, ...] = ()
+    """Names of the classes whose pixels make up the region."""
+    name: str = "objects"
+    """Ends the names of the metrics there, such as abs_rel_objects."""
+
+
+@dataclass(frozen=True)
+class EvaluationConfig(Checked):
+    """What is predicted from what, on how many held-out samples."""
+
+    pairs: tuple[str, ...] = ()
+    """Directions, like rgb->depth, caption+semseg->rgb, or caption->rgb->caption, which has the
+    model also read the caption back from its own picture. None: from the first modality to every
+    other."""
+    num_samples: int = 512
+    """Held-out samples, evenly spread over the split; fewer if there are fewer."""
+    num_samples_elsewhere: int = 256
+    """The same on test splits other than the first."""
+    region: RegionConfig = field(default_factory=RegionConfig)
+    """Pixels on which dense metrics are also reported apart."""
+    matrix: bool = False
+    """Whether to predict every modality from every other, too."""
+    matrix_samples: int = 64
+    """Held-out samples for each direction of the matrix."""
+    seed: int = 0
+    """Of generation."""
+
+    def check_knobs(self, knob: str) -> None:
+        for pair in self.pairs:
+            Pair.parse(pair)
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(
+                f"{name_knob(knob, 'seed')} is {self.seed}; it must be 0 to {2**32 - 1}."
+            )
+        for name in ("num_samples", "num_samples_elsewhere", "matrix_samples"):
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f"{name_knob(knob, name)} is {getattr(self, name)}; it must be at least 1."
+                )
+
+
+class Bounds(NamedTuple):
+    """Between what a prediction's scores lie.
+
+    Attributes:
+        suffix: Ends the names of metrics; empty for those on all pixels.
+        where: The pixels scored; None for all.
+        floor: Per metric, what the best constant answer scores.
+        ceiling: Per metric, what the tokenizer's round trip of the truth scores.
+        note: Why there is no floor, whose metrics are NaN then; or empty.
+    """
+
+    suffix: str
+    where: Bool[np.ndarray, "rows y x"] | None
+    floor: dict[str, float]
+    ceiling: dict[str, float]
+    note: str = ""
+
+
+class Example(NamedTuple):
+    """What was predicted in one direction for the first of the samples scored.
+
+    Attributes:
+        pair: The direction.
+        rows: Which samples, ascending.
+        predicted: Raw values of the target.
+        read: What was read back from them, if the direction says so.
+    """
+
+    pair: Pair
+    rows: Int[np.ndarray, "kept"]
+    predicted: RawBatch
+    read: RawBatch | None
+
+
+class Evaluator:
+    """Scores one model on one held-out split. Keeps what several directions share.
+
+    After `evaluate`, `examples` holds some of the predictions that were scored, to be drawn.
+    """
+
+    def __init__(
+        self,
+        model: Predictor,
+        heldout: SampleSet,
+        training: SampleSet,
+        config: EvaluationConfig,
+        settings: Any = None,
+    ):
+        """Args:
+        model: Trained.
+        heldout: What to predict.
+        training: Where floors come from.
+        config: What to predict from what.
+        settings: How to generate, as `Any2Any.generate` takes it; by default the run's own way.
+
+        Raises:
+            ValueError: If a direction or the region names a modality or class that there is not.
+        """
+        self.model, self.heldout, self.training = model, heldout, training
+        self.config, self.settings = config, settings
+        first, *others = list(model.tokenizers)
+        self._pairs = [Pair.parse(pair) for pair in config.pairs]
+        self._pairs = self._pairs or [
+            Pair((first,), name) for name in others if self._is_predictable(name)
+        ]
+        for name in {name for pair in self._pairs for name in (*pair.inputs, pair.target)}:
+            self._values(name)
+        self._region_labels = self._find_region_labels()
+        self.examples: list[Example] = []
+        self._bounds_of: dict[tuple, list[Bounds]] = {}
+        self._read_of: dict[tuple, RawBatch] = {}
+
+    def evaluate(self) -> list[Row]:
+        """Returns one row per direction and metric.
+
+        A direction that could not be measured has one row, of its main metric, whose "note" says
+        why in a sentence and whose numbers are None.
+        """
+        rows, self.examples = [], []
+        for pair in tqdm(self._pairs, desc="evaluation", unit="direction", dynamic_ncols=True):
+            found, example = self._try_to_measure(pair, self.config.num_samples)
+            rows += found
+            self.examples += [example] if example else []
+        return rows
+
+    def matrix(self) -> list[Row]:
+        """Returns the main metric's row for every single modality to every other."""
+        pairs = [
+            Pair((source,), target)
+            for source, target in itertools.permutations(self.model.tokenizers, 2)
+            if self._is_predictable(target)
+        ]
+        rows = []
+        for pair in tqdm(pairs, desc="matrix", unit="direction", dynamic_ncols=True):
+            main = next(iter(self._values(pair.target).metrics))
+            found, _ = self._try_to_measure(pair, self.config.matrix_samples)
+            rows += [row for row in found if row["metric"] == main]
+        return rows
+
+    def _try_to_measure(self, pair: Pair, num_samples: int) -> tuple[list[Row], Example | None]:
+        values = self._values(pair.target)
+        try:
+            return self._measure(pair, num_samples)
+        except Exception as error:  # Whatever it is: other directions can still be measured.
+            main, better = next(iter(values.metrics.items()))
+            note = why_failed(f"{'+'.join(pair.inputs)} -> {pair.target}", error)
+            numbers = dict.fromkeys(("floor", "value", "ceiling"))
+            row = {"inputs": list(pair.inputs), "target": pair.target, "metric": main}
+            return [{**row, "better": better, **numbers, "note": note}], None
+
+    def _measure(self, pair: Pair, num_samples: int) -> tuple[list[Row], Example | None]:
+        """Returns one row per metric of a direction."""
+        names = (*pair.inputs, pair.target)
+        rows = self._samples(names, num_samples)
+        if not len(rows):
+            raise ValueError(f"no held-out sample has {' and '.join(names)}")
+        if not self._is_predictable(pair.target):
+            raise ValueError(f"{pair.target} is features, which are read and never predicted")
+        shown = {name: self.heldout.take(name, rows) for name in pair.inputs}
+        predicted = self._predict(shown, pair.target)
+        truth, values = self.heldout.take(pair.target, rows), self._values(pair.target)
+        found, read = [], None
+        for bounds in self._bounds(pair.target, rows):
+            scores = values.score(predicted, truth, bounds.where)
+            found += _as_rows(pair, values.metrics, bounds, scores, "{}" + bounds.suffix)
+        if pair.readback is not None:
+            read = self._predict({pair.target: readable(predicted, values)}, pair.readback)
+            found += self._score_read(pair, read, rows)
+        # The same samples in all directions, as far as they can be, for pictures side by side.
+        order = spread_order(self.heldout.size)
+        places = np.searchsorted(rows, np.sort(order[np.isin(order, rows)][:NUM_EXAMPLES]))
+
+        def kept(raw: RawBatch) -> RawBatch:
+            return raw[places] if isinstance(raw, np.ndarray) else [raw[i] for i in places]
+
+        read = None if read is None else kept(read)
+        return found, Example(pair, rows[places], kept(predicted), read)
+
+    def tokenizers(self) -> dict[str, dict[str, Any]]:
+        """Returns, per modality, how its tokenizer's round trip scores and which codes it uses.
+
+        `codebook_usage` is the share of ids that occur in the held-out samples, and `perplexity`
+        the number of equally likely ids that would have the same entropy. What could not be
+        measured is None, and a "note" says why.
+        """
+        table = {}
+        for name, tokenizer in self.model.tokenizers.items():
+            if not self._is_predictable(name):
+                continue
+            main, better = next(iter(self._values(name).metrics.items()))
+            table[name] = {
+                "metric": main,
+                "better": better,
+                **dict.fromkeys(("value", "floor", "codebook_usage", "perplexity")),
+                "vocab_size": int(tokenizer.vocab_size),
+                "tokens": int(np.prod(tokenizer.token_shape)),
+            }
+            try:
+                table[name] |= self._measure_tokenizer(name, main)
+            except Exception as error:  # Whatever it is: the others can still be measured.
+                table[name]["note"] = why_failed(f"The tokenizer of {name}", error)
+        return table
+
+    def _measure_tokenizer(self, name: str, main: str) -> dict[str, Any]:
+        rows = self._samples((name,), self.config.num_samples)
+        if not len(rows):
+            raise ValueError(f"no held-out sample has {name}")
+        ids = self.model.tokenize({name: self.heldout.take(name, rows)})[name]
+        vocab_size = self.model.tokenizers[name].vocab_size
+        counts = np.bincount(ids[ids >= 0].ravel(), minlength=vocab_size)
+        share = counts[counts > 0] / counts.sum()
+        whole, *regions = self._bounds(name, rows)
+        found = {
+            "value": whole.ceiling[main],
+            "floor": whole.floor[main],
+            "codebook_usage": float((counts > 0).mean()),
+            "perplexity": float(np.exp(-(share * np.log(share)).sum())),
+        }
+        for region in regions:
+            found[f"value{region.suffix}"] = region.ceiling[main]
+            found[f"floor{region.suffix}"] = region.floor[main]
+        if whole.note:
+            found["note"] = whole.note
+        return found
+
+    def _is_predictable(self, name: str) -> bool:
+        """False for features, which are only ever read: there are no ids to compare."""
+        return self.model.tokenizers[name].vocab_size > 0
+
+    def _values(self, name: str) -> Values:
+        if name not in self.model.tokenizers:
+            raise ValueError(
+                f"There is no modality {name!r} in this run; it has "
+                f"{', '.join(self.model.tokenizers)}."
+            )
+        return self.model.tokenizers[name].values
+
+    def _samples(self, names: Sequence[str], num_samples: int) -> Int[np.ndarray, "rows"]:
+        for name in names:
+            self._values(name)
+        rows = self.heldout.rows(names)
+        return rows[evenly_spread(len(rows), num_samples)]
+
+    def _score_read(self, pair: Pair, read: RawBatch, rows: Int[np.ndarray, "rows"]) -> list[Row]:
+        """Scores what the model saw in its own answer against what it was asked for.
+
+        The ceiling is what it reads from true answers.
+        """
+        given = self.heldout.take(pair.readback, rows)
+        values = self._values(pair.readback)
+        key = (pair.target, pair.readback, rows.tobytes())
+        if key not in self._read_of:
+            truth = {pair.target: self.heldout.take(pair.target, rows)}
+            self._read_of[key] = self._predict(truth, pair.readback)
+        whole = self._bounds(pair.readback, rows)[0]
+        bounds = whole._replace(ceiling=values.score(self._read_of[key], given))
+        return _as_rows(pair, values.metrics, bounds, values.score(read, given), "readback_{}")
+
+    def _predict(self, inputs: dict[str, RawBatch], target: str) -> RawBatch:
+        answer = self.model.generate(
+            inputs, [target], seed=self.config.seed, settings=self.settings
+        )
+        return answer.values[target]
+
+    def _bounds(self, target: str, rows: Int[np.ndarray, "rows"]) -> list[Bounds]:
+        """Returns floor and ceiling on all pixels, then on the region if the target has one."""
+        key = (target, rows.tobytes())
+        if key not in self._bounds_of:
+            values = self._values(target)
+            truth = self.heldout.take(target, rows)
+            round_trip = self.model.reconstruct(target, truth)
+            region = self._where(self.heldout, rows, target)
+            unknown, note = dict.fromkeys(values.metrics, math.nan), ""
+            try:
+                seen_rows = self.training.rows([target])
+                if not len(seen_rows):
+                    raise ValueError(f"no training sample that was kept has {target}")
+                seen = self.training.take(target, seen_rows)
+                floor = values.floor(seen, truth)
+            except Exception as error:  # The prediction and its ceiling are known all the same.
+                floor, note = unknown, why_failed(f"The floor of {target}", error)
+            bounds = [Bounds("", None, floor, values.score(round_trip, truth), note)]
+            if region is not None and note:
+                ceiling = values.score(round_trip, truth, region)
+                bounds.append(Bounds(f"_{self.config.region.name}", region, unknown, ceiling, note))
+            elif region is not None:
+                seen_region = self._where(self.training, seen_rows, target)
+                if seen_region is not None and not seen_region.any():
+                    seen_region = None  # Nothing to fit a constant of its own to.
+                floor = values.floor(seen, truth, region, seen_region)
+                ceiling = values.score(round_trip, truth, region)
+                bounds.append(Bounds(f"_{self.config.region.name}", region, floor, ceiling))
+            self._bounds_of[key] = bounds
+        return self._bounds_of[key]
+
+    def _find_region_labels(self) -> list[int]:
+        region = self.config.region
+        if not region.modality:
+            return []
+        names = getattr(self._values(region.modality), "names", ())
+        unknown = sorted(set(region.classes) - set(names))
+        if unknown or not region.classes:
+            raise ValueError(
+                f"The region's classes {unknown} are not in {region.modality!r}, which has "
+                f"{', '.join(names) or 'no classes'}; change evaluation.region."
+            )
+        return [names.index(name) for name in region.classes]
+
+    def _where(
+        self, samples: SampleSet, rows: Int[np.ndarray, "rows"], target: str
+    ) -> Bool[np.ndarray, "rows y x"] | None:
+        """Returns the region's pixels, none where a sample has no class map.
+
+        None if there is no region, or `target` has no pixels that fit it.
+        """
+        if not self._region_labels:
+            return None
+        modality = self.config.region.modality
+        known = np.intersect1d(rows, samples.rows([modality]))
+        if not len(known):
+            return None
+        maps = np.isin(samples.take(modality, known), self._region_labels)
+        where = np.zeros((len(rows), *maps.shape[1:]), bool)
+        where[np.searchsorted(rows, known)] = maps
+        truth = samples.take(target, rows)
+        if not isinstance(truth, np.ndarray) or truth.shape[:3] != where.shape:
+            return None
+        return where
+
+
+def readable(predicted: RawBatch, values: Values) -> RawBatch:
+    """Returns predictions as a model takes them for input: None where one is not allowed.
+
+    What is generated may be no value at all, such as an empty text.
+    """
+    if isinstance(predicted, np.ndarray):
+        return predicted
+    shown = []
+    for value in predicted:
+        try:
+            shown.append(values.check(value, "prediction"))
+        except ValueError:
+            shown.append(None)
+    return shown
+
+
+def _as_rows(
+    pair: Pair, metrics: dict[str, Better], bounds: Bounds, scores: dict[str, float], name: str
+) -> list[Row]:
+    return [
+        {
+            "inputs": list(pair.inputs),
+            "target": pair.target,
+            "metric": name.format(metric),
+            "better": better,
+            "floor": bounds.floor[metric],
+            "value": scores[metric],
+            "ceiling": bounds.ceiling[metric],
+            **({"note": bounds.note} if bounds.note else {}),
+        }
+        for metric, better in metrics.items()
+    ]

@@ -1,0 +1,303 @@
+"""Cross-entropy whose cost follows each target's own modality.
+
+Targets of all modalities come mixed. They are sorted by modality and taken tile by tile through
+that modality's part of the output table alone; the gradient is made in the same pass, so that
+logits exist for one tile at a time.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from fourm.model.transformer import FourM
+from fourm.token_space import MaskedBatch
+from tokenizers.settings.checked import Checked, name_knob
+
+Segments = tuple[tuple[int, int], ...]
+"""(first id, vocabulary size) per modality."""
+
+
+HEIGHTS = 8
+"""Heights of the last tile of a modality: its targets are rounded up to one of them."""
+
+
+@dataclass(frozen=True)
+class LossConfig(Checked):
+    """How the modalities' losses are joined."""
+
+    average: Literal["modalities", "tokens"] = "modalities"
+    """Mean over the modalities that have targets in the batch, or over all target tokens."""
+    weights: dict[str, float] = field(default_factory=dict)
+    """Weight per modality; 1 where not named."""
+    tile: int = 0
+    """Targets that go through the output head at once. 0 leaves it to the device: 256 on a CPU,
+    whose caches hold their logits, and 2048 elsewhere, so that products are large and few."""
+
+    @property
+    def rows(self) -> int:
+        """The tile, on this machine if that is left to it."""
+        return self.tile or (256 if jax.default_backend() == "cpu" else 2048)
+
+    def weigh(
+        self, names: Sequence[str], counts: Int[Array, "modalities"] | Float[Array, "modalities"]
+    ) -> Float[Array, "modalities"]:
+        """Returns what one target of each modality weighs in a loss over so many of each."""
+        importance = jnp.array([self.weights.get(name, 1.0) for name in names])
+        if self.average == "modalities":
+            share = jnp.where(counts > 0, importance, 0.0)
+            return share / jnp.maximum(share.sum(), 1e-9) / jnp.maximum(counts, 1)
+        return importance / jnp.maximum((importance * counts).sum(), 1e-9)
+
+    def check_knobs(self, knob: str) -> None:
+        for name, weight in self.weights.items():
+            if not 0 <= weight < math.inf:
+                raise ValueError(
+                    f"{name_knob(knob, 'weights')}.{name} is {weight}; it must be finite and not "
+                    "negative."
+                )
+        if self.tile < 0:
+            raise ValueError(
+                f"{name_knob(knob, 'tile')} is {self.tile}; it must be positive, or 0 to leave it "
+                "to the device."
+            )
+
+
+class TokenScores(NamedTuple):
+    """What the loss knows of each target; not differentiated.
+
+    Attributes:
+        nll: Negative log-likelihood in nats, 0 on padding.
+        is_correct: Whether the likeliest id is the right one.
+    """
+
+    nll: Float[Array, "rows"]
+    is_correct: Bool[Array, "rows"]
+
+
+def grouped_cross_entropy(
+    features: Float[Array, "rows dim"],
+    table: Float[Array, "vocab dim"],
+    labels: Int[Array, "rows"],
+    group: Int[Array, "rows"],
+    weights: Float[Array, "rows"],
+    segments: Segments,
+    tile: int,
+) -> tuple[Float[Array, ""], TokenScores]:
+    """Computes sum(weights * nll), each row over its own group's vocabulary.
+
+    Args:
+        features: One row per target.
+        table: The output table of the whole token space.
+        labels: Shared ids, within the row's own segment.
+        group: The row's modality; `len(segments)` for rows to be ignored.
+        weights: Weight of each row in the sum.
+        segments: First id and size of each group's vocabulary.
+        tile: Rows taken at once.
+
+    Returns:
+        The weighted sum (differentiable in features and table), and scores per row.
+    """
+    return _grouped(features, table, labels, group, weights, segments, tile)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(5, 6))
+def _grouped(features, table, labels, group, weights, segments, tile):
+    return _forward(features, table, labels, group, weights, segments, tile, False)[0]
+
+
+def _forward(features, table, labels, group, weights, segments, tile, with_gradient):
+    rows = len(features)
+    order = jnp.argsort(group, stable=True)
+    counts = jnp.bincount(group, length=len(segments) + 1)
+    starts = jnp.cumsum(counts) - counts
+
+    def in_order(x):  # padded, so that the last tile of the last group stays inside
+        return jnp.pad(x[order], [(0, tile)] + [(0, 0)] * (x.ndim - 1))
+
+    x, label, weight = in_order(features), in_order(labels), in_order(weights)
+    nll = jnp.zeros(rows + tile)
+    correct = jnp.zeros(rows + tile, bool)
+    x_grad = jnp.zeros_like(x) if with_gradient else None
+    table_grad = jnp.zeros(table.shape, jnp.float32) if with_gradient else None
+    carry = nll, correct, x_grad, table_grad
+    for size in sorted({size for _, size in segments if size}):  # Features have no vocabulary.
+        # One loop serves all vocabularies of a size: there is less to compile.
+        members = [number for number, segment in enumerate(segments) if segment[1] == size]
+        first_ids = jnp.array([segments[number][0] for number in members])
+        own_starts, own_counts = starts[jnp.array(members)], counts[jnp.array(members)]
+
+        def take_group(number, carry, size=size, of=(first_ids, own_starts, own_counts)):
+            first, start, count = (values[number] for values in of)
+            segment = jax.lax.dynamic_slice_in_dim(table, first, size).astype(features.dtype)
+            step = partial(_take_tile, segment, first, x, label, weight, start, count)
+            for height, done, trips in plan_tiles(count, tile):
+                carry = jax.lax.fori_loop(0, trips, partial(step, height, done), carry)
+            return carry
+
+        carry = jax.lax.fori_loop(0, len(members), take_group, carry)
+
+    nll, correct, x_grad, table_grad = carry
+    back = jnp.argsort(order)
+    scores = TokenScores(nll[back], correct[back])
+    loss = jnp.sum(weights * scores.nll)
+    gradients = (x_grad[back], table_grad.astype(table.dtype)) if with_gradient else None
+    return (loss, scores), gradients
+
+
+def _take_tile(segment, first, x, label, weight, start, count, height, done, number, carry):
+    """Scores `height` rows of a group, and adds what they say to the gradients."""
+    nll, correct, x_grad, table_grad = carry
+    offset = done + number * height
+    is_own = offset + jnp.arange(height) < count
+
+    def take(array):
+        return jax.lax.dynamic_slice_in_dim(array, start + offset, height)
+
+    def put(array, new):
+        mask = is_own.reshape(-1, *[1] * (array.ndim - 1))
+        new = jnp.where(mask, new.astype(array.dtype), take(array))
+        return jax.lax.dynamic_update_slice_in_dim(array, new, start + offset, 0)
+
+    rows = take(x)
+    own = jnp.where(is_own, take(label) - first, 0)
+    logits = multiply(rows, segment.T)
+    top = logits.max(1)
+    exp = jnp.exp(logits - top[:, None])
+    total = exp.sum(1)
+    right = jnp.take_along_axis(logits, own[:, None], 1)[:, 0]
+    nll = put(nll, jnp.log(total) + top - right)
+    correct = put(correct, right >= top)
+    if table_grad is not None:
+        scale = jnp.where(is_own, take(weight), 0.0)
+        # Compared rather than scattered into: that is part of the same pass.
+        is_right = jnp.arange(logits.shape[1])[None] == own[:, None]
+        slope = exp * (scale / total)[:, None] - jnp.where(is_right, scale[:, None], 0.0)
+        slope = slope.astype(rows.dtype)
+        x_grad = put(x_grad, multiply(slope, segment))
+        so_far = jax.lax.dynamic_slice_in_dim(table_grad, first, len(segment))
+        table_grad = jax.lax.dynamic_update_slice_in_dim(
+            table_grad, so_far + multiply(slope.T, rows), first, 0
+        )
+    return nll, correct, x_grad, table_grad
+
+
+def plan_tiles(
+    count: Int[Array, ""], tile: int
+) -> list[tuple[int, Int[Array, ""], Int[Array, ""]]]:
+    """Covers `count` rows by tiles of `tile`, and what is left by one that is hardly higher.
+
+    Compiled code needs fixed heights: there is a loop for each of them, most of which run once or
+    not at all.
+
+    Returns:
+        Per height, in rows: the height, the rows covered before it, and how many such tiles.
+    """
+    whole, left = count // tile, count % tile
+    plan = [(tile, jnp.zeros_like(count), whole)]
+    grain = -(-tile // HEIGHTS)
+    for low in range(0, tile, grain):
+        is_needed = (left > low) & (left <= low + grain)
+        plan.append((min(low + grain, tile), whole * tile, is_needed.astype(count.dtype)))
+    return plan
+
+
+def multiply(a: Float[Array, "i j"], b: Float[Array, "j k"]) -> Float[Array, "i k"]:
+    """Multiplies matrices of any precision into float32: logits rounded to bfloat16 would tie."""
+    return jnp.matmul(a, b, preferred_element_type=jnp.float32)
+
+
+def _grouped_forward(features, table, labels, group, weights, segments, tile):
+    return _forward(features, table, labels, group, weights, segments, tile, True)
+
+
+def _grouped_backward(segments, tile, gradients, cotangents):
+    slope = cotangents[0]
+    features_grad, table_grad = gradients
+    return (
+        (slope * features_grad).astype(features_grad.dtype),
+        slope * table_grad,
+        None,
+        None,
+        None,
+    )
+
+
+_grouped.defvjp(_grouped_forward, _grouped_backward)
+
+
+def groups_of(batch: MaskedBatch, num_groups: int) -> Int[Array, "rows"]:
+    """Returns the modality of every target, and `num_groups` where there is only padding."""
+    targets = batch.targets
+    return jnp.where(targets.is_real, targets.modality, num_groups).reshape(-1)
+
+
+def count_targets(batch: MaskedBatch, num_groups: int) -> Int[Array, "modalities"]:
+    """Returns how many targets a batch has of each of `num_groups` modalities."""
+    return jnp.bincount(groups_of(batch, num_groups), length=num_groups + 1)[:num_groups]
+
+
+def masked_loss(
+    model: FourM,
+    batch: MaskedBatch,
+    config: LossConfig,
+    add_up: Callable[[Array], Array] = lambda x: x,
+    cross_entropy: Callable[..., tuple[Float[Array, ""], TokenScores]] = grouped_cross_entropy,
+    totals: Int[Array, "modalities"] | None = None,
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """Computes the training loss of a batch, or what a slice of it contributes.
+
+    The loss is sum over targets of (weight of one target of its modality) * nll, where the weight
+    follows from how many targets the whole batch has (`LossConfig.weigh`). A slice that counted
+    its own targets would have other weights, and the mean over slices would be another loss.
+
+    Args:
+        model: Gives the features.
+        batch: What was shown and what was asked; or a share of such a batch.
+        config: How the modalities count.
+        add_up: Where this is a share of a batch, adds up what all shares contribute to an array.
+        cross_entropy: As `grouped_cross_entropy`, which it may divide further.
+        totals: Targets of every modality in the whole batch, where `batch` is a slice of it.
+
+    Returns:
+        The loss in nats, and metrics: `loss/M` (mean nats per target), `accuracy/M` and
+        `targets/M` (how many) of every modality M; loss and accuracy are NaN where a modality
+        has no target in the batch. With `totals`, the terms of these that the slice contributes:
+        the sums over all slices are the loss and the metrics of the whole batch.
+    """
+    space = model.space
+    targets = batch.targets
+    features = model(batch)
+    num_groups = len(space.ranges)
+    group = groups_of(batch, num_groups)
+    counts = add_up(count_targets(batch, num_groups))
+    totals = counts if totals is None else totals
+    weights = jnp.append(config.weigh(space.names, totals), 0.0)[group]
+    loss, scores = cross_entropy(
+        features.reshape(-1, features.shape[-1]),
+        model.output_table[...],
+        targets.ids.reshape(-1),
+        group,
+        weights,
+        tuple((entry.first_id, entry.vocab_size) for entry in space.ranges),
+        config.rows,
+    )
+
+    def mean_by_group(values: Float[Array, "rows"]) -> Float[Array, "modalities"]:
+        # Sums of rows, not products with zeros, which would spread what is not finite.
+        sums = jax.ops.segment_sum(values, group, num_groups + 1)[:num_groups]
+        return add_up(sums) / totals
+
+    nll = mean_by_group(scores.nll)
+    accuracy = mean_by_group(scores.is_correct.astype(jnp.float32))
+    metrics = {}
+    for entry in space.ranges:
+        metrics[f"loss/{entry.name}"] = nll[entry.index]
+        metrics[f"accuracy/{entry.name}"] = accuracy[entry.index]
+        metrics[f"targets/{entry.name}"] = counts[entry.index].astype(jnp.float32)
+    return add_up(loss), metrics

@@ -1,0 +1,156 @@
+"""Single values as files: what the command line reads and writes."""
+
+import io
+import json
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image, ImageOps
+
+from fourm.any2any import Any2Any
+from fourm.evaluation.results import write_file
+from tokenizers.base import Boxes, Crop, Values
+from tokenizers.scalars import ScalarTokenizer
+from tokenizers.values import Colors
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+SUFFIXES = (*PICTURES, ".npy", ".json", ".txt")
+
+MOST_ROWS = 16
+"""Samples on a page."""
+
+
+def read_value(given: str, name: str, model: Any2Any) -> Any:
+    """Returns one raw value from the command line: a file if it looks like one, else literally.
+
+    Pictures and maps of another size are cut to their centre square and resized, as in training.
+
+    Raises:
+        ValueError: If there is no such file, it can't be read, or its value is not allowed.
+    """
+    tokenizer = model.tokenizers[name]
+    values = tokenizer.values
+    is_file = Path(given).suffix.lower() in SUFFIXES
+    value = _read_file(Path(given), values) if is_file else given
+    try:
+        value = values.check(value, name)
+    except ValueError as error:
+        raise ValueError(f"{given}: {error}" if is_file else str(error)) from error
+    if isinstance(tokenizer, ScalarTokenizer):
+        _check_near(value, name, *tokenizer.range)
+    size: tuple[int, int] | None = getattr(tokenizer, "picture_size", None)
+    if size is None:
+        return value
+    height, width = size
+    if value.shape[:2] == (height, width):
+        return value
+    if height != width:
+        raise ValueError(
+            f"--{name} {given} is {value.shape[0]} pixels high and {value.shape[1]} wide; this "
+            f"run needs exactly {height} by {width}."
+        )
+    return values.crop(value, centre_square(*value.shape[:2]), height)
+
+
+def _check_near(value: float, name: str, lowest: float, highest: float) -> None:
+    """Raises ValueError for a number of which training has seen nothing like."""
+    margin = (highest - lowest) / 2 or abs(lowest) or 1.0
+    if not lowest - margin <= value <= highest + margin:
+        raise ValueError(
+            f"--{name} is {value:g}; the numbers that this run was trained on lie between "
+            f"{lowest:g} and {highest:g}: give one of them, or one near them."
+        )
+
+
+def centre_square(height: int, width: int) -> Crop:
+    """Returns the largest square around the centre."""
+    side = min(height, width)
+    down, across = side / height, side / width
+    return Crop((1 - down) / 2, (1 - across) / 2, down, across, False)
+
+
+def _read_file(path: Path, values: Values) -> Any:
+    try:
+        match path.suffix.lower():
+            case ".npy":
+                return np.load(path, allow_pickle=False)
+            case ".json":
+                content = json.loads(path.read_text(encoding="utf-8"))
+                if isinstance(content, dict) and set(content) == set(Boxes._fields):
+                    return Boxes(**{key: np.asarray(part) for key, part in content.items()})
+                return content
+            case ".txt":
+                return path.read_text(encoding="utf-8").strip()
+            case _:
+                with Image.open(path) as stored:
+                    image = ImageOps.exif_transpose(stored)
+                    # The palette's numbers are the classes of a class map, but not colours.
+                    return np.asarray(image.convert("RGB") if isinstance(values, Colors) else image)
+    except FileNotFoundError as error:
+        raise ValueError(f"There is no file {path}; give the path of one that exists.") from error
+    except Exception as error:  # Decoders raise whatever they like on damaged files.
+        reason = str(error) or type(error).__name__
+        raise ValueError(f"The file {path} can't be read; is it damaged? ({reason})") from error
+
+
+def write_value(folder: Path, stem: str, value: Any, values: Values) -> str | None:
+    """Writes one raw value: as a picture or text and, if that loses anything, as numbers.
+
+    Returns:
+        The text, for modalities that a person reads.
+    """
+    stem = stem.replace("/", "_")
+    size = len(value) if isinstance(value, np.ndarray) else 256
+    drawn = values.draw(value, size)
+    if isinstance(drawn, str):
+        write_file(folder / f"{stem}.txt", f"{drawn}\n".encode())
+        return printable(drawn)
+    content = io.BytesIO()
+    Image.fromarray(drawn).save(content, "PNG")
+    write_file(folder / f"{stem}.png", content.getvalue())
+    if isinstance(value, Boxes):
+        parts = {key: part.tolist() for key, part in value._asdict().items()}
+        write_file(folder / f"{stem}.json", json.dumps(parts).encode())
+    elif not np.array_equal(drawn, value):
+        content = io.BytesIO()
+        np.save(content, value, allow_pickle=False)
+        write_file(folder / f"{stem}.npy", content.getvalue())
+    return None
+
+
+def printable(text: str) -> str:
+    """Returns text that can't confuse a terminal or a font; models may write control codes."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def draw_sheet(
+    path: Path,
+    columns: Sequence[tuple[str, Literal["given", "generated"], Sequence[np.ndarray | str]]],
+) -> None:
+    """Writes one page: a row per sample, a column per modality, what was given first.
+
+    Args:
+        path: A PNG file.
+        columns: Modality, its role, and a picture or text per sample.
+    """
+    rows = min(len(columns[0][2]), MOST_ROWS)
+    figure = Figure(figsize=(2 * len(columns), 2 * rows + 0.5), layout="constrained")
+    axes = figure.subplots(rows, len(columns), squeeze=False)
+    for column, (name, role, cells) in enumerate(columns):
+        color = "tab:blue" if role == "given" else "tab:green"
+        axes[0, column].set_title(f"{name}\n{role}", color=color, fontsize=11)
+        for ax, cell in zip(axes[:, column], cells, strict=False):
+            ax.set_xticks([])
+            ax.set_yticks([])
+            if isinstance(cell, str):
+                text = textwrap.fill(printable(cell), 28).replace("$", r"\$")
+                ax.text(0.04, 0.96, text, va="top", fontsize=8, transform=ax.transAxes)
+            else:
+                ax.imshow(cell, interpolation="nearest")
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=110)
+    write_file(path, content.getvalue())

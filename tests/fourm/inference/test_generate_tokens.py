@@ -1,0 +1,532 @@
+"""Generation: every scheme completes exactly what is missing and changes nothing that is given."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from fourm.inference import generate_tokens as generation
+from fourm.inference.cache import decode_next, start_cache
+from fourm.inference.generate_tokens import (
+    GenerationConfig,
+    ask_grid,
+    gather_inputs,
+    generate_tokens,
+)
+from fourm.inference.schedules import tokens_per_step
+from fourm.masking.ours import MaskingComponent, MaskingConfig, mask_batch
+from fourm.model.transformer import FourM, ModelConfig
+from fourm.token_space import Targets, TokenRange, TokenSpace
+from tests.fourm.tiny import draw_model
+from tokenizers.base import PADDING, SequenceTokens, TokenBatch
+
+BATCH = 5
+
+
+@dataclasses.dataclass
+class Shape:
+    """A tokenizer of which only the shape matters."""
+
+    vocab_size: int
+    token_shape: tuple[int, ...]
+    special: SequenceTokens | None = None
+    feature_width: int = 0
+    feature_bias: bool = False
+
+    def unused(self, *arguments):
+        raise AssertionError("generation works on tokens alone")
+
+    encode = decode = save = load = unused
+
+
+SPACE = TokenSpace.build(
+    {
+        "picture": Shape(13, (3, 4)),
+        "map": Shape(7, (2, 3)),
+        "text": Shape(12, (6,), SequenceTokens(end=0, first_sentinel=1, num_sentinels=3)),
+        "boxes": Shape(9, (5,), SequenceTokens(end=8, first_sentinel=0, num_sentinels=2)),
+        "number": Shape(5, (1,)),
+    }
+)
+
+
+def build_model(**options) -> FourM:
+    shape = dict(dim=16, num_heads=2, encoder_layers=1, decoder_layers=2, scan_layers=True)
+    config = ModelConfig(**shape | {"embedding_std": 1.0} | options)
+    model = draw_model(SPACE, config, 5)
+    # Larger logits than at the start of training, so that confidences differ, and smaller ones
+    # for ends, so that sequences have all lengths.
+    table = model.output_table[...] * 15
+    ends = [entry.first_id + entry.special.end for entry in SPACE.ranges if entry.special]
+    model.output_table[...] = table.at[jnp.array(ends)].multiply(0.3)
+    return model
+
+
+@pytest.fixture(scope="module")
+def model() -> FourM:
+    return build_model()
+
+
+@pytest.fixture(scope="module")
+def hidden_text():
+    """Two samples that training shows a map of, and asks the text."""
+    hidden = MaskingComponent(
+        inputs={"map": 1.0}, targets={"text": 1.0}, num_inputs=(6, 6), num_targets=(8, 8)
+    )
+    return masked({"text": TEXT[:2], "map": grid("map", count=2)}, hidden)
+
+
+def keys(seed=0, count=BATCH):
+    key = jax.random.key(seed)
+    return jax.vmap(lambda index: jax.random.fold_in(key, index))(jnp.arange(count))
+
+
+def grid(name, seed=0, share=1.0, count=BATCH):
+    entry = SPACE[name]
+    rng = np.random.default_rng(seed)
+    ids = rng.integers(0, entry.vocab_size, (count, entry.num_tokens)).astype(np.int32)
+    return np.where(rng.random(ids.shape) <= share, ids, PADDING).astype(np.int32)
+
+
+def masked(ids, component):
+    """Splits two samples as training does; what `ids` lacks is absent."""
+    absent = {e.name: np.full((2, e.num_tokens), PADDING, np.int32) for e in SPACE.ranges}
+    ids = absent | ids
+    num_real = {name: (value != PADDING).sum(1).astype(np.int32) for name, value in ids.items()}
+    batch = TokenBatch(ids, num_real, np.arange(2, dtype=np.int32))
+    split = jax.jit(lambda batch: mask_batch(jax.random.key(0), batch, SPACE, config))
+    config = MaskingConfig((component,))
+    return split(batch)
+
+
+@functools.partial(nnx.jit, static_argnums=3)
+def full_logits(model, targets, inputs, name):
+    context = model.build_context(model.encode(inputs), inputs)
+    return model.logits(model.decode(targets, context, inputs.is_real), SPACE[name])
+
+
+def text(*rows):
+    ids = np.full((len(rows), SPACE["text"].num_tokens), PADDING, np.int32)
+    for row, tokens in zip(ids, rows, strict=True):
+        row[: len(tokens)] = tokens
+    return ids
+
+
+TEXT = text([4, 5, 0], [6, 7, 8, 9, 10, 0], [11, 0], [], [5, 5, 5, 0])
+
+
+def run(model, known, targets, seed=0, **settings):
+    config = GenerationConfig(**{"num_steps": 2} | settings)
+    batch = len(next(iter(known.values()))) if known else BATCH
+    return generate_tokens(model, known, targets, keys(seed, batch), dict.fromkeys(targets, config))
+
+
+@pytest.mark.parametrize(
+    ("scheme", "guidance"), [("maskgit", 1.0), ("random", 2.0), ("autoregressive", 1.0)]
+)
+def test_grids_come_out_complete_and_keep_what_was_given(model, scheme, guidance):
+    # Per sample another number of tokens is missing, none and all included.
+    given = grid("picture", share=0.4)
+    given[0] = PADDING
+    given[1] = grid("picture")[1]
+    known = {"picture": given, "text": TEXT}
+    settings = dict(scheme=scheme, guidance=guidance, choice_noise=2.0)
+    ids = np.asarray(run(model, known, ["picture"], **settings).ids["picture"])
+    assert ((ids >= 0) & (ids < 13)).all()
+    assert (ids[given != PADDING] == given[given != PADDING]).all()
+
+
+@pytest.mark.parametrize("num_steps", [1, 20])
+def test_more_steps_than_tokens_and_a_single_one_both_complete_a_grid(model, num_steps):
+    ids = run(model, {"text": TEXT}, ["map"], num_steps=num_steps).ids["map"]
+    assert ((ids >= 0) & (ids < 7)).all()
+
+
+@pytest.mark.parametrize(("guidance", "num_steps"), [(1.0, 1), (3.0, 2)])
+@pytest.mark.parametrize("target", ["picture", "text"])
+def test_something_is_generated_from_nothing(model, target, guidance, num_steps):
+    settings = dict(num_steps=num_steps, guidance=guidance, decode="expected")
+    result = run(model, {}, [target], **settings)
+    assert (result.ids[target][:, 0] >= 0).all()
+    if target == "picture":
+        assert jnp.isfinite(result.probabilities[target]).all()
+
+
+def test_a_condition_that_a_sample_lacks_is_as_no_condition(model):
+    lacking = {"map": np.full((BATCH, 6), PADDING, np.int32)}
+    for target in ("picture", "text"):
+        absent = run(model, {}, [target]).ids[target]
+        assert (run(model, lacking, [target]).ids[target] == absent).all()
+
+
+@pytest.mark.parametrize(("name", "guidance"), [("text", 1.0), ("text", 2.0), ("boxes", 1.0)])
+def test_sequences_end_once_and_are_padded_after(model, name, guidance):
+    entry = SPACE[name]
+    first = entry.special.first_sentinel
+    for seed in range(3):
+        result = run(model, {"map": grid("map")}, [name], seed, guidance=guidance)
+        for row in np.asarray(result.ids[name]):
+            length = (row != PADDING).sum()
+            assert (row[:length] != PADDING).all()
+            assert ((row[:length] >= 0) & (row[:length] < entry.vocab_size)).all()
+            assert (row[: length - 1] != entry.special.end).all()
+            assert row[length - 1] == entry.special.end or length == entry.num_tokens
+            assert not ((row >= first) & (row < first + entry.special.num_sentinels)).any()
+
+
+def test_a_text_that_has_begun_is_continued_and_one_that_has_ended_is_kept(model):
+    given = text([4, 5], [6, 7, 0], [4, 5, 6, 7, 8, 9], [], [9])
+    ids = np.asarray(run(model, {"text": given, "map": grid("map")}, ["text"]).ids["text"])
+    assert (ids[given != PADDING] == given[given != PADDING]).all()
+    assert (ids[1] == given[1]).all()
+    assert (ids[2] == given[2]).all()
+    assert (ids[[0, 3, 4], [2, 0, 1]] != PADDING).all()
+
+
+def test_the_encoder_reads_an_open_text_with_the_sentinel_that_training_put_there():
+    given = text([4, 5], [6, 0], [])
+    inputs = gather_inputs(SPACE, {"text": jnp.asarray(given)})
+    first_id, first_position = SPACE["text"].first_id, SPACE["text"].first_position
+    assert inputs.is_real.sum(1).tolist() == [3, 2, 0]
+    assert (inputs.ids[0, :3] - first_id).tolist() == [4, 5, 1]
+    assert (inputs.position[0] - first_position).tolist() == list(range(6))
+
+
+def test_inputs_are_those_that_masking_would_show_in_full():
+    ids = {"text": TEXT[:2], "map": grid("map", count=2)}
+    everything = MaskingComponent(
+        inputs={"text": 5.0, "map": 5.0},
+        targets={"picture": 1.0},
+        num_inputs=(12, 12),
+        num_targets=(4, 4),
+        keep="all",
+    )
+    shown = masked(ids | {"picture": grid("picture", count=2)}, everything).inputs
+    gathered = gather_inputs(SPACE, ids)
+
+    def tokens(inputs, row):
+        parts = (inputs.ids, inputs.modality, inputs.position)
+        is_real = np.asarray(inputs.is_real[row])
+        columns = [np.asarray(part[row])[is_real].tolist() for part in parts]
+        return sorted(zip(*columns, strict=True))
+
+    for row in range(2):
+        assert tokens(shown, row) == tokens(gathered, row)
+
+
+@pytest.mark.parametrize("settings", [{"choice_noise": 1.0, "guidance": 2.0}, {"scheme": "random"}])
+def test_a_sample_does_not_depend_on_its_neighbours(model, settings):
+    known = {"map": grid("map"), "text": TEXT}
+    targets = ["picture", "boxes"]
+    both = dict.fromkeys(targets, GenerationConfig(num_steps=2, **settings))
+    together = generate_tokens(model, known, targets, keys(), both).ids
+    for rows in ([3, 1, 4, 0, 2], [1, 2]):
+        some = {name: ids[rows] for name, ids in known.items()}
+        apart = generate_tokens(model, some, targets, keys()[jnp.array(rows)], both).ids
+        for name in targets:
+            assert (apart[name] == together[name][jnp.array(rows)]).all()
+
+
+def test_the_same_seed_gives_the_same_tokens_and_another_seed_others(model):
+    first, again, other = (
+        run(model, {"map": grid("map")}, ["picture", "text"], seed).ids for seed in (0, 0, 1)
+    )
+    for name in ("picture", "text"):
+        assert (first[name] == again[name]).all()
+        assert (first[name] != other[name]).any()
+
+
+def test_temperature_zero_does_not_depend_on_the_seed(model):
+    first, other = (
+        run(model, {"map": grid("map")}, ["picture", "text"], seed, temperature=0.0).ids
+        for seed in (0, 1)
+    )
+    for name in ("picture", "text"):
+        assert (first[name] == other[name]).all()
+
+
+def test_vectors_are_a_condition_and_missing_ones_are_none():
+    space = TokenSpace.build(
+        {"picture": Shape(13, (3, 4)), "pixels": Shape(0, (2, 2), None, feature_width=5)}
+    )
+    config = ModelConfig(dim=16, num_heads=2, encoder_layers=1, decoder_layers=1)
+    model = draw_model(space, config, 5)
+    model.output_table[...] = model.output_table[...] * 15
+    vectors = np.random.default_rng(0).normal(size=(2, BATCH, 4, 5)).astype(np.float32)
+    vectors[1, 0] = np.nan
+    settings = {"picture": GenerationConfig(num_steps=2, temperature=0.0)}
+    keys = jax.random.split(jax.random.key(0), BATCH)
+    one, other, none = (
+        generate_tokens(model, known, ["picture"], keys, settings).ids["picture"]
+        for known in ({"pixels": vectors[0]}, {"pixels": vectors[1]}, {})
+    )
+    assert (one != other).any()
+    assert (other[0] == none[0]).all()
+    with pytest.raises(ValueError, match="pixels has no tokens and is only ever input"):
+        generate_tokens(model, {}, ["pixels"], keys, settings)
+    with pytest.raises(ValueError, match=r"shape \(5, 4, 4\); \(5, 4, 5\) is needed"):
+        generate_tokens(model, {"pixels": vectors[0, :, :, :4]}, ["picture"], keys, settings)
+
+
+def test_a_falling_temperature_starts_like_a_constant_one_and_ends_otherwise(model):
+    known = {"map": grid("map")}
+    for num_steps, is_same in ((1, True), (6, False)):
+        constant, falling = (
+            run(model, known, ["picture"], num_steps=num_steps, temperature_schedule=schedule).ids
+            for schedule in ("constant", "linear")
+        )
+        assert (constant["picture"] == falling["picture"]).all() == is_same
+
+
+def test_maskgit_fixes_the_surest_tokens_first_even_at_temperature_zero(model):
+    known = {"map": jnp.asarray(grid("map"))}
+    ids = np.asarray(run(model, known, ["picture"], temperature=0.0).ids["picture"])
+
+    place = jnp.broadcast_to(jnp.arange(12), (BATCH, 12))
+    asked = ask_grid(SPACE["picture"], place, jnp.ones((BATCH, 12), bool))
+    logits = full_logits(model, asked, gather_inputs(SPACE, known), "picture")
+    probabilities = np.asarray(jax.nn.softmax(logits))
+    surest = np.argsort(-probabilities.max(-1), axis=1)[:, :6]
+    first = np.take_along_axis(probabilities.argmax(-1), surest, axis=1)
+    assert (np.take_along_axis(ids, surest, axis=1) == first).all()
+
+
+def test_asking_only_what_a_pass_fixes_gives_what_asking_in_place_gives(model):
+    """A fixed order asks for a few slots, wherever their tokens are."""
+    known = {"map": grid("map")}
+    given = grid("picture", share=0.4)
+    given[0] = PADDING
+    settings = dict(scheme="autoregressive", num_steps=3, schedule="linear", temperature=0.0)
+    result = run(model, known | {"picture": given}, ["picture"], decode="expected", **settings)
+
+    ids = given.copy()
+    place = jnp.broadcast_to(jnp.arange(12), (BATCH, 12))
+    counts = [
+        tokens_per_step("linear", 3, missing) for missing in (given == PADDING).sum(1).tolist()
+    ]
+    for i in range(3):
+        is_asked = (ids == PADDING) & (np.cumsum(ids == PADDING, 1) <= np.stack(counts)[:, i, None])
+        asked = ask_grid(SPACE["picture"], place, jnp.asarray(is_asked))
+        inputs = gather_inputs(SPACE, known | {"picture": ids})
+        logits = np.asarray(full_logits(model, asked, inputs, "picture"))
+        ids = np.where(is_asked, logits.argmax(-1), ids)
+        likely = np.asarray(jax.nn.softmax(logits))[is_asked]
+        np.testing.assert_allclose(result.probabilities["picture"][is_asked], likely, atol=1e-5)
+    assert (result.ids["picture"] == ids).all()
+
+
+@pytest.mark.parametrize(("scheme", "share"), [("maskgit", 0.0), ("maskgit", 0.4), ("random", 0.0)])
+def test_a_large_grid_becomes_what_it_would_in_passes_of_one_size(
+    model, scheme, share, monkeypatch
+):
+    known = {"text": TEXT}
+    if share:
+        known["picture"] = grid("picture", share=share)
+    settings = dict(scheme=scheme, num_steps=5, temperature=0.0, decode="expected", guidance=2.0)
+    expected = run(model, known, ["picture"], **settings)
+    monkeypatch.setattr(generation, "LARGE_GRID", 12)
+    generation._generate_grid.clear_cache()
+    result = run(model, known, ["picture"], **settings)
+    assert (result.ids["picture"] == expected.ids["picture"]).all()
+    np.testing.assert_allclose(
+        result.probabilities["picture"], expected.probabilities["picture"], atol=1e-5
+    )
+    generation._generate_grid.clear_cache()
+
+
+def test_guidance_of_one_is_the_limit_of_guidance(model):
+    known = {"map": grid("map")}
+    for target in ("picture", "text"):
+        off, nearly_off, strong = (
+            run(model, known, [target], guidance=scale).ids[target]
+            for scale in (1.0, 1.0 + 1e-6, 8.0)
+        )
+        assert (off == nearly_off).all()
+        assert (off != strong).any()
+
+
+def test_guidance_of_zero_ignores_the_conditions(model):
+    for target in ("picture", "text"):
+        conditioned = run(model, {"map": grid("map")}, [target], guidance=0.0)
+        unconditioned = run(model, {}, [target])
+        assert (conditioned.ids[target] == unconditioned.ids[target]).all()
+
+
+def test_a_generated_target_becomes_a_condition_of_the_next(model):
+    known = {"map": grid("map")}
+    chained = run(model, known, ["picture", "text"]).ids
+    by_hand = run(model, known | {"picture": np.asarray(chained["picture"])}, ["text"]).ids
+    alone = run(model, known, ["text"]).ids
+    assert (chained["text"] == by_hand["text"]).all()
+    assert (chained["text"] != alone["text"]).any()
+
+
+def test_probabilities_are_those_the_tokens_were_drawn_from(model):
+    given = grid("picture", share=0.3)
+    settings = dict(temperature=0.0, decode="expected")
+    result = run(model, {"picture": given}, ["picture"], **settings)
+    probabilities = result.probabilities["picture"]
+    np.testing.assert_allclose(probabilities.sum(-1), 1, rtol=1e-5)
+    assert (probabilities.argmax(-1) == result.ids["picture"]).all()
+    is_given = given != PADDING
+    assert (np.asarray(probabilities.max(-1))[is_given] == 1).all()
+
+
+def test_only_expected_decoding_keeps_probabilities(model):
+    assert run(model, {}, ["number"], num_steps=1).probabilities == {}
+
+
+AS_PUBLISHED = {
+    "num_registers": 2,
+    "registers_in_context": True,
+    "share_token_embeddings": False,
+    "share_modality_embeddings": False,
+    "separate_positions": ("text",),
+}
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"scan_layers": False, "num_registers": 2}, AS_PUBLISHED], ids=str
+)
+def test_the_cached_decoder_gives_the_logits_of_the_full_one(hidden_text, options):
+    """Teacher-forced: the stream that masking makes of a hidden text, all at once and by steps."""
+    model = build_model(**options)
+    batch = hidden_text
+    entry = SPACE["text"]
+    full = full_logits(model, batch.targets, batch.inputs, "text")
+
+    @nnx.jit
+    def start(model):
+        context = model.build_context(model.encode(batch.inputs), batch.inputs)
+        return start_cache(model, context, batch.inputs.is_real, 7)
+
+    @nnx.jit
+    def proceed(model, previous, place, cache):
+        features, cache = decode_next(model, previous, place, entry, cache)
+        return model.logits(features, entry)[:, 0], cache
+
+    # The stream opens with the first sentinel; each token is then read to predict the next.
+    previous = jnp.full(2, entry.special.first_sentinel + entry.first_id)
+    cache = start(model)
+    compared = 0
+    for i in range(7):
+        logits, cache = proceed(model, previous, jnp.array(i), cache)
+        for row in np.flatnonzero(batch.targets.is_real[:, i]):
+            assert batch.targets.previous[row, i] == previous[row]
+            np.testing.assert_allclose(logits[row], full[row, i], rtol=1e-3, atol=1e-4)
+            compared += 1
+        previous = batch.targets.ids[:, i]
+    # Every token, its end, and the sentinel that closes the stream.
+    assert compared == (3 + 1) + (6 + 1)
+
+
+def test_greedy_text_is_what_repeated_full_decoding_gives(model):
+    known = {"map": jnp.asarray(grid("map"))}
+    written = np.asarray(run(model, known, ["text"], temperature=0.0).ids["text"])
+    entry = SPACE["text"]
+    inputs = gather_inputs(SPACE, known)
+    stream = np.zeros((BATCH, 7), np.int32)
+    stream[:, 0] = entry.special.first_sentinel
+    place = np.broadcast_to(np.arange(7), stream.shape)
+    for i in range(6):
+        targets = Targets(
+            ids=stream,
+            previous=stream + entry.first_id,
+            modality=np.full_like(stream, entry.index),
+            position=place + entry.first_position,
+            is_real=place <= i,
+        )
+        logits = full_logits(model, jax.tree.map(jnp.asarray, targets), inputs, "text")[:, i]
+        # The first and third sentinel may not be written; the second closes, as the end does.
+        token = np.asarray(logits.at[:, jnp.array([1, 3])].set(-jnp.inf).argmax(-1))
+        stream[:, i + 1] = np.where(token == 2, 0, token)
+        is_running = written[:, i] != PADDING
+        assert (written[is_running, i] == stream[is_running, i + 1]).all()
+
+
+def test_a_pass_without_given_tokens_reads_only_the_conditions(model):
+    """The fast path of dense prediction leaves out slots that would be empty anyway."""
+    known = {"map": grid("map")}
+    empty = np.full((BATCH, 12), PADDING, np.int32)
+    fast = run(model, known, ["picture"], num_steps=1, decode="expected")
+    slow = run(model, known | {"picture": empty}, ["picture"], num_steps=1, decode="expected")
+    assert (fast.ids["picture"] == slow.ids["picture"]).all()
+    np.testing.assert_allclose(
+        fast.probabilities["picture"], slow.probabilities["picture"], atol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("num_steps", 0),
+        ("num_steps", 10_001),
+        ("temperature", -1.0),
+        ("top_k", -1),
+        ("top_p", 0.0),
+        ("top_p", 1.5),
+        ("guidance", float("nan")),
+        ("choice_noise", -0.1),
+    ],
+)
+def test_settings_out_of_range_are_named(setting, value):
+    with pytest.raises(ValueError, match=rf"GenerationConfig.{setting} is {value}; allowed is"):
+        GenerationConfig(**{setting: value})
+
+
+@pytest.mark.parametrize(("name", "step"), [("picture", "pass 1"), ("text", "token 1")])
+@pytest.mark.parametrize(
+    ("bad", "settings"),
+    [(jnp.nan, {}), (jnp.nan, {"temperature": 0.0, "top_k": 2}), (jnp.inf, {"top_p": 0.5})],
+)
+def test_logits_that_are_not_finite_are_an_error(model, name, step, bad, settings):
+    graph, state = nnx.split(model)
+    spoilt = nnx.merge(graph, jax.tree.map(lambda x: x.at[(0,) * x.ndim].set(bad), state))
+    message = f"The logits of {name} are not finite in {step}: weights or inputs are not"
+    with pytest.raises(ValueError, match=message):
+        run(spoilt, {"map": grid("map")}, [name], **settings)
+
+
+def test_a_temperature_that_float32_can_not_divide_by_counts_as_0(model):
+    known = {"map": grid("map")}
+    for name in ("picture", "text"):
+        coldest, cold = (
+            run(model, known, [name], temperature=temperature).ids[name]
+            for temperature in (0.0, 1e-40)
+        )
+        assert np.array_equal(coldest, cold)
+        hottest = run(model, known, [name], temperature=1e39, top_k=3).ids[name]
+        assert not np.array_equal(coldest, hottest)
+
+
+def test_every_pass_fixes_a_token_and_passes_without_work_change_nothing(model):
+    """Many more passes than tokens are as one token a pass, by the same keys."""
+    known = {"map": grid("map")}
+    tokens = SPACE["picture"].num_tokens
+    each, many, one = (
+        run(model, known, ["picture"], temperature=0.0, num_steps=steps, schedule=how).ids
+        for steps, how in ((tokens, "linear"), (50 * tokens, "cosine"), (1, "linear"))
+    )
+    assert np.array_equal(each["picture"], many["picture"])
+    assert not np.array_equal(each["picture"], one["picture"])
+
+
+def test_an_unknown_temperature_schedule_is_refused():
+    with pytest.raises(
+        ValueError, match=r"GenerationConfig.temperature_schedule: .* 'steep'; there are constant"
+    ):
+        GenerationConfig(temperature_schedule="steep")
+
+
+def test_tokens_of_another_shape_are_refused(model):
+    with pytest.raises(ValueError, match=r"tokens of map have shape \(5, 4\); \(5, 6\) is needed"):
+        run(model, {"map": np.zeros((5, 4), np.int32)}, ["picture"])
+
+
+def test_ranges_are_hashable_so_that_compilation_is_reused():
+    assert isinstance(hash(SPACE["text"]), int)
+    assert isinstance(SPACE["text"], TokenRange)
