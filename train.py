@@ -26,10 +26,10 @@ from pathlib import Path
 import jax
 from tqdm import tqdm
 
-from configs.fork import forked_at
+from configs.command_line import parse_command_line
 from configs.launch import read_launch
-from configs.presets import parse_command_line
-from configs.run_directory import (
+from configs.runs.fork import forked_at
+from configs.runs.settings import (
     check_tokenizers,
     is_reported,
     is_trained,

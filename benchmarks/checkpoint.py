@@ -18,7 +18,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from configs.published import fourm_b, fourm_l, fourm_xl
+from configs.presets.published import fourm_b, fourm_l, fourm_xl
 from fourm.devices.layout import Layout, MeshConfig
 from fourm.interop.transformer.weights import build_abstract, count_trunk
 from fourm.model.transformer import FourM

@@ -14,7 +14,7 @@ import jax
 import tyro
 
 from benchmarks.measure import print_line, time_call
-from configs.scenes import scenes
+from configs.presets.scenes import scenes
 from data_pipeline.tokens.records import build_layouts, pack_record
 from data_pipeline.tokens.writer import encode, plan_store, write_tokens
 from fourm.run_directory.sample_set import SampleSet

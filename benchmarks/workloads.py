@@ -6,7 +6,7 @@ from typing import Literal
 import jax.numpy as jnp
 import numpy as np
 
-from configs.published import fourm_b, fourm_l, fourm_xl
+from configs.presets.published import fourm_b, fourm_l, fourm_xl
 from fourm.interop.transformer.config import build_space, complete_config, to_model_config
 from fourm.interop.transformer.modalities import find_published
 from fourm.masking.mixture import Rules

@@ -7,7 +7,7 @@ samples of the tests show only that it runs; give it thousands, and `SplitByFold
 split into train and val.
 """
 
-from configs.mixtures import any_to_any, one_to_all
+from configs.presets.components import any_to_any, one_to_all
 from configs.schema import CropConfig, RunConfig
 from data_pipeline.sources.files.data import FilesData
 from data_pipeline.sources.files.formats import ArrayFile

@@ -56,7 +56,7 @@ LONGEST = (
     "diffusion tokenizer",
     "fourm/masking/test_ours",
     "fourm/model/test_transformer",
-    "configs/test_from_run",
+    "configs/runs/test_further",
     "check_masking",
     "run on tokens",
     "fourm/training/test_loop",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from configs.presets import load_preset, parse_command_line
+from configs.command_line import load_preset, parse_command_line
 from tests.fourm.tiny_run import make_run, write_run
 from tests.paths import ROOT
 from tokenizers.modality import Modality
@@ -49,6 +49,8 @@ FOLDERS = (
     "data_pipeline/sources/scenes",
     "data_pipeline/tokens",
     "configs",
+    "configs/presets",
+    "configs/runs",
     "benchmarks",
     "docs",
 )

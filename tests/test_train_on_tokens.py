@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from configs.presets import parse_command_line
-from configs.run_directory import check_tokenizers
+from configs.command_line import parse_command_line
+from configs.runs.settings import check_tokenizers
 from data_pipeline.sources.files.data import FilesData
 from data_pipeline.sources.kinds import NoData
 from data_pipeline.tokenize import main as tokenize
@@ -25,8 +25,8 @@ CAPTIONS = ("a red cube", "a blue cone", "a green ball")
 CONFIG = """
 from configs.schema import CropConfig, RunConfig
 from data_pipeline.sources.files.formats import ArrayFile, NumberFile, TextFile
-from configs.presets import parse_command_line
-from configs.run_directory import check_tokenizers
+from configs.command_line import parse_command_line
+from configs.runs.settings import check_tokenizers
 from data_pipeline.sources.files.data import FilesData
 from data_pipeline.sources.kinds import NoData
 from fourm.evaluation.directions import EvaluationConfig

@@ -25,8 +25,8 @@ import pytest
 from flax import nnx
 
 import fourm
-from configs.presets import parse_command_line
-from configs.run_directory import open_run
+from configs.command_line import parse_command_line
+from configs.runs.settings import open_run
 from data_pipeline.tokens.mixture import TokenMixture
 from fourm.evaluate import Command, evaluate_run
 from fourm.model.saved_model import load_model, save_model

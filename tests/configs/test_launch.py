@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from configs.command_line import parse_command_line
 from configs.launch import Launch, read_launch
-from configs.presets import parse_command_line
 from tokenizers.settings.plain import to_plain
 
 TOGETHER = ("--coordinator", "10.0.0.1:1234", "--num-processes", "2", "--process-index", "1")

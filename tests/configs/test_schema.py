@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from configs.presets import PRESETS
+from configs.command_line import PRESETS
 from configs.schema import CropConfig, RunConfig
 from data_pipeline.sources.files.data import FilesData
 from data_pipeline.sources.files.formats import ArrayFile, BoxesFile, NumberFile, TextFile

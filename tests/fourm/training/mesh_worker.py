@@ -21,7 +21,7 @@ import optax
 from flax import nnx
 from jax.sharding import NamedSharding
 
-from configs.published import fourm_l, mixture
+from configs.presets.published import fourm_l, mixture
 from fourm.devices.layout import BATCH, Layout, MeshConfig
 from fourm.devices.processes import initialize
 from fourm.interop.transformer.weights import build_abstract

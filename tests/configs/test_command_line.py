@@ -9,8 +9,8 @@ import jax
 import pytest
 from flax import nnx
 
+from configs.command_line import DEFAULT, PRESETS, load_preset, parse_command_line
 from configs.launch import Launch
-from configs.presets import DEFAULT, PRESETS, load_preset, parse_command_line
 from configs.schema import RunConfig
 from fourm.evaluation.directions import EvaluationConfig
 from fourm.evaluation.results import Pair
@@ -241,7 +241,7 @@ def test_a_missing_file_is_one_sentence():
         parse_command_line(["nowhere/mine.py"])
 
 
-@pytest.mark.parametrize("content", ["", "config = 3", "from configs.scenes import scenes"])
+@pytest.mark.parametrize("content", ["", "config = 3", "from configs.presets.scenes import scenes"])
 def test_a_file_without_a_configuration_is_one_sentence(tmp_path, content):
     file = tmp_path / "mine.py"
     file.write_text(content)
@@ -267,7 +267,7 @@ def test_a_file_that_fails_is_one_sentence_with_its_line(tmp_path, content, reas
 
 def test_a_file_may_have_the_name_of_a_module_of_ours(tmp_path):
     file = tmp_path / "train.py"
-    file.write_text("from configs.scenes import scenes\nconfig = scenes()\n")
+    file.write_text("from configs.presets.scenes import scenes\nconfig = scenes()\n")
     before = sys.modules.get("train")
     assert parse_command_line([str(file)])[0].modalities == CONFIGS["scenes"].modalities
     assert sys.modules.get("train") is before
@@ -277,7 +277,7 @@ def test_a_file_may_bring_a_data_class_of_its_own(tmp_path, recwarn):
     file = tmp_path / "own.py"
     file.write_text(
         "from dataclasses import dataclass, replace\n"
-        "from configs.scenes import scenes\n"
+        "from configs.presets.scenes import scenes\n"
         "@dataclass(frozen=True)\n"
         "class Telescope:\n"
         "    plates: str = ''\n"

@@ -12,10 +12,10 @@ from typing import Annotated
 
 import tyro
 
-from configs.from_run import is_run, load_run
 from configs.launch import Launch
-from configs.nyuv2 import nyuv2
-from configs.scenes import scenes, scenes_gpu
+from configs.presets.nyuv2 import nyuv2
+from configs.presets.scenes import scenes, scenes_gpu
+from configs.runs.further import is_run, load_run
 from configs.schema import RunConfig
 from data_pipeline.sources.kinds import KINDS, AnyData, blank_data
 from tokenizers.settings.checked import checked_later

@@ -5,8 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from configs.mixtures import any_to_any
-from configs.published import DOMAINS, mixture
+from configs.presets.components import any_to_any
+from configs.presets.published import DOMAINS, mixture
 from configs.schema import CropConfig, RunConfig
 from data_pipeline.sources.files.data import FilesData
 from data_pipeline.sources.files.formats import format_for

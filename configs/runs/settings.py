@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from configs.fork import CHECKPOINTS, FORK, fork_run, read_fork
+from configs.runs.fork import CHECKPOINTS, FORK, fork_run, read_fork
 from configs.schema import RunConfig
 from data_pipeline.tokens.index import is_complete
 from data_pipeline.tokens.mixture import open_store

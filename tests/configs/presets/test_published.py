@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from configs.published import DOMAINS, fourm_b, fourm_l, fourm_xl, mixture
+from configs.presets.published import DOMAINS, fourm_b, fourm_l, fourm_xl, mixture
 from fourm.interop.checks.masking_statistics import build_mixture
 from fourm.interop.transformer.modalities import find_published
 from fourm.interop.transformer.weights import build_abstract, count_trunk, list_tensors

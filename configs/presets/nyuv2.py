@@ -1,7 +1,7 @@
 """Preset over NYU Depth v2: real indoor photographs."""
 
-from configs.mixtures import any_to_any, complete_from, one_to_all
-from configs.scenes import SINGLE_PASS
+from configs.presets.components import any_to_any, complete_from, one_to_all
+from configs.presets.scenes import SINGLE_PASS
 from configs.schema import CropConfig, RunConfig
 from data_pipeline.sources.files.data import FilesData
 from data_pipeline.sources.files.formats import ArrayFile, BoxesFile, TextFile

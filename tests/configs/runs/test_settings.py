@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from configs.presets import parse_command_line
-from configs.run_directory import is_free, is_reported, open_run, write_config
+from configs.command_line import parse_command_line
+from configs.runs.settings import is_free, is_reported, open_run, write_config
 from configs.schema import RunConfig
 from fourm.run_directory.sample_set import HELDOUT
 from fourm.run_directory.stages import SECONDS

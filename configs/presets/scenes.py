@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from configs.mixtures import any_to_any, complete_from, one_to_all
+from configs.presets.components import any_to_any, complete_from, one_to_all
 from configs.schema import RunConfig
 from data_pipeline.sources.scenes.data import SEMSEG_CLASSES, ScenesData
 from data_pipeline.sources.scenes.sampler import COLOR_NAMES, SHAPES

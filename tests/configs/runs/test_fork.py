@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from configs import fork
-from configs.fork import fork_run, read_fork
-from configs.presets import load_preset
+from configs.command_line import load_preset
+from configs.runs import fork
+from configs.runs.fork import fork_run, read_fork
 from fourm.training.checksums import MARKER
 from fourm.training.train_state import OptimizerConfig
 from tests.fourm.tiny_run import make_tokenizers

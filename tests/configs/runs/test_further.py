@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs.from_run import load_run
-from configs.presets import load_preset, parse_command_line
-from configs.published import mixture
+from configs.command_line import load_preset, parse_command_line
+from configs.presets.published import mixture
+from configs.runs.further import load_run
 from data_pipeline.sources.files.formats import ArrayFile, BoxesFile, NumberFile, TextFile
 from fourm.interop.ml4m import main as ml4m
 from fourm.model.saved_model import load_model
@@ -74,8 +74,8 @@ def write_config(file: Path, source: Path, kept: Sequence[str]) -> list[str]:
     file.write_text(
         "from dataclasses import replace\n"
         "from pathlib import Path\n"
-        "from configs.from_run import load_run\n"
-        "from configs.mixtures import any_to_any\n"
+        "from configs.runs.further import load_run\n"
+        "from configs.presets.components import any_to_any\n"
         "from fourm.masking.ours import MaskingConfig\n"
         "from fourm.evaluation.directions import EvaluationConfig\n"
         "from tokenizers.modality import Modality\n"
