@@ -1,0 +1,100 @@
+"""All that a configuration is made of: `from configs import RunConfig, Modality, ...`.
+
+The names stay where the modules that define them move.
+"""
+
+from configs.presets.components import any_to_any, complete_from, one_to_all
+from configs.runs.further import load_run
+from configs.schema import RunConfig
+from data_pipeline.crops import CropConfig
+from data_pipeline.sources.files.data import FilesData
+from data_pipeline.sources.files.formats import (
+    ArrayFile,
+    BoxesFile,
+    FileFormat,
+    NumberFile,
+    TextFile,
+)
+from data_pipeline.sources.files.splits import SplitByFolder, SplitByFraction
+from data_pipeline.sources.kinds import NoData
+from data_pipeline.sources.scenes.data import SEMSEG_CLASSES, ScenesData
+from data_pipeline.sources.scenes.sampler import COLOR_NAMES, SHAPES
+from data_pipeline.sources.tfds import TfdsData
+from fourm.devices.layout import MeshConfig
+from fourm.evaluation.directions import EvaluationConfig, RegionConfig
+from fourm.evaluation.probes import ProbeConfig
+from fourm.inference.settings import GenerationConfig
+from fourm.masking.mixture import MaskingComponent, MaskingConfig
+from fourm.model.cross_entropy import LossConfig
+from fourm.model.layers import ModelConfig
+from fourm.training.loop import TrainingConfig
+from fourm.training.train_state import OptimizerConfig
+from tokenizers.boxes import BoxList, BoxTokenizerConfig
+from tokenizers.codes import Codes
+from tokenizers.features import Vectors
+from tokenizers.images.code_encoder import CodeEncoderConfig, QuantizerConfig
+from tokenizers.images.diffusion_tokenizer import DiffusionTokenizerConfig
+from tokenizers.images.patch_tokenizer import ImageTokenizerConfig
+from tokenizers.images.vit import NetworkConfig
+from tokenizers.images.vit_tokenizer import ViTTokenizerConfig
+from tokenizers.modality import Modality, SavedTokenizerConfig
+from tokenizers.scalars import Scalar, ScalarTokenizerConfig
+from tokenizers.text import Text, TextTokenizerConfig
+from tokenizers.text.wordpiece import WordPieceTokenizerConfig
+from tokenizers.values import Classes, Colors, Directions, Distances, Reals
+
+__all__ = [
+    "COLOR_NAMES",
+    "SEMSEG_CLASSES",
+    "SHAPES",
+    "ArrayFile",
+    "BoxList",
+    "BoxTokenizerConfig",
+    "BoxesFile",
+    "Classes",
+    "CodeEncoderConfig",
+    "Codes",
+    "Colors",
+    "CropConfig",
+    "DiffusionTokenizerConfig",
+    "Directions",
+    "Distances",
+    "EvaluationConfig",
+    "FileFormat",
+    "FilesData",
+    "GenerationConfig",
+    "ImageTokenizerConfig",
+    "LossConfig",
+    "MaskingComponent",
+    "MaskingConfig",
+    "MeshConfig",
+    "Modality",
+    "ModelConfig",
+    "NetworkConfig",
+    "NoData",
+    "NumberFile",
+    "OptimizerConfig",
+    "ProbeConfig",
+    "QuantizerConfig",
+    "Reals",
+    "RegionConfig",
+    "RunConfig",
+    "SavedTokenizerConfig",
+    "Scalar",
+    "ScalarTokenizerConfig",
+    "ScenesData",
+    "SplitByFolder",
+    "SplitByFraction",
+    "Text",
+    "TextFile",
+    "TextTokenizerConfig",
+    "TfdsData",
+    "TrainingConfig",
+    "Vectors",
+    "ViTTokenizerConfig",
+    "WordPieceTokenizerConfig",
+    "any_to_any",
+    "complete_from",
+    "load_run",
+    "one_to_all",
+]

@@ -1,17 +1,19 @@
 """The presets by name, and how a command line becomes a configuration."""
 
+import contextlib
 import difflib
 import importlib.util
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
+import configs
 from configs.launch import Launch
 from configs.presets.nyuv2 import nyuv2
 from configs.presets.scenes import scenes, scenes_gpu
@@ -35,6 +37,32 @@ class CommandLine:
 
     config: Annotated[RunConfig, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff]
     launch: Annotated[Launch, tyro.conf.arg(name="")]
+
+
+EARLIER = (
+    "configs.from_run",
+    "configs.mixtures",
+    "data_pipeline.files",
+    "data_pipeline.files_source",
+    "data_pipeline.kinds",
+    "data_pipeline.scene_sampler",
+    "data_pipeline.scenes",
+    "data_pipeline.splits",
+    "data_pipeline.tfds_source",
+    "data_pipeline.transforms",
+    "fourm.generation",
+    "fourm.loss",
+    "fourm.mixture",
+    "fourm.probing",
+    "fourm.training.sharding",
+    "tokenizers.code_encoder",
+    "tokenizers.diffusion_tokenizer",
+    "tokenizers.image",
+    "tokenizers.vit",
+    "tokenizers.vit_tokenizer",
+    "tokenizers.wordpiece",
+)
+"""Modules that parts of a configuration were imported from in earlier versions."""
 
 
 def parse_command_line(arguments: Sequence[str]) -> tuple[RunConfig, Launch]:
@@ -128,6 +156,21 @@ def load_preset(name: str) -> tuple[RunConfig, str]:
     return PRESETS[name](), PRESETS[name].__doc__ or ""
 
 
+@contextlib.contextmanager
+def earlier_names() -> Iterator[None]:
+    """Lets a file of an earlier version import from modules that have since moved.
+
+    What a configuration is made of is in `configs`, whichever module it was in.
+    """
+    gone = [name for name in EARLIER if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(gone, configs))
+    try:
+        yield
+    finally:
+        for name in gone:
+            del sys.modules[name]
+
+
 def load_file(path: Path) -> tuple[RunConfig, str]:
     """Runs a Python file of the user's own and returns its `config` and its docstring."""
     if not path.is_file():
@@ -138,7 +181,8 @@ def load_file(path: Path) -> tuple[RunConfig, str]:
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     try:
-        spec.loader.exec_module(module)
+        with earlier_names():
+            spec.loader.exec_module(module)
     except Exception as error:
         if isinstance(error, SyntaxError):
             line = error.lineno

@@ -7,18 +7,24 @@ samples of the tests show only that it runs; give it thousands, and `SplitByFold
 split into train and val.
 """
 
-from configs.presets.components import any_to_any, one_to_all
-from configs.schema import CropConfig, RunConfig
-from data_pipeline.sources.files.data import FilesData
-from data_pipeline.sources.files.formats import ArrayFile
-from data_pipeline.sources.files.splits import SplitByFraction
-from fourm.evaluation.directions import EvaluationConfig
-from fourm.evaluation.probes import ProbeConfig
-from fourm.inference.generate_tokens import GenerationConfig
-from fourm.masking.ours import MaskingConfig
-from tokenizers.images.patch_tokenizer import ImageTokenizerConfig
-from tokenizers.modality import Modality
-from tokenizers.values import Classes, Colors, Reals
+from configs import (
+    ArrayFile,
+    Classes,
+    Colors,
+    CropConfig,
+    EvaluationConfig,
+    FilesData,
+    GenerationConfig,
+    ImageTokenizerConfig,
+    MaskingConfig,
+    Modality,
+    ProbeConfig,
+    Reals,
+    RunConfig,
+    SplitByFraction,
+    any_to_any,
+    one_to_all,
+)
 
 LAND_COVER = (
     "no data",

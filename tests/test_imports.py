@@ -21,6 +21,8 @@ MAY_IMPORT = {
 NEVER = {"tensorflow", "torch", "transformers", "datasets"}
 # These run in a process of their own, where `tokenizers` is Hugging Face's package.
 ELSEWHERE = {ROOT / "tests" / "fixtures" / "package_wordpiece.py"}
+# Written for an earlier version, some of whose modules have moved; see `configs.command_line`.
+EARLIER = {ROOT / "tests" / "fixtures" / "earlier_run" / "config.py"}
 # Imported names that differ from their distribution's.
 DISTRIBUTIONS = {
     "PIL": "pillow",
@@ -130,7 +132,7 @@ def test_nothing_imports_the_package_that_our_tokenizers_shadow():
     theirs = {
         name_of(path): name
         for path in EVERYTHING
-        if path not in ELSEWHERE
+        if path not in ELSEWHERE | EARLIER
         for name in imports_of(path)
         if name.split(".")[0] == "tokenizers" and (*name.split("."), "")[1] not in ours
     }
