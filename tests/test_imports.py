@@ -25,7 +25,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "tokenizers/base": set(),
     "tokenizers/spread": set(),
     "tokenizers/storage": {"tokenizers/settings"},
-    "tokenizers/values": {*BELOW, "tokenizers/spread"},
+    "tokenizers/values": {"tokenizers/settings", "tokenizers/base"},
     "tokenizers/text": BELOW,
     "tokenizers/images": {*BELOW, "tokenizers/values"},
     "tokenizers/boxes": {*BELOW, "tokenizers/spread", "tokenizers/text"},
@@ -48,12 +48,11 @@ MAY_KNOW: dict[str, set[str]] = {
     "data_pipeline/tokenize": {
         *("data_pipeline/sources", "data_pipeline/crops", "data_pipeline/tokens"),
     },
-    "fourm/__init__": {"fourm/any2any", "fourm/inference"},
+    "fourm/__init__": {"fourm/any2any"},
     "fourm/token_space": set(),
     "fourm/masking": {"fourm/token_space"},
-    # The model takes masked batches, and knows no more of masking than their class.
-    "fourm/model": {"fourm/token_space", "fourm/masking"},
-    "fourm/inference": {"fourm/token_space", "fourm/masking", "fourm/model"},
+    "fourm/model": {"fourm/token_space"},
+    "fourm/inference": {"fourm/token_space", "fourm/model"},
     "fourm/devices": {"fourm/model"},
     "fourm/run_directory": {"fourm/devices"},
     "fourm/training": {
@@ -64,10 +63,7 @@ MAY_KNOW: dict[str, set[str]] = {
         *("fourm/token_space", "fourm/model", "fourm/inference", "fourm/training"),
         "fourm/run_directory",
     },
-    "fourm/evaluation": {
-        *("fourm/token_space", "fourm/model", "fourm/inference", "fourm/any2any"),
-        *("fourm/run_directory", "fourm/masking"),
-    },
+    "fourm/evaluation": {"fourm/model", "fourm/any2any", "fourm/run_directory"},
     # Numbers know no pages: only what is above both knows either.
     "fourm/presentation": {"fourm/evaluation", "fourm/run_directory", "fourm/any2any"},
     "fourm/measurement": {
