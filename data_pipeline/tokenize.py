@@ -42,7 +42,7 @@ from tokenizers.base import Tokenizer
 from tokenizers.modality import load_tokenizer
 from tokenizers.process.command import make_visible, run_command
 from tokenizers.settings.checked import Checked, check_all, checked_later
-from tokenizers.settings.plain import from_plain
+from tokenizers.settings.plain import part_from_plain
 from tokenizers.storage.folders import check_made_with, fingerprint_files
 from tokenizers.storage.pieces import DESCRIPTION, check_pieces, record_pieces
 
@@ -209,7 +209,7 @@ def _defaults(run: Path, kind: str | None) -> TokenizeConfig:
     try:
         plain = json.loads((run / "config.json").read_text(encoding="utf-8"))
         known = {
-            name: from_plain(plain[name], TokenizeConfig)
+            name: part_from_plain(plain[name], TokenizeConfig)
             for name in ("data", "crops", "seed")
             if name in plain
         }

@@ -25,6 +25,7 @@ from fourm.evaluation.probes import ProbeConfig, format_probes, probe, untrained
 from fourm.evaluation.results import format_matrix, format_table, notes_of, write_json
 from fourm.run_directory.sample_set import TRAINING, load_heldout
 from tokenizers.process.command import make_visible, run_command
+from tokenizers.settings.checked import check_all, checked_later
 from tokenizers.settings.plain import from_plain
 
 
@@ -61,11 +62,13 @@ def evaluate_run(command: Command) -> dict[str, Any]:
     check_writable(folder)
     config, probes = configs_of_run(model.config)
     chosen = {name: getattr(command, name) for name in ("pairs", "num_samples", "seed")}
-    config = dataclasses.replace(
-        config,
-        matrix=config.matrix or command.matrix,
-        **{name: value for name, value in chosen.items() if value is not None},
-    )
+    with checked_later():
+        config = dataclasses.replace(
+            config,
+            matrix=config.matrix or command.matrix,
+            **{name: value for name, value in chosen.items() if value is not None},
+        )
+    check_all(config)
     heldout = load_heldout(command.run, command.split)
     training = load_heldout(command.run, TRAINING)
     evaluator = Evaluator(model, heldout, training, config)

@@ -25,7 +25,13 @@ from fourm.training.checkpoints import (
 )
 from fourm.training.train_state import OptimizerConfig, build_optimizer
 from tokenizers.modality import load_tokenizer
-from tokenizers.settings.plain import classes_of, differing_knobs, from_plain, to_plain, up_to_date
+from tokenizers.settings.plain import (
+    classes_of,
+    differing_knobs,
+    part_from_plain,
+    to_plain,
+    up_to_date,
+)
 from tokenizers.storage.pieces import check_pieces
 from tokenizers.storage.unfinished import new_folder, write_file
 
@@ -159,7 +165,7 @@ def check_usable(
         saved = [source / TOKENIZERS / name for name in config.modalities]
         space = TokenSpace.build({path.name: load_tokenizer(path) for path in saved})
         parts = plain["model"], plain["training"]["optimizer"]
-        before = tuple(from_plain(part, RunConfig) for part in parts)
+        before = tuple(part_from_plain(part, RunConfig) for part in parts)
         there = describe_state(space, *before)
         here = describe_state(space, config.model, config.training.optimizer)
         differences = (describe_difference(there[part], here[part]) for part in there)

@@ -264,10 +264,13 @@ def set_at(*path):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (set_at("model", "num_heads", 0), "--model.num-heads is 0; it must be 1 to 4096"),
+        (set_at("model", "num_heads", 0), "ModelConfig.num_heads is 0; it must be 1 to 4096"),
         (set_at("model", "dim", "32"), "dim"),
-        (set_at("model", "dim", 10**30), "--model.dim is 1000000.*; it must be 4 to 65536"),
-        (set_at("model", "encoder_layers", 10**9), "--model.encoder-layers is 1000000000; it must"),
+        (set_at("model", "dim", 10**30), "ModelConfig.dim is 1000000.*; it must be 4 to 65536"),
+        (
+            set_at("model", "encoder_layers", 10**9),
+            "ModelConfig.encoder_layers is 1000000000; it must",
+        ),
         (set_at("model", "norm", 3), "norm"),
         (set_at("model", "more", 3), "more"),
         (set_at("model", []), "does not describe a model"),

@@ -75,7 +75,7 @@ def test_scoring_twice_writes_the_same_bytes(run):
         (["--split", "tset"], r"no samples of a split 'tset'; it has test\."),
         (["--pairs", "rgb"], "'rgb' is not a direction"),
         (["--pairs", "rgb->heat"], "no modality 'heat' in this run"),
-        (["--num-samples", "0"], "num_samples=0"),
+        (["--num-samples", "0"], "--num-samples is 0"),
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_2(run, capsys, arguments, message):

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
-from tokenizers.settings.checked import checked_fields
+from tokenizers.settings.checked import allowed_value, checked_fields
 
 Classes = Mapping[str, type]
 """Dataclasses by the name under which they are stored."""
@@ -46,13 +46,23 @@ def from_plain(plain: Any, kind: Any) -> Any:
 
     Args:
         plain: What was written, by way of JSON or not.
-        kind: Its type. Where `to_plain` wrote it, a class that it is a part of is enough.
+        kind: Its type.
 
     Raises:
         ValueError: If it names a class or a field that this version does not have, such as a data
-            source that a user's own file defines; or if a class does not allow a value.
+            source that a user's own file defines; or if a class does not allow a value, or it is
+            of another type.
     """
-    return _read(plain, kind, classes_of(kind))
+    return allowed_value(kind, part_from_plain(plain, kind), getattr(kind, "__name__", str(kind)))
+
+
+def part_from_plain(plain: Any, whole: Any) -> Any:
+    """Returns a part of a configuration, as `to_plain` wrote it, given the type of the whole.
+
+    Raises:
+        ValueError: As `from_plain`, but for the type of what comes out.
+    """
+    return _read(plain, whole, classes_of(whole))
 
 
 def up_to_date(plain: Any, classes: Classes) -> Any:

@@ -12,6 +12,7 @@ from tokenizers.settings.plain import (
     differing_knobs,
     from_plain,
     from_repr,
+    part_from_plain,
     to_plain,
     up_to_date,
 )
@@ -106,7 +107,10 @@ def test_both_ways_of_writing_are_read(write):
     made = Bicycle({"class": Wheel(26, (1, 2))}, Wheel(3.5), float("inf"), 7)
     assert from_plain(write(made), Bicycle) == made
     assert from_plain({"speeds": 2}, Bicycle) == Bicycle(gears=2)
-    assert from_plain([{"class": "Wheel", "size": 1.0}], Bicycle) == (Wheel(1.0),)
+    assert part_from_plain([{"class": "Wheel", "size": 1.0}], Bicycle) == (Wheel(1.0),)
+    for other in ([], 3, {"class": "Wheel", "size": 1.0}):
+        with pytest.raises(ValueError, match=r"Bicycle is .*; it must be of the class Bicycle"):
+            from_plain(other, Bicycle)
     with pytest.raises(ValueError, match=r"Bicycle\.gears is 'many'; it must be a whole number"):
         from_plain({"gears": "many"}, Bicycle)
 

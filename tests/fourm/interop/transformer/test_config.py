@@ -136,7 +136,7 @@ def test_what_is_not_given_has_the_published_default():
         (dict(domains_in="caption"), "domains_in is 'caption'; it must be a list of names"),
         (dict(domains_out=[]), "domains_out is empty"),
         (dict(domains_in=["captions"]), r"has a modality 'captions'; did you mean 'caption'\?"),
-        (dict(dim=30), "--model.dim is 30"),
+        (dict(dim=30), "ModelConfig.dim is 30"),
     ],
     ids=str,
 )
