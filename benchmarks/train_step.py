@@ -28,11 +28,10 @@ from benchmarks.workloads import (
 from fourm.devices.layout import Layout, MeshConfig
 from fourm.masking.mixture import Rules
 from fourm.masking.ours import mask_batch
-from fourm.model.cross_entropy import LossConfig
 from fourm.model.layers import ModelConfig, Remat
 from fourm.model.transformer import FourM
 from fourm.token_space import TokenSpace
-from fourm.training.masked_loss import MaskedLoss
+from fourm.training.masked_loss import LossConfig, MaskedLoss
 from fourm.training.train_state import (
     OptimizerConfig,
     TrainState,

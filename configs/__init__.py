@@ -25,9 +25,9 @@ from fourm.evaluation.directions import EvaluationConfig, RegionConfig
 from fourm.evaluation.probes import ProbeConfig
 from fourm.inference.settings import GenerationConfig
 from fourm.masking.mixture import MaskingComponent, MaskingConfig
-from fourm.model.cross_entropy import LossConfig
 from fourm.model.layers import ModelConfig
 from fourm.training.loop import TrainingConfig
+from fourm.training.masked_loss import LossConfig
 from fourm.training.train_state import OptimizerConfig
 from tokenizers.boxes import BoxList, BoxTokenizerConfig
 from tokenizers.codes import Codes

@@ -14,9 +14,9 @@ from fourm.evaluation.probes import ProbeConfig
 from fourm.evaluation.results import Pair
 from fourm.inference.generate_tokens import GenerationConfig
 from fourm.masking.ours import MaskingConfig
-from fourm.model.cross_entropy import LossConfig
 from fourm.model.transformer import ModelConfig
 from fourm.training.loop import TrainingConfig
+from fourm.training.masked_loss import LossConfig
 from tokenizers.modality import Modality
 from tokenizers.settings.checked import Checked, check_all
 

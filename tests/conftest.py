@@ -36,6 +36,7 @@ STRICT = (
     "fourm/test_token_space",
     "fourm/training/test_checkpoints",
     "fourm/training/test_loop",
+    "fourm/training/test_masked_loss",
     "fourm/training/test_train_state",
 )
 

@@ -53,7 +53,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "fourm/masking": {"fourm/token_space"},
     "fourm/model": {"fourm/token_space"},
     "fourm/inference": {"fourm/token_space", "fourm/model"},
-    "fourm/devices": {"fourm/model"},
+    "fourm/devices": set(),
     "fourm/run_directory": {"fourm/devices"},
     "fourm/training": {
         *("fourm/token_space", "fourm/masking", "fourm/model", "fourm/devices"),

@@ -21,9 +21,9 @@ from benchmarks.kill import kill_once
 from data_pipeline.tokens.store import TokenStore
 from fourm.evaluate import main as evaluate
 from fourm.evaluation.probes import ProbeConfig
-from fourm.model.cross_entropy import masked_loss
 from fourm.run_directory.sample_set import load_heldout
 from fourm.training.checkpoints import list_steps
+from fourm.training.masked_loss import masked_loss
 from fourm.training.train_state import OptimizerConfig, build_schedule
 from tests.fixtures.tiny_scenes import config as tiny_config
 from tests.paths import ROOT

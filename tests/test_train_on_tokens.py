@@ -30,7 +30,7 @@ from configs.runs.settings import check_tokenizers
 from data_pipeline.sources.files.data import FilesData
 from data_pipeline.sources.kinds import NoData
 from fourm.evaluation.directions import EvaluationConfig
-from fourm.model.cross_entropy import LossConfig
+from fourm.training.masked_loss import LossConfig
 from fourm.masking.ours import MaskingComponent, MaskingConfig
 from fourm.model.transformer import ModelConfig
 from fourm.evaluation.probes import ProbeConfig

@@ -6,7 +6,7 @@ else from where arguments and results lie (Xu et al. 2021, arXiv:2105.04663): it
 parameters when it is that layer's turn (Rajbhandari et al. 2020, ZeRO stage 3), and adds up what
 the shares of heads and hidden units contribute (Shoeybi et al. 2019, Megatron).
 
-Where an array lies follows from its own name and shape alone; see `partition`.
+Where an array lies follows from its own name and shape alone; see `fourm.devices.partition`.
 """
 
 import math
@@ -16,39 +16,25 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.experimental.multihost_utils import process_allgather
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, PyTree
 
-from fourm.model.cross_entropy import Segments, TokenScores, grouped_cross_entropy
+from fourm.devices.partition import (
+    AXES,
+    OUTPUT_TABLE,
+    keep_axes,
+    names_in,
+    partition,
+    tensor_axis,
+)
 from tokenizers.settings.checked import Checked, name_knob
 
-AXES = ("data", "fsdp", "tensor")
 BATCH = P(("data", "fsdp"))
 """Rows of a batch: every share of the batch is on `tensor` devices."""
-
-OUTPUT_TABLE = "output_table"
-
-# The axis, from the end, that tensor parallelism splits: heads and hidden units are columns of what
-# makes them and rows of what reads them; the vocabulary is the rows of a table.
-TENSOR_AXES = {
-    "query.kernel": -1,
-    "key.kernel": -1,
-    "value.kernel": -1,
-    "out.kernel": -2,
-    "gate.kernel": -1,
-    "up.kernel": -1,
-    "down.kernel": -2,
-    "input_table": -2,
-    "previous_table": -2,
-    OUTPUT_TABLE: -2,
-}
-STACKED = "layers"
-"""Whose arrays have an axis of layers in front, over which they are scanned: never split."""
 
 
 @dataclass(frozen=True)
@@ -89,60 +75,6 @@ class MeshConfig(Checked):
         return tuple(num_devices // known if size == -1 else size for size in sizes)
 
 
-def name_of(key: Any) -> str:
-    """Returns the name that an entry of a path in a tree stands for."""
-    return str(getattr(key, "key", getattr(key, "name", key)))
-
-
-def partition(path: tuple, shape: tuple[int, ...], fsdp: int, tensor: int) -> P:
-    """Says over which axes of the mesh an array is split, from its name and shape.
-
-    1. What has no two axes beside that of stacked layers (norms, biases, counters) is whole
-       everywhere. The axis of layers is never split.
-    2. Heads, hidden units and vocabulary are split over `tensor`: columns of query, key, value,
-       gate and up; rows of out, down and the token tables.
-    3. The longest other axis that `fsdp` divides is split over `fsdp`; of equals the first.
-    4. Where 2 names no axis, or one that `tensor` does not divide, the longest axis that
-       `fsdp * tensor` divides is split over both; nothing is padded.
-    5. What no axis fits is whole everywhere.
-
-    Optimizer state has the names and shapes of the parameters that it belongs to, so the same
-    rule puts it beside them.
-
-    Example:
-        >>> from jax.tree_util import DictKey
-        >>> partition((DictKey("layers"), DictKey("up"), DictKey("kernel")), (24, 64, 256), 4, 2)
-        P(None, 'fsdp', 'tensor')
-    """
-    names = [name_of(key) for key in path]
-    first = 1 if STACKED in names else 0
-    if len(shape) - first < 2:
-        return P()
-    entries: list[Any] = [None] * len(shape)
-    free = sorted(range(first, len(shape)), key=lambda axis: -shape[axis])
-    own = tensor_axis(names, shape, tensor)
-    if own is not None:
-        entries[own] = "tensor"
-        free.remove(own)
-    wanted = [("fsdp",)] if own is not None or tensor == 1 else [("fsdp", "tensor"), ("fsdp",)]
-    sizes = {"fsdp": fsdp, "tensor": tensor}
-    for axes in wanted:
-        count = math.prod(sizes[axis] for axis in axes)
-        axis = next((axis for axis in free if shape[axis] % count == 0), None)
-        if axis is not None:
-            entries[axis] = axes if len(axes) > 1 else axes[0]
-            break
-    return P(*entries)
-
-
-def tensor_axis(names: list[str], shape: tuple[int, ...], tensor: int) -> int | None:
-    """Returns the axis that tensor parallelism splits, if there is one and it can be split."""
-    own = TENSOR_AXES.get(".".join(names[-2:]), TENSOR_AXES.get(names[-1]))
-    if own is None or tensor == 1 or shape[own] % tensor:
-        return None
-    return own % len(shape)
-
-
 class Layout:
     """How one run lies on the devices: everything that depends on there being several.
 
@@ -155,6 +87,8 @@ class Layout:
 
     Attributes:
         mesh: The devices, by the axes `data`, `fsdp` and `tensor`.
+        tensor: Devices that share one part of a batch.
+        own_mesh: What `jax.shard_map` is told within a share of the batch.
         is_split: Whether they share the work.
     """
 
@@ -166,13 +100,13 @@ class Layout:
             repeats: Nothing is split: every device does all of it.
         """
         self.mesh = mesh
-        self._fsdp, self._tensor = mesh.shape["fsdp"], mesh.shape["tensor"]
+        self._fsdp, self.tensor = mesh.shape["fsdp"], mesh.shape["tensor"]
         self._repeats = repeats
         self.is_split = mesh.size > 1 and not repeats
         self._batch = P() if repeats else BATCH
         self._has_shares = self.is_split and mesh.shape["data"] * self._fsdp > 1
         # Within a share of the batch the mesh is what is around; without shares it must be named.
-        self._own_mesh = None if self._has_shares else mesh
+        self.own_mesh = None if self._has_shares else mesh
 
     @classmethod
     def build(cls, config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> "Layout":
@@ -206,9 +140,9 @@ class Layout:
 
     def check(self, num_heads: int, batch_size: int, accumulation: int) -> None:
         """Raises ValueError, in one sentence, if a run can't be split so."""
-        if num_heads % self._tensor:
+        if num_heads % self.tensor:
             raise ValueError(
-                f"--mesh.tensor is {self._tensor}; it must divide --model.num-heads, {num_heads}."
+                f"--mesh.tensor is {self.tensor}; it must divide --model.num-heads, {num_heads}."
             )
         shares = self.mesh.shape["data"] * self._fsdp
         if batch_size % (shares * accumulation):
@@ -224,7 +158,7 @@ class Layout:
         """Returns the placement of one array of a tree; see `partition`."""
         if self._repeats:
             return P()
-        return partition(path, leaf.shape, self._fsdp, self._tensor)
+        return partition(path, leaf.shape, self._fsdp, self.tensor)
 
     def shardings(self, tree: PyTree) -> PyTree:
         """Returns where each array of a tree of arrays, or of their shapes, lies."""
@@ -322,7 +256,7 @@ class Layout:
             lambda rows: jax.make_array_from_process_local_data(sharding, np.asarray(rows)), batch
         )
 
-    # The loss.
+    # What the loss needs.
 
     def gather_when_used(self, state: nnx.State, dtypes: Mapping[tuple, Any]) -> nnx.State:
         """Returns variables of which a device has a part, and that are whole when they are read.
@@ -342,13 +276,13 @@ class Layout:
             if not self._has_shares:
                 stored = keep_axes(stored, "tensor")  # An axis of one device splits nothing.
             if any(stored):
-                own = tensor_axis([str(key) for key in path], variable.shape, self._tensor)
+                own = tensor_axis([str(key) for key in path], variable.shape, self.tensor)
                 if path[-1] == OUTPUT_TABLE:
                     own = None
                 used = P(*["tensor" if axis == own else None for axis in range(len(stored))])
                 dtype = dtypes.get(path)
                 variable.set_metadata(
-                    on_get_value=partial(gather, self._own_mesh, stored, used, dtype)
+                    on_get_value=partial(gather, self.own_mesh, stored, used, dtype)
                 )
         return state
 
@@ -402,66 +336,6 @@ class Layout:
     def add_up(self, x: Array) -> Array:
         """Adds up, inside the loss, what the shares of the batch contribute."""
         return jax.lax.psum(x, *BATCH) if self._has_shares else x
-
-    def cross_entropy(
-        self,
-        features: Float[Array, "rows dim"],
-        table: Float[Array, "vocab dim"],
-        labels: Int[Array, "rows"],
-        group: Int[Array, "rows"],
-        weights: Float[Array, "rows"],
-        segments: Segments,
-        tile: int,
-    ) -> tuple[Float[Array, ""], TokenScores]:
-        """Computes `grouped_cross_entropy` of a share's targets, each device taking some of them.
-
-        A modality's vocabulary is a segment of the table, which would lie on a few devices of the
-        `tensor` axis and leave the others idle. So they split the targets instead.
-        """
-        if self._tensor == 1:
-            return grouped_cross_entropy(features, table, labels, group, weights, segments, tile)
-        rows = len(features)
-        missing = -rows % self._tensor
-        whole = P() if self._own_mesh is None else NamedSharding(self._own_mesh, P())
-
-        def pad(x: Array, value: int = 0) -> Array:
-            width = [(0, missing)] + [(0, 0)] * (x.ndim - 1)
-            padded = jnp.pad(x, width, constant_values=value) if missing else x
-            # Else the partitioner would split all that leads here in the same way.
-            return jax.lax.with_sharding_constraint(padded, whole)
-
-        def take_some(features, table, labels, group, weights):
-            loss, scores = grouped_cross_entropy(
-                features, table, labels, group, weights, segments, tile
-            )
-            return jax.lax.psum(loss, "tensor"), scores
-
-        some = P("tensor")
-        loss, scores = jax.shard_map(
-            take_some,
-            mesh=self._own_mesh,
-            in_specs=(some, P(), some, some, some),
-            out_specs=(P(), TokenScores(some, some)),
-            axis_names={"tensor"},
-            check_vma=False,
-        )(pad(features), table, pad(labels), pad(group, len(segments)), pad(weights))
-        scores = jax.lax.with_sharding_constraint(scores, whole)
-        return loss, jax.tree.map(lambda x: x[:rows], scores)
-
-
-def keep_axes(spec: P, kept: str) -> P:
-    """Returns what a placement says of one axis of the mesh.
-
-    Example:
-        >>> keep_axes(P(None, ("fsdp", "tensor")), "fsdp")
-        P(None, 'fsdp')
-    """
-    return P(*[kept if kept in names_in(entry) else None for entry in spec])
-
-
-def names_in(entry: Any) -> tuple[str, ...]:
-    """Returns the axes of the mesh over which one axis of an array is split, outermost first."""
-    return entry if isinstance(entry, tuple) else (entry,) if entry else ()
 
 
 def precisions(model: nnx.Module) -> dict[tuple, Any]:

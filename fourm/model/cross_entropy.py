@@ -5,67 +5,18 @@ that modality's part of the output table alone; the gradient is made in the same
 logits exist for one tile at a time.
 """
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from fourm.model.transformer import FourM
-from fourm.token_space import MaskedBatch
-from tokenizers.settings.checked import Checked, name_knob
-
 Segments = tuple[tuple[int, int], ...]
 """(first id, vocabulary size) per modality."""
 
-
-HEIGHTS = 8
+TILE_HEIGHTS = 8
 """Heights of the last tile of a modality: its targets are rounded up to one of them."""
-
-
-@dataclass(frozen=True)
-class LossConfig(Checked):
-    """How the modalities' losses are joined."""
-
-    average: Literal["modalities", "tokens"] = "modalities"
-    """Mean over the modalities that have targets in the batch, or over all target tokens."""
-    weights: dict[str, float] = field(default_factory=dict)
-    """Weight per modality; 1 where not named."""
-    tile: int = 0
-    """Targets that go through the output head at once. 0 leaves it to the device: 256 on a CPU,
-    whose caches hold their logits, and 2048 elsewhere, so that products are large and few."""
-
-    @property
-    def rows(self) -> int:
-        """The tile, on this machine if that is left to it."""
-        return self.tile or (256 if jax.default_backend() == "cpu" else 2048)
-
-    def weigh(
-        self, names: Sequence[str], counts: Int[Array, "modalities"] | Float[Array, "modalities"]
-    ) -> Float[Array, "modalities"]:
-        """Returns what one target of each modality weighs in a loss over so many of each."""
-        importance = jnp.array([self.weights.get(name, 1.0) for name in names])
-        if self.average == "modalities":
-            share = jnp.where(counts > 0, importance, 0.0)
-            return share / jnp.maximum(share.sum(), 1e-9) / jnp.maximum(counts, 1)
-        return importance / jnp.maximum((importance * counts).sum(), 1e-9)
-
-    def check_knobs(self, knob: str) -> None:
-        for name, weight in self.weights.items():
-            if not 0 <= weight < math.inf:
-                raise ValueError(
-                    f"{name_knob(knob, 'weights')}.{name} is {weight}; it must be finite and not "
-                    "negative."
-                )
-        if self.tile < 0:
-            raise ValueError(
-                f"{name_knob(knob, 'tile')} is {self.tile}; it must be positive, or 0 to leave it "
-                "to the device."
-            )
 
 
 class TokenScores(NamedTuple):
@@ -200,7 +151,7 @@ def plan_tiles(
     """
     whole, left = count // tile, count % tile
     plan = [(tile, jnp.zeros_like(count), whole)]
-    grain = -(-tile // HEIGHTS)
+    grain = -(-tile // TILE_HEIGHTS)
     for low in range(0, tile, grain):
         is_needed = (left > low) & (left <= low + grain)
         plan.append((min(low + grain, tile), whole * tile, is_needed.astype(count.dtype)))
@@ -229,75 +180,3 @@ def _grouped_backward(segments, tile, gradients, cotangents):
 
 
 _grouped.defvjp(_grouped_forward, _grouped_backward)
-
-
-def groups_of(batch: MaskedBatch, num_groups: int) -> Int[Array, "rows"]:
-    """Returns the modality of every target, and `num_groups` where there is only padding."""
-    targets = batch.targets
-    return jnp.where(targets.is_real, targets.modality, num_groups).reshape(-1)
-
-
-def count_targets(batch: MaskedBatch, num_groups: int) -> Int[Array, "modalities"]:
-    """Returns how many targets a batch has of each of `num_groups` modalities."""
-    return jnp.bincount(groups_of(batch, num_groups), length=num_groups + 1)[:num_groups]
-
-
-def masked_loss(
-    model: FourM,
-    batch: MaskedBatch,
-    config: LossConfig,
-    add_up: Callable[[Array], Array] = lambda x: x,
-    cross_entropy: Callable[..., tuple[Float[Array, ""], TokenScores]] = grouped_cross_entropy,
-    totals: Int[Array, "modalities"] | None = None,
-) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """Computes the training loss of a batch, or what a slice of it contributes.
-
-    The loss is sum over targets of (weight of one target of its modality) * nll, where the weight
-    follows from how many targets the whole batch has (`LossConfig.weigh`). A slice that counted
-    its own targets would have other weights, and the mean over slices would be another loss.
-
-    Args:
-        model: Gives the features.
-        batch: What was shown and what was asked; or a share of such a batch.
-        config: How the modalities count.
-        add_up: Where this is a share of a batch, adds up what all shares contribute to an array.
-        cross_entropy: As `grouped_cross_entropy`, which it may divide further.
-        totals: Targets of every modality in the whole batch, where `batch` is a slice of it.
-
-    Returns:
-        The loss in nats, and metrics: `loss/M` (mean nats per target), `accuracy/M` and
-        `targets/M` (how many) of every modality M; loss and accuracy are NaN where a modality
-        has no target in the batch. With `totals`, the terms of these that the slice contributes:
-        the sums over all slices are the loss and the metrics of the whole batch.
-    """
-    space = model.space
-    targets = batch.targets
-    features = model(batch)
-    num_groups = len(space.ranges)
-    group = groups_of(batch, num_groups)
-    counts = add_up(count_targets(batch, num_groups))
-    totals = counts if totals is None else totals
-    weights = jnp.append(config.weigh(space.names, totals), 0.0)[group]
-    loss, scores = cross_entropy(
-        features.reshape(-1, features.shape[-1]),
-        model.output_table[...],
-        targets.ids.reshape(-1),
-        group,
-        weights,
-        tuple((entry.first_id, entry.vocab_size) for entry in space.ranges),
-        config.rows,
-    )
-
-    def mean_by_group(values: Float[Array, "rows"]) -> Float[Array, "modalities"]:
-        # Sums of rows, not products with zeros, which would spread what is not finite.
-        sums = jax.ops.segment_sum(values, group, num_groups + 1)[:num_groups]
-        return add_up(sums) / totals
-
-    nll = mean_by_group(scores.nll)
-    accuracy = mean_by_group(scores.is_correct.astype(jnp.float32))
-    metrics = {}
-    for entry in space.ranges:
-        metrics[f"loss/{entry.name}"] = nll[entry.index]
-        metrics[f"accuracy/{entry.name}"] = accuracy[entry.index]
-        metrics[f"targets/{entry.name}"] = counts[entry.index].astype(jnp.float32)
-    return add_up(loss), metrics

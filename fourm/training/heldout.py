@@ -10,8 +10,8 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from fourm.devices.layout import Layout
-from fourm.model.cross_entropy import LossConfig
 from fourm.training.loop import TrainingConfig
+from fourm.training.masked_loss import LossConfig
 from fourm.training.train_state import LossFn, Metrics, TrainState, make_loss
 from tokenizers.base import TokenBatch
 from tokenizers.spread import evenly_spread
@@ -52,7 +52,7 @@ class HeldoutLoss:
         Args:
             model: Gives the structure; its values are not used.
             loss_fn: That of the training: masks and predicts a `TokenBatch`, and has the metrics
-                of `fourm.model.cross_entropy.masked_loss`.
+                of `fourm.training.masked_loss.masked_loss`.
             config: How the modalities' losses are joined.
             tokens: What is held out, at least one sample.
             training: Says how many samples are used, evenly spread, and how many fit into the

@@ -14,7 +14,8 @@ import optax
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, PyTree
 
-from fourm.devices.layout import AXES, Layout, names_in
+from fourm.devices.layout import Layout
+from fourm.devices.partition import AXES, names_in
 
 
 def update_whole_matrices(

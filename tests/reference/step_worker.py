@@ -17,11 +17,10 @@ from flax import nnx
 
 from fourm.devices.layout import Layout, MeshConfig
 from fourm.masking.ours import MaskingComponent, MaskingConfig, mask_batch
-from fourm.model.cross_entropy import LossConfig
 from fourm.model.transformer import ModelConfig
 from fourm.token_space import TokenSpace
 from fourm.training import masked_loss
-from fourm.training.masked_loss import MaskedLoss
+from fourm.training.masked_loss import LossConfig, MaskedLoss
 from fourm.training.train_state import (
     OptimizerConfig,
     build_optimizer,

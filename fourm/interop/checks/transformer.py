@@ -26,9 +26,9 @@ from fourm.interop.transformer.config import complete_config, from_ours
 from fourm.interop.transformer.modalities import PADDING_TOKEN, find_published, modality_label
 from fourm.interop.transformer.placement import list_tensors, to_tensors
 from fourm.interop.transformer.weights import export_tensors, import_fm
-from fourm.model.cross_entropy import LossConfig, masked_loss
 from fourm.model.transformer import FourM
 from fourm.token_space import MaskedBatch, TokenSpace
+from fourm.training.masked_loss import LossConfig, masked_loss
 from fourm.training.train_state import is_matrix, last_name
 
 GRADIENT_TOLERANCE = 1e-3

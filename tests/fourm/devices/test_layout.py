@@ -16,7 +16,8 @@ from flax import nnx
 from jax.sharding import PartitionSpec as P
 from jax.tree_util import DictKey
 
-from fourm.devices.layout import Layout, MeshConfig, partition
+from fourm.devices.layout import Layout, MeshConfig
+from fourm.devices.partition import partition
 from fourm.training.train_state import OptimizerConfig, build_optimizer, create_state
 from tests.fourm.tiny import build_model
 from tests.paths import ROOT

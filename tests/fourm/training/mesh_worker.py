@@ -26,10 +26,9 @@ from fourm.devices.layout import BATCH, Layout, MeshConfig
 from fourm.devices.processes import initialize
 from fourm.interop.transformer.weights import build_abstract
 from fourm.masking.ours import MaskingComponent, MaskingConfig
-from fourm.model.cross_entropy import LossConfig
 from fourm.model.transformer import FourM, ModelConfig
 from fourm.token_space import TokenSpace
-from fourm.training.masked_loss import MaskedLoss
+from fourm.training.masked_loss import LossConfig, MaskedLoss
 from fourm.training.train_state import (
     IS_FINITE,
     OptimizerConfig,

@@ -8,11 +8,10 @@ from flax import nnx
 
 from fourm.devices.layout import Layout
 from fourm.masking.ours import MaskingComponent, MaskingConfig
-from fourm.model.cross_entropy import LossConfig
 from fourm.token_space import TokenSpace
 from fourm.training.heldout import HeldoutLoss
 from fourm.training.loop import TrainingConfig
-from fourm.training.masked_loss import MaskedLoss
+from fourm.training.masked_loss import LossConfig, MaskedLoss
 from fourm.training.train_state import OptimizerConfig, build_optimizer, create_state, merge_state
 from tests.fourm.tiny import Shape, build_model, make_tokens
 from tokenizers.base import SequenceTokens

@@ -16,12 +16,11 @@ import pytest
 from flax import nnx
 
 from fourm.masking.ours import MaskingComponent, MaskingConfig
-from fourm.model.cross_entropy import LossConfig
 from fourm.run_directory.run_log import RunLog, read_metrics
 from fourm.token_space import TokenSpace
 from fourm.training.checkpoints import Checkpoints
 from fourm.training.loop import TrainingConfig, train
-from fourm.training.masked_loss import MaskedLoss
+from fourm.training.masked_loss import LossConfig, MaskedLoss
 from fourm.training.recent_metrics import NonFiniteLossError
 from fourm.training.train_state import OptimizerConfig
 from tests.fourm.devices.test_layout import free_port

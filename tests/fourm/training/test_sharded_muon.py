@@ -7,7 +7,8 @@ import optax
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from fourm.devices.layout import Layout, names_in
+from fourm.devices.layout import Layout
+from fourm.devices.partition import names_in
 from fourm.training.sharded_muon import hand_back, hand_out, update_whole_matrices
 
 SIZES = {"data": 2, "fsdp": 3, "tensor": 2}

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from configs.schema import CropConfig, RunConfig
-from fourm.model.cross_entropy import LossConfig
+from fourm.training.masked_loss import LossConfig
 from tokenizers.settings.plain import (
     classes_of,
     differing_knobs,
