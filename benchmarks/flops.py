@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
-from fourm.model.layers import ModelConfig
+from fourm.model.config import ModelConfig
 from fourm.model.transformer import can_attend_targets
 from fourm.token_space import MaskedBatch, TokenSpace
 
@@ -29,10 +29,10 @@ def count_flops(space: TokenSpace, config: ModelConfig, batch: MaskedBatch) -> f
     inputs, targets = batch.inputs, batch.targets
     shown = np.asarray(inputs.is_real.sum(1), np.float64) + config.num_registers
     asked = np.asarray(targets.is_real.sum(1), np.float64)
-    context = shown - (0 if config.registers_in_context else config.num_registers)
+    context = shown - (0 if config.published.registers_in_context else config.num_registers)
     is_sequence = jnp.array([entry.kind == "sequence" for entry in space.ranges])
     allowed = can_attend_targets(
-        targets, is_sequence, config.separate_targets, config.causal_targets
+        targets, is_sequence, config.published.separate_targets, config.published.causal_targets
     )
     pairs = np.asarray((allowed & targets.is_real[:, :, None]).sum((1, 2)), np.float64)
 

@@ -28,7 +28,7 @@ from benchmarks.workloads import (
 from fourm.devices.layout import Layout, MeshConfig
 from fourm.masking.mixture import Rules
 from fourm.masking.ours import mask_batch
-from fourm.model.layers import ModelConfig, Remat
+from fourm.model.config import ModelConfig, Remat
 from fourm.model.transformer import FourM
 from fourm.token_space import TokenSpace
 from fourm.training.masked_loss import LossConfig, MaskedLoss

@@ -11,7 +11,7 @@ from fourm.interop.transformer.config import build_space, complete_config, to_mo
 from fourm.interop.transformer.modalities import find_published
 from fourm.masking.mixture import Rules
 from fourm.masking.ours import MaskingComponent, MaskingConfig
-from fourm.model.layers import ModelConfig
+from fourm.model.config import ModelConfig
 from fourm.token_space import TokenSpace
 from tokenizers.base import PADDING, TokenBatch
 

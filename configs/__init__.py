@@ -25,7 +25,7 @@ from fourm.evaluation.directions import EvaluationConfig, RegionConfig
 from fourm.evaluation.probes import ProbeConfig
 from fourm.inference.settings import GenerationConfig
 from fourm.masking.mixture import MaskingComponent, MaskingConfig
-from fourm.model.layers import ModelConfig
+from fourm.model.config import ModelConfig
 from fourm.training.loop import TrainingConfig
 from fourm.training.masked_loss import LossConfig
 from fourm.training.train_state import OptimizerConfig

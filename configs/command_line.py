@@ -7,7 +7,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +20,7 @@ from configs.presets.scenes import scenes, scenes_gpu
 from configs.runs.further import is_run, load_run
 from configs.schema import RunConfig
 from data_pipeline.sources.kinds import KINDS, AnyData, blank_data
+from fourm.model.config import PublishedOptions
 from tokenizers.settings.checked import checked_later
 from tokenizers.values.dense import DenseValues
 
@@ -63,6 +64,10 @@ EARLIER = (
     "tokenizers.wordpiece",
 )
 """Modules that parts of a configuration were imported from in earlier versions."""
+MOVED_KNOBS = {
+    f"model.{each.name}": f"model.published.{each.name}" for each in fields(PublishedOptions)
+}
+"""Knobs of earlier versions, and what they are called now."""
 
 
 def parse_command_line(arguments: Sequence[str]) -> tuple[RunConfig, Launch]:
@@ -93,7 +98,7 @@ def parse_command_line(arguments: Sequence[str]) -> tuple[RunConfig, Launch]:
         line = tyro.cli(
             CommandLine,
             default=CommandLine(config, Launch()),
-            args=arguments,
+            args=rename_knobs(arguments),
             prog=" ".join(["python train.py", name, *words[1:]]),
             description=f"{description}\n\nPresets: {', '.join(PRESETS)}; or a FILE.py of your own "
             "that sets `config = RunConfig(...)`; or a run directory, whose model is trained "
@@ -108,6 +113,23 @@ def parse_command_line(arguments: Sequence[str]) -> tuple[RunConfig, Launch]:
     if not config.run_dir:
         config = replace(config, run_dir=f"runs/{Path(name).stem}")
     return config, line.launch
+
+
+def rename_knobs(arguments: Sequence[str]) -> list[str]:
+    """Returns a command line with knobs of earlier versions by the names that they have now.
+
+    Example:
+        >>> rename_knobs(["--model.qkv-bias", "True", "--model.dim=64"])
+        ['--model.published.qkv-bias', 'True', '--model.dim=64']
+    """
+    renamed = []
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        now = MOVED_KNOBS.get(name.removeprefix("--").replace("-", "_"))
+        if now and name.startswith("--"):
+            name = f"--{now.replace('_', '-')}"
+        renamed.append(f"{name}{equals}{value}")
+    return renamed
 
 
 def check_crop_size(before: RunConfig, config: RunConfig) -> None:

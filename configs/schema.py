@@ -14,7 +14,7 @@ from fourm.evaluation.probes import ProbeConfig
 from fourm.evaluation.results import Pair
 from fourm.inference.generate_tokens import GenerationConfig
 from fourm.masking.ours import MaskingConfig
-from fourm.model.transformer import ModelConfig
+from fourm.model.config import ModelConfig
 from fourm.training.loop import TrainingConfig
 from fourm.training.masked_loss import LossConfig
 from tokenizers.modality import Modality

@@ -5,10 +5,10 @@ stopped, on any number of workers or devices, without anything to replay.
 """
 
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import grain
 import numpy as np
@@ -129,10 +129,12 @@ class BatchIterator(Generic[Batch]):
                 f"The iterator got ahead={ahead}, threads={threads}; it loads at least 1 batch "
                 "ahead, in at least 1 thread."
             )
-        self._steps = grain.MapDataset.source(_Steps(order, load, rows)).to_iter_dataset(
+        steps = grain.MapDataset.source(_Steps(order, load, rows)).to_iter_dataset(
             grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
         )
-        self._start(next_step)
+        self._batches = iter(steps)
+        self._batches.set_state({"next_index": next_step})
+        self._batches.start_prefetch()
 
     def __iter__(self) -> Iterator[Batch]:
         return self
@@ -140,13 +142,12 @@ class BatchIterator(Generic[Batch]):
     def __next__(self) -> Batch:
         """Returns the batch of the next step; raises what loading it raised."""
         if self._batches is None:
-            raise ValueError("This iterator is closed; `set_state` starts it again.")
+            raise ValueError("This iterator is closed; open another one.")
         try:
             batch = next(self._batches)
         except BaseException:
             self.close()
             raise
-        self._next_step += 1
         return batch
 
     def __enter__(self) -> "BatchIterator[Batch]":
@@ -155,26 +156,35 @@ class BatchIterator(Generic[Batch]):
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def get_state(self) -> dict[str, int]:
-        """Returns the state: the step of the batch that comes next."""
-        return {"next_step": self._next_step}
-
-    def set_state(self, state: dict[str, int]) -> None:
-        """Continues from a state, forwards or backwards, dropping what was loaded ahead."""
-        self.close()
-        self._start(state["next_step"])
-
     def close(self) -> None:
         """Lets the threads end with the batches that they are loading."""
         if self._batches is not None:
             self._batches.close()
         self._batches = None
 
-    def _start(self, next_step: int) -> None:
-        self._next_step = next_step
-        self._batches = iter(self._steps)
-        self._batches.set_state({"next_index": next_step})
-        self._batches.start_prefetch()
+
+@dataclass(frozen=True)
+class Batches(Generic[Batch]):
+    """What a training reads: the batches of an order, from any step on."""
+
+    order: BatchOrder
+    """Which samples each step takes."""
+    load: Callable[[Int64[np.ndarray, "batch"]], Batch]
+    """Returns a batch from the samples' indices; see `BatchIterator`."""
+    name: Callable[[Int64[np.ndarray, "batch"]], Sequence[Any]]
+    """Returns what errors call these samples."""
+    rows: slice = field(default_factory=lambda: slice(None))
+    """Which part of every batch this process loads."""
+    threads: int = 1
+    """How many batches are loaded at the same time."""
+
+    def open(self, step: int) -> BatchIterator[Batch]:
+        """Returns the batches of this step and those that follow."""
+        return BatchIterator(self.order, self.load, step, threads=self.threads, rows=self.rows)
+
+    def samples(self, step: int) -> Sequence[Any]:
+        """Returns what errors call the samples of a step."""
+        return self.name(self.order.indices(step))
 
 
 class _Steps(Generic[Batch]):

@@ -45,6 +45,7 @@ from tokenizers.settings.checked import Checked, check_all, checked_later
 from tokenizers.settings.plain import part_from_plain
 from tokenizers.storage.folders import check_made_with, fingerprint_files
 from tokenizers.storage.pieces import DESCRIPTION, check_pieces, record_pieces
+from tokenizers.storage.run_paths import CONFIG, MODEL, TOKENIZERS
 
 
 @dataclass(frozen=True)
@@ -200,14 +201,14 @@ def open_all(run: Path, config: TokenizeConfig) -> tuple[Source, dict[str, Token
 
 def _defaults(run: Path, kind: str | None) -> TokenizeConfig:
     """Returns the run's own data and crops, or blank data of a kind."""
-    if not (run / "tokenizers").is_dir():
+    if not (run / TOKENIZERS).is_dir():
         raise ValueError(f"{run} has no folder of tokenizers; give a run directory that has one.")
-    check_pieces(run, ["config.json", "tokenizers"])
-    if (run / "model" / DESCRIPTION).is_file():
-        check_made_with(run / "model", run / "tokenizers")
-    record_pieces(run, ["config.json", *(f"tokenizers/{name}" for name in _names(run))])
+    check_pieces(run, [CONFIG, TOKENIZERS])
+    if (run / MODEL / DESCRIPTION).is_file():
+        check_made_with(run / MODEL, run / TOKENIZERS)
+    record_pieces(run, [CONFIG, *(f"{TOKENIZERS}/{name}" for name in _names(run))])
     try:
-        plain = json.loads((run / "config.json").read_text(encoding="utf-8"))
+        plain = json.loads((run / CONFIG).read_text(encoding="utf-8"))
         known = {
             name: part_from_plain(plain[name], TokenizeConfig)
             for name in ("data", "crops", "seed")
@@ -227,14 +228,14 @@ def _defaults(run: Path, kind: str | None) -> TokenizeConfig:
 
 
 def _names(run: Path) -> tuple[str, ...]:
-    folders = (run / "tokenizers").iterdir()
+    folders = (run / TOKENIZERS).iterdir()
     return tuple(
         sorted(path.name for path in folders if path.is_dir() and not path.name.startswith("."))
     )
 
 
 def _tokenizer(run: Path, name: str) -> Path:
-    return run / "tokenizers" / name
+    return run / TOKENIZERS / name
 
 
 if __name__ == "__main__":

@@ -24,19 +24,20 @@ from jaxtyping import Array, Float, Int
 from fourm.inference.generate_tokens import GenerationConfig, Known, gather_inputs, generate_tokens
 from fourm.model.saved_model import load_model, load_shape, save_model
 from fourm.model.transformer import FourM
+from fourm.run_directory.saved_checkpoints import (
+    check_tokenizers,
+    choose_checkpoint,
+    load_average,
+)
 from fourm.token_space import TokenSpace
-from fourm.training.checkpoints import check_tokenizers, choose_checkpoint, load_average
 from tokenizers.base import PADDING, Boxes, ExpectedDecoder, RawBatch, Tokenizer
 from tokenizers.modality import load_tokenizer
 from tokenizers.settings.plain import from_plain
 from tokenizers.storage.folders import check_made_with, fingerprint_together
 from tokenizers.storage.pieces import check_pieces, record_pieces
+from tokenizers.storage.run_paths import CHECKPOINTS, CONFIG, MODEL, TOKENIZERS
 
 __all__ = ["Any2Any", "Generated", "Settings", "load", "load_model", "save_model"]
-
-CONFIG = "config.json"
-TOKENIZERS = "tokenizers"
-MODEL = "model"
 
 Settings = GenerationConfig | Mapping[str, GenerationConfig] | None
 """How to generate: all targets alike, or by target; the run's own defaults where not given."""
@@ -426,7 +427,7 @@ def load(folder: str | Path, use: str = "last") -> Any2Any:
     check_made_with(folder / MODEL, folder / TOKENIZERS)
     model = load_model(folder / MODEL)
     if use != "last":
-        checkpoints = folder / "checkpoints" / MODEL
+        checkpoints = folder / CHECKPOINTS / MODEL
         checkpoint = checkpoints / str(choose_checkpoint(checkpoints, use))
         check_tokenizers(checkpoint, fingerprint_together(folder / TOKENIZERS, names))
         params = nnx.state(model, nnx.Param)

@@ -1,4 +1,4 @@
-"""Scores a trained run from the command line.
+"""Measures a trained run: all of its report, or from the command line what is asked for.
 
 python -m fourm.evaluate runs/scenes
 python -m fourm.evaluate runs/scenes --pairs "rgb->depth" "caption->rgb->caption" --matrix
@@ -22,11 +22,21 @@ import tyro
 from fourm.any2any import load
 from fourm.evaluation.directions import EvaluationConfig, Evaluator
 from fourm.evaluation.probes import ProbeConfig, format_probes, probe, untrained_like
-from fourm.evaluation.results import format_matrix, format_table, notes_of, write_json
+from fourm.evaluation.results import (
+    format_matrix,
+    format_table,
+    notes_of,
+    why_failed,
+    write_json,
+)
+from fourm.presentation.pictures import draw_samples
+from fourm.presentation.report import Report
 from fourm.run_directory.sample_set import TRAINING, load_heldout
+from fourm.run_directory.stages import Stages
 from tokenizers.process.command import make_visible, run_command
 from tokenizers.settings.checked import check_all, checked_later
 from tokenizers.settings.plain import from_plain
+from tokenizers.storage.run_paths import HELDOUT, REPORT_PAGE, SAMPLES_PICTURE
 
 
 @dataclass(frozen=True)
@@ -91,6 +101,66 @@ def evaluate_run(command: Command) -> dict[str, Any]:
     write_json(path, found | {"use": command.use, "config": dataclasses.asdict(config)})
     print(f"\nWritten to {make_visible(str(path))}")
     return found
+
+
+def measure_run(
+    report: Report,
+    folder: Path,
+    splits: Sequence[str],
+    evaluation: EvaluationConfig,
+    probes: ProbeConfig,
+    stage: Stages,
+) -> Report:
+    """Returns a report with all that a run's held-out samples say; draws `samples.png`.
+
+    Whatever can't be measured is left out, and a note says why: the rest is there all the same.
+
+    Args:
+        report: Without results yet.
+        folder: The run directory.
+        splits: Of its data. Evaluated are those whose name starts with test, or else the last;
+            the first of them in full, others on fewer samples.
+        evaluation: What is predicted from what.
+        probes: Linear probes of the frozen encoder.
+        stage: Told what is under way.
+
+    Raises:
+        ValueError: If the model or the samples that were kept can't be read.
+    """
+    split, *others = [name for name in splits if name.startswith("test")] or [splits[-1]]
+    training, heldout = load_heldout(folder, TRAINING), load_heldout(folder, split)
+    model = load(folder)
+    with stage("evaluation", folder / HELDOUT / split):
+        evaluator = Evaluator(model, heldout, training, evaluation)
+        tokenizers, results = evaluator.tokenizers(), evaluator.evaluate()
+        fewer = dataclasses.replace(evaluation, num_samples=evaluation.num_samples_elsewhere)
+        elsewhere = {
+            name: Evaluator(model, load_heldout(folder, name), training, fewer).evaluate()
+            for name in others
+        }
+    rows, notes = [], notes_of(tokenizers.values(), results, *elsewhere.values())
+    with stage("probes", folder / REPORT_PAGE):
+        try:
+            rows, told = probe(model, untrained_like(model), training, heldout, probes)
+            notes += told
+        except Exception as error:  # Whatever it is: the rest of the report stands.
+            notes.append(why_failed("The probes", error))
+    with stage("pictures", folder / SAMPLES_PICTURE):
+        try:
+            draw_samples(folder / SAMPLES_PICTURE, model, heldout, evaluator.examples)
+        except Exception as error:  # Whatever it is: the numbers are there.
+            notes.append(why_failed("The page of samples", error))
+    return dataclasses.replace(
+        report,
+        tokenizers=tokenizers,
+        results=results,
+        other_splits=elsewhere,
+        probes=rows,
+        notes=notes,
+        split=split,
+        num_samples=min(heldout.size, evaluation.num_samples),
+        num_kept={"training": training.size, split: heldout.size},
+    )
 
 
 def check_writable(folder: Path) -> None:

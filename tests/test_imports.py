@@ -54,23 +54,21 @@ MAY_KNOW: dict[str, set[str]] = {
     "fourm/model": {"fourm/token_space"},
     "fourm/inference": {"fourm/token_space", "fourm/model"},
     "fourm/devices": set(),
-    "fourm/run_directory": {"fourm/devices"},
+    "fourm/run_directory": set(),
     "fourm/training": {
         *("fourm/token_space", "fourm/masking", "fourm/model", "fourm/devices"),
-        *("fourm/run_directory", "fourm/any2any"),
+        "fourm/run_directory",
     },
     "fourm/any2any": {
-        *("fourm/token_space", "fourm/model", "fourm/inference", "fourm/training"),
-        "fourm/run_directory",
+        *("fourm/token_space", "fourm/model", "fourm/inference", "fourm/run_directory"),
     },
     "fourm/evaluation": {"fourm/model", "fourm/any2any", "fourm/run_directory"},
     # Numbers know no pages: only what is above both knows either.
     "fourm/presentation": {"fourm/evaluation", "fourm/run_directory", "fourm/any2any"},
-    "fourm/measurement": {
+    "fourm/generate": {"fourm/any2any", "fourm/inference", "fourm/presentation"},
+    "fourm/evaluate": {
         *("fourm/any2any", "fourm/evaluation", "fourm/presentation", "fourm/run_directory"),
     },
-    "fourm/generate": {"fourm/any2any", "fourm/inference", "fourm/presentation"},
-    "fourm/evaluate": {"fourm/any2any", "fourm/evaluation", "fourm/run_directory"},
     "fourm/interop": {
         *INTEROP,
         *("fourm/interop/checks", "fourm/any2any", "fourm/evaluation", "fourm/model"),

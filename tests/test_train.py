@@ -18,17 +18,18 @@ from PIL import Image
 
 import fourm
 from benchmarks.kill import kill_once
+from configs.runs.samples import Samples
 from data_pipeline.tokens.store import TokenStore
 from fourm.evaluate import main as evaluate
 from fourm.evaluation.probes import ProbeConfig
 from fourm.run_directory.sample_set import load_heldout
-from fourm.training.checkpoints import list_steps
+from fourm.run_directory.saved_checkpoints import list_steps
 from fourm.training.masked_loss import masked_loss
 from fourm.training.train_state import OptimizerConfig, build_schedule
 from tests.fixtures.tiny_scenes import config as tiny_config
 from tests.paths import ROOT
 from tokenizers.base import Boxes
-from train import main, read_sample
+from train import main
 
 CONFIG = str(ROOT / "tests" / "fixtures" / "tiny_scenes.py")
 SATELLITE = ROOT / "tests" / "fixtures" / "eo"
@@ -123,7 +124,7 @@ def test_samples_that_lie_by_class_are_kept_from_all_classes(tmp_path):
         evaluation=replace(tiny_config.evaluation, num_samples=60),
         probes=ProbeConfig(tasks=("kind",), num_train=300, num_test=60),
     )
-    read_sample(config, {"train": ByClass(100), "test": ByClass(20)}, tmp_path)
+    Samples(config, {"train": ByClass(100), "test": ByClass(20)}).keep_heldout(tmp_path)
     for split, count in (("train_reference", 300), ("test", 60)):
         kept = load_heldout(tmp_path, split)
         shares = np.bincount(kept.labels("kind", np.arange(kept.size)), minlength=5)
@@ -306,7 +307,7 @@ def test_sigterm_exits_with_a_code_to_requeue_on_and_saves_a_step_that_is_under_
     with monkeypatch.context() as patched:
         match stage:
             case "samples":
-                patched.setattr("train.read_sample", terminate)
+                patched.setattr("train.open_sources", terminate)
             case "tokens":
                 patched.setattr("train.make_tokens", terminate)
             case "model":

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from configs.command_line import parse_command_line
-from configs.runs.settings import check_tokenizers
+from configs.runs.samples import check_tokenizers
 from data_pipeline.sources.files.data import FilesData
 from data_pipeline.sources.kinds import NoData
 from data_pipeline.tokenize import main as tokenize
@@ -26,13 +26,12 @@ CONFIG = """
 from configs.schema import CropConfig, RunConfig
 from data_pipeline.sources.files.formats import ArrayFile, NumberFile, TextFile
 from configs.command_line import parse_command_line
-from configs.runs.settings import check_tokenizers
 from data_pipeline.sources.files.data import FilesData
 from data_pipeline.sources.kinds import NoData
 from fourm.evaluation.directions import EvaluationConfig
 from fourm.training.masked_loss import LossConfig
 from fourm.masking.ours import MaskingComponent, MaskingConfig
-from fourm.model.transformer import ModelConfig
+from fourm.model.config import ModelConfig
 from fourm.evaluation.probes import ProbeConfig
 from fourm.training.loop import TrainingConfig
 from tokenizers.features import Vectors

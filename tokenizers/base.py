@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key
 
 PADDING = -1
 """The id that fills a sequence after its end. Never a token."""
@@ -116,7 +116,10 @@ class Values(Protocol):
 class Tokenizer(Protocol):
     """Turns raw values of one modality into ids and back. Owns the normalisation."""
 
+    values: Any
+    """What the raw numbers mean; meets `Values`."""
     vocab_size: int
+    """Number of ids; 0 where there are vectors in place of ids."""
     token_shape: tuple[int, ...]
     """(height, width) of a grid; (longest length,) of a sequence; (1,) of a scalar."""
     special: SequenceTokens | None
@@ -134,6 +137,16 @@ class Tokenizer(Protocol):
     @classmethod
     def load(cls, folder: Path) -> "Tokenizer":
         """Returns the tokenizer that `save` wrote."""
+
+
+@runtime_checkable
+class Learned(Protocol):
+    """A tokenizer that is trained on examples once it is fitted to them."""
+
+    def loss(
+        self, values: Any, key: Key[Array, ""]
+    ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+        """Returns the loss of raw values, an array with a batch axis, and metrics by name."""
 
 
 @runtime_checkable

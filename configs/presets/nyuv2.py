@@ -10,7 +10,7 @@ from fourm.evaluation.directions import EvaluationConfig
 from fourm.evaluation.probes import ProbeConfig
 from fourm.inference.generate_tokens import GenerationConfig
 from fourm.masking.ours import MaskingConfig
-from fourm.model.transformer import ModelConfig
+from fourm.model.config import ModelConfig
 from fourm.training.loop import TrainingConfig
 from fourm.training.train_state import OptimizerConfig
 from tokenizers.boxes import BoxList, BoxTokenizerConfig

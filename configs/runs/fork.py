@@ -12,17 +12,15 @@ from flax import nnx
 from jaxtyping import PyTree
 
 from configs.schema import RunConfig
-from fourm.any2any import CONFIG, MODEL, TOKENIZERS
-from fourm.model.transformer import FourM, ModelConfig
-from fourm.run_directory.run_log import METRICS
-from fourm.run_directory.sample_set import HELDOUT
-from fourm.token_space import TokenSpace
-from fourm.training.checkpoints import (
+from fourm.model.config import ModelConfig
+from fourm.model.transformer import FourM
+from fourm.run_directory.saved_checkpoints import (
     choose_checkpoint,
     describe_difference,
     list_steps,
     newest_intact,
 )
+from fourm.token_space import TokenSpace
 from fourm.training.train_state import OptimizerConfig, build_optimizer
 from tokenizers.modality import load_tokenizer
 from tokenizers.settings.plain import (
@@ -33,15 +31,23 @@ from tokenizers.settings.plain import (
     up_to_date,
 )
 from tokenizers.storage.pieces import check_pieces
+from tokenizers.storage.run_paths import (
+    CHECKPOINTS,
+    CONFIG,
+    FORK,
+    HELDOUT,
+    METRICS,
+    MODEL,
+    TOKENIZERS,
+    TOKENS,
+)
 from tokenizers.storage.unfinished import new_folder, write_file
 
-FORK = "fork.json"
-CHECKPOINTS = "checkpoints"
 # What parts of a run directory follow from; with other values they are made anew. Tokenizers stay
 # whatever the data: weights mean something by their tokens alone.
 FOLLOWS_FROM = {
     TOKENIZERS: (),
-    "tokens": ("data", "crops", "seed"),
+    TOKENS: ("data", "crops", "seed"),
     HELDOUT: ("data", "crops", "seed", "tokenizer_samples"),
 }
 

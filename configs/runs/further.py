@@ -10,7 +10,7 @@ from configs.presets.published import DOMAINS, mixture
 from configs.schema import CropConfig, RunConfig
 from data_pipeline.sources.files.data import FilesData
 from data_pipeline.sources.files.formats import format_for
-from fourm.any2any import CONFIG, MODEL, TOKENIZERS, read_settings
+from fourm.any2any import read_settings
 from fourm.evaluation.directions import EvaluationConfig
 from fourm.evaluation.probes import ProbeConfig
 from fourm.masking.ours import MaskingConfig
@@ -24,6 +24,7 @@ from tokenizers.modality import Modality, SavedTokenizerConfig, load_tokenizer
 from tokenizers.settings.plain import from_plain
 from tokenizers.storage.folders import check_made_with
 from tokenizers.storage.pieces import check_pieces
+from tokenizers.storage.run_paths import CONFIG, MODEL, TOKENIZERS
 
 
 def is_run(folder: Path) -> bool:

@@ -6,27 +6,40 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from configs.runs.fork import CHECKPOINTS, FORK, fork_run, read_fork
+from configs.runs.fork import fork_run, read_fork
 from configs.schema import RunConfig
 from data_pipeline.tokens.index import is_complete
 from data_pipeline.tokens.mixture import open_store
-from fourm.any2any import CONFIG, MODEL, TOKENIZERS
 from fourm.model.saved_model import load_shape
 from fourm.run_directory.run_log import read_metrics
-from fourm.run_directory.sample_set import HELDOUT
-from fourm.run_directory.stages import SECONDS, read_seconds
+from fourm.run_directory.stages import read_seconds
 from tokenizers.modality import SavedTokenizerConfig, load_tokenizer
 from tokenizers.settings.plain import classes_of, differing_knobs, to_plain, up_to_date
 from tokenizers.storage.folders import check_made_with, fingerprint_files
 from tokenizers.storage.pieces import (
     DESCRIPTION,
-    METRICS,
     check_pieces,
     forget_pieces,
     has_entry,
     pieces_of,
     record_pieces,
     write_piece,
+)
+from tokenizers.storage.run_paths import (
+    CHECKPOINTS,
+    CONFIG,
+    CURVES_PICTURE,
+    FORK,
+    HELDOUT,
+    HELDOUT_TOKENS,
+    METRICS,
+    MODEL,
+    REPORT,
+    REPORT_PAGE,
+    SAMPLES_PICTURE,
+    SECONDS,
+    TOKENIZERS,
+    TOKENS,
 )
 from tokenizers.storage.unfinished import clear_unfinished
 
@@ -41,7 +54,7 @@ FREE_KNOBS = (
     "training.checkpoint_minutes",
     "training.keep_checkpoints",
 )
-OUTPUTS = ("report.json", "report.md", "curves.png")
+OUTPUTS = (REPORT, REPORT_PAGE, CURVES_PICTURE)
 
 
 def open_run(config: RunConfig, fork: str = "", use: str = "last") -> Path:
@@ -105,7 +118,7 @@ def check_whole(folder: Path) -> None:
         check_made_with(folder / MODEL, folder / TOKENIZERS)
     if (folder / CONFIG).exists():
         return
-    made = [name for name in (MODEL, "tokens", "report.json") if (folder / name).exists()]
+    made = [name for name in (MODEL, TOKENS, REPORT) if (folder / name).exists()]
     if any((folder / CHECKPOINTS).glob("*/*")):
         made.append(CHECKPOINTS)
     # A fork has checkpoints before its settings have proved to fit the data.
@@ -123,7 +136,7 @@ def clear_leftovers(folder: Path) -> None:
     clear_unfinished(folder.parent, glob.escape(folder.name) + ".*")
     for part in (folder, folder / TOKENIZERS, folder / HELDOUT):
         clear_unfinished(part)
-    for name in ("tokens", "heldout_tokens"):
+    for name in (TOKENS, HELDOUT_TOKENS):
         # Other machines may be making shards that are missing.
         clear_unfinished(folder / name, "*" if is_complete(folder / name) else "index.json.*")
 
@@ -173,10 +186,10 @@ def write_config(config: RunConfig) -> None:
 def is_reported(config: RunConfig) -> bool:
     """True if the run has its report, of this configuration."""
     folder = Path(config.run_dir)
-    pictures = ("samples.png",) if config.data.splits else ()
+    pictures = (SAMPLES_PICTURE,) if config.data.splits else ()
     if not all((folder / name).exists() for name in (*OUTPUTS, *pictures)):
         return False
-    file = folder / "report.json"
+    file = folder / REPORT
     try:
         before = json.loads(file.read_text(encoding="utf-8"))["config"]
         # What was measured does not depend on where a run lies.
@@ -240,18 +253,3 @@ def check_tokens(config: RunConfig, run: Path) -> None:
             made_by[name] = fingerprint_files(saved)
     for store in (*config.tokens, *config.heldout_tokens):
         open_store(store, config.modalities, made_by)
-
-
-def check_tokenizers(config: RunConfig) -> None:
-    """Raises ValueError, in one sentence, if a run without data lacks a tokenizer."""
-    missing = [
-        name
-        for name, modality in config.modalities.items()
-        if not isinstance(modality.tokenizer, SavedTokenizerConfig)
-        and not (Path(config.run_dir) / TOKENIZERS / name).exists()
-    ]
-    if missing:
-        raise ValueError(
-            f"There is no data to make tokenizers of {', '.join(missing)} from; take them from the "
-            "run that made the tokens: name it in place of a preset, or with --fork."
-        )

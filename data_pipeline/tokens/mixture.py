@@ -1,13 +1,13 @@
 """Token stores drawn from together, as if they were one data set."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import jax
 import numpy as np
 from jaxtyping import Int
 
-from data_pipeline.batches import BatchOrder
+from data_pipeline.batches import Batches, BatchOrder
 from data_pipeline.tokens.records import Layouts, build_layouts
 from data_pipeline.tokens.store import TokenStore
 from tokenizers.base import TokenBatch, Tokenizer
@@ -61,6 +61,20 @@ class TokenMixture:
     def order(self, batch_size: int, seed: int) -> BatchOrder:
         """Returns which samples are in the batch of each step."""
         return BatchOrder(tuple(map(len, self.stores)), batch_size, seed, self.weights)
+
+    def batches(
+        self, batch_size: int, seed: int, rows: slice, put: Callable[[TokenBatch], TokenBatch]
+    ) -> Batches[TokenBatch]:
+        """Returns what a training on these tokens reads.
+
+        Args:
+            batch_size: Samples of a batch, those of all processes together.
+            seed: Of the order.
+            rows: Which part of every batch this process reads.
+            put: Puts that part on the devices, ahead of its use.
+        """
+        order = self.order(batch_size, seed)
+        return Batches(order, lambda i: put(self.batch(i)), self.keys, rows, self.threads)
 
     def batch(self, indices: Int[np.ndarray, "batch"]) -> TokenBatch:
         """Returns the tokens of some samples."""

@@ -14,13 +14,15 @@ from typing import Any
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
+from tqdm import tqdm
 
 from data_pipeline.crops import CropConfig
-from data_pipeline.sources.source import Source, key_of
+from data_pipeline.sources.source import ChosenSamples, Source, key_of
 from data_pipeline.tokens.index import INDEX, Counts, Shard, StoreIndex
 from data_pipeline.tokens.records import build_layouts, pack_record
 from tokenizers.base import PADDING, RawBatch, Tokenizer
 from tokenizers.features import FeatureTokenizer
+from tokenizers.spread import evenly_spread
 from tokenizers.storage.unfinished import clear_unfinished, partial_name
 
 CHUNK = 512
@@ -169,6 +171,34 @@ def write_tokens(
     for number in missing:
         write_shard(source, tokenizers, folder, plan, number, progress)
     close_folder(folder, plan)
+
+
+def encode_split(
+    source: Source,
+    tokenizers: dict[str, Tokenizer],
+    fingerprints: dict[str, str],
+    made_from: dict[str, Any],
+    folder: Path,
+    num_samples: int | None = None,
+) -> None:
+    """Encodes a split, or samples evenly spread over it, or what of them is still missing.
+
+    Args:
+        source: Of samples as the tokenizers take them.
+        tokenizers: By modality.
+        fingerprints: `fingerprint_files` of each saved tokenizer.
+        made_from: As from `describe_source`.
+        folder: Where to keep the tokens; its name is shown beside the progress.
+        num_samples: How many samples at most; all by default.
+    """
+    plan = plan_store(source, tokenizers, fingerprints, made_from, num_samples=num_samples)
+    # Runs whose held-out tokens are the first samples of a split go on with those.
+    if plan.samples < len(source) and not is_planned(folder, plan):
+        source = ChosenSamples(source, evenly_spread(len(source), plan.samples))
+        made_from = {**made_from, "samples": f"{plan.samples}, evenly spread"}
+        plan = plan_store(source, tokenizers, fingerprints, made_from)
+    with tqdm(total=plan.samples, desc=folder.name, unit="sample", dynamic_ncols=True) as bar:
+        write_tokens(source, tokenizers, folder, plan, bar.update)
 
 
 def write_shard(

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fourm.any2any import CONFIG, MODEL, TOKENIZERS, load
+from fourm.any2any import load
 from fourm.evaluation.results import write_json
 from fourm.interop.autoencoders.divae import export_divae, import_divae
 from fourm.interop.autoencoders.vqvae import export_vqvae, import_vqvae
@@ -23,6 +23,7 @@ from tokenizers.features import PixelTokenizer, Vectors, VectorTokenizer
 from tokenizers.images.diffusion_tokenizer import DiffusionTokenizer
 from tokenizers.images.vit_tokenizer import ViTTokenizer
 from tokenizers.process.command import make_visible
+from tokenizers.storage.run_paths import CONFIG, MODEL, TOKENIZERS
 from tokenizers.storage.unfinished import clear_unfinished, new_folder
 from tokenizers.text.sentencepiece import Text
 from tokenizers.text.wordpiece import WordPieceTokenizer

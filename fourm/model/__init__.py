@@ -1,5 +1,5 @@
 """The transformer, and how it is configured."""
 
-from fourm.model.layers import ModelConfig
+from fourm.model.config import ModelConfig
 
 __all__ = ["ModelConfig"]

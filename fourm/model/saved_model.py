@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from fourm.model.transformer import FourM, ModelConfig
+from fourm.model.config import ModelConfig
+from fourm.model.transformer import FourM
 from fourm.token_space import TokenRange, TokenSpace
 from tokenizers.settings.plain import from_plain
 from tokenizers.storage.folders import (

@@ -5,106 +5,18 @@ before they are embedded. Targets attend to targets of their own modality, in se
 earlier ones, and to all that the encoder has read.
 """
 
-import math
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, Key, PyTree
+from jaxtyping import Array, Bool, Float, Int
 
-from fourm.model.layers import DecoderBlock, EncoderBlock, ModelConfig, apply_flat, dense, norm
+from fourm.model.blocks import DecoderBlock, EncoderBlock
+from fourm.model.config import ModelConfig
+from fourm.model.positions import find_rows, sincos_positions
+from fourm.model.projections import apply_flat, dense, norm
+from fourm.model.stack import Stack
 from fourm.token_space import Inputs, MaskedBatch, Targets, TokenRange, TokenSpace
-
-
-def sincos_positions(entry: TokenRange, dim: int) -> Float[Array, "positions {dim}"]:
-    """Builds fixed positions of one modality, row-major: sines and cosines of each coordinate.
-
-    Grids halve the width between row and column (four blocks: sin row, cos row, sin column,
-    cos column, wavelengths up to 10000); sequences use it for one coordinate.
-    """
-
-    def encode(coordinate: Float[Array, "positions"], width: int) -> Float[Array, "positions _"]:
-        frequencies = 10000.0 ** (-jnp.arange(width // 2) / (width // 2))
-        angles = jnp.outer(coordinate, frequencies)
-        return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=1)
-
-    place = jnp.arange(entry.num_positions)
-    if len(entry.token_shape) == 2:
-        width = entry.token_shape[1]
-        rows, columns = (place // width).astype(jnp.float32), (place % width).astype(jnp.float32)
-        return jnp.concatenate([encode(rows, dim // 2), encode(columns, dim // 2)], axis=1)
-    return encode(place.astype(jnp.float32), dim)
-
-
-class Stack(nnx.Module):
-    """Layers of one kind with stacked parameters, scanned or unrolled by one switch.
-
-    Parameters are stacked [layers, ...] either way, so that a checkpoint serves both.
-    """
-
-    def __init__(self, block: type[nnx.Module], num_layers: int, config: ModelConfig, rngs):
-        @nnx.split_rngs(splits=num_layers)
-        @nnx.vmap(in_axes=0, out_axes=0)
-        def create(rngs: nnx.Rngs) -> nnx.Module:
-            return block(config, rngs)
-
-        self.layers = create(rngs)
-        self.unroll = 1 if config.scan_layers else num_layers
-        self.remat = config.remat
-
-    def __call__(self, x: Float[Array, "batch t dim"], *context: Array) -> Float[Array, "..."]:
-        return self.scan(lambda layer, x, _: (layer(x, *context), None), x)[0]
-
-    def scan(
-        self,
-        apply_layer: Callable[[nnx.Module, Any, Any], tuple[Any, Any]],
-        carry: PyTree,
-        per_layer: PyTree = None,
-    ) -> tuple[PyTree, PyTree]:
-        """Carries a value through the layers, each with its share of `per_layer`.
-
-        Returns:
-            The last carry, and what the layers return beside it, stacked.
-        """
-        graph, stacked = nnx.split(self.layers)
-
-        def body(carry, layer_and_share):
-            layer, share = layer_and_share
-            return apply_layer(nnx.merge(graph, layer), carry, share)
-
-        if self.remat == "none":
-            return jax.lax.scan(body, carry, (stacked, per_layer), unroll=self.unroll)
-        body = jax.checkpoint(body)
-        if self.remat == "blocks":
-            return jax.lax.scan(body, carry, (stacked, per_layer), unroll=self.unroll)
-        return scan_in_groups(body, carry, (stacked, per_layer), self.unroll)
-
-
-def scan_in_groups(
-    body: Callable[[PyTree, PyTree], tuple[PyTree, PyTree]],
-    carry: PyTree,
-    layers: PyTree,
-    unroll: int,
-) -> tuple[PyTree, PyTree]:
-    """Scans over layers, keeping for the backward pass what goes into every group of them.
-
-    With groups of about the square root of their number, what is kept and what is computed again
-    at a time are about as large (Chen et al. 2016, section 4.1).
-    """
-    count = len(jax.tree.leaves(layers)[0])
-    size = next(n for n in range(1, count + 1) if count % n == 0 and n * n >= count)
-    groups = jax.tree.map(lambda x: x.reshape(count // size, size, *x.shape[1:]), layers)
-    carry, made = jax.lax.scan(
-        jax.checkpoint(lambda carry, group: jax.lax.scan(body, carry, group, unroll=unroll)),
-        carry,
-        groups,
-        unroll=min(unroll, count // size),
-    )
-    return carry, jax.tree.map(lambda x: x.reshape(count, *x.shape[2:]), made)
 
 
 def can_attend_targets(
@@ -158,15 +70,6 @@ def projection_name(entry: TokenRange) -> str:
     return f"{PROJECTION}{entry.index}"
 
 
-def find_rows(space: TokenSpace, names: Sequence[str]) -> dict[str, tuple[int, int]]:
-    """Returns, per named modality, first row and number of rows in a table of their positions."""
-    rows, first = {}, 0
-    for name in names:
-        rows[name] = (first, space[name].num_positions)
-        first += space[name].num_positions
-    return rows
-
-
 class FourM(nnx.Module):
     """The any-to-any model over one token space."""
 
@@ -174,6 +77,7 @@ class FourM(nnx.Module):
         # Settled here, so that a saved model says what it was trained with.
         config = replace(config, compute_dtype=config.dtype.name)
         self.space, self.config = space, config
+        published = config.published
         init = nnx.initializers.normal(config.embedding_std)
         key = rngs.params
         dim = config.dim
@@ -181,7 +85,7 @@ class FourM(nnx.Module):
         self.output_table = nnx.Param(nnx.initializers.normal(0.02)(key(), (space.vocab_size, dim)))
         self.modality_table = nnx.Param(init(key(), (len(space.ranges), dim)))
         positions = jnp.concatenate([sincos_positions(entry, dim) for entry in space.ranges])
-        kind = nnx.Param if config.learned_positions else nnx.Variable
+        kind = nnx.Param if published.learned_positions else nnx.Variable
         self.position_table = kind(positions)
         registers = (config.num_registers, dim)
         self.registers = nnx.Param(init(key(), registers)) if config.num_registers else None
@@ -195,9 +99,11 @@ class FourM(nnx.Module):
         def table(is_wanted: bool, rows: int, init=init) -> nnx.Param | None:
             return nnx.Param(init(key(), (rows, dim))) if is_wanted else None
 
-        self.previous_table = table(not config.share_token_embeddings, space.vocab_size)
-        self.target_modality_table = table(not config.share_modality_embeddings, len(space.ranges))
-        separate = config.separate_positions
+        self.previous_table = table(not published.share_token_embeddings, space.vocab_size)
+        self.target_modality_table = table(
+            not published.share_modality_embeddings, len(space.ranges)
+        )
+        separate = published.separate_positions
         rows = sum(space[name].num_positions for name in separate)
         small = nnx.initializers.normal(0.02)
         self.input_position_table = table(bool(separate), rows, small)
@@ -228,7 +134,9 @@ class FourM(nnx.Module):
 
     def _place(self, modality_table, own_positions, modality, position):
         positions = self.position_table[...]
-        for name, (first, count) in find_rows(self.space, self.config.separate_positions).items():
+        for name, (first, count) in find_rows(
+            self.space, self.config.published.separate_positions
+        ).items():
             rows = own_positions[...][first : first + count]
             start = self.space[name].first_position
             positions = positions.at[start : start + count].set(rows)
@@ -276,7 +184,11 @@ class FourM(nnx.Module):
         """
         x, is_real = self.start_encoder(inputs)
         features = self.encoder_norm(self.encoder(x, is_real[:, None, :]))
-        return features if self.config.registers_in_context else features[:, -inputs.ids.shape[1] :]
+        return (
+            features
+            if self.config.published.registers_in_context
+            else features[:, -inputs.ids.shape[1] :]
+        )
 
     def build_context(
         self, features: Float[Array, "batch c dim"], inputs: Inputs
@@ -293,7 +205,10 @@ class FourM(nnx.Module):
     ) -> tuple[Float[Array, "batch m dim"], Bool[Array, "batch m m"]]:
         """Returns what the first layer reads, and which target may attend to which."""
         where = self.place_targets(targets.modality, targets.position)
-        separate, causal = self.config.separate_targets, self.config.causal_targets
+        separate, causal = (
+            self.config.published.separate_targets,
+            self.config.published.causal_targets,
+        )
         can_attend = can_attend_targets(targets, self.is_sequence, separate, causal)
         return self.embed_previous(targets.previous) + where, can_attend
 
@@ -330,36 +245,3 @@ class FourM(nnx.Module):
         return apply_flat(
             lambda rows: jnp.matmul(rows, head, preferred_element_type=jnp.float32), features
         )
-
-
-def initialize_from_codes(
-    model: FourM,
-    features: Mapping[str, Float[np.ndarray, "vocab features"]],
-    key: Key[Array, ""],
-    share: float = 0.8,
-) -> None:
-    """Starts the rows of ids that mean alike near each other, in all tables.
-
-    Args:
-        model: Changed in place.
-        features: Per modality, what its tokenizer's `code_features` returns.
-        key: Of the random projections from features to rows.
-        share: How much of a row's variance comes from the features; the rest tells ids apart.
-    """
-    tables = [(model.input_table, model.config.embedding_std), (model.output_table, 0.05)]
-    if model.previous_table is not None:
-        tables.append((model.previous_table, model.config.embedding_std))
-    for table, std in tables:
-        key, table_key = jax.random.split(key)
-        for name, rows in features.items():
-            entry = model.space[name]
-            row_key, noise_key = jax.random.split(jax.random.fold_in(table_key, entry.index))
-            is_known = (rows != 0).any(1)
-            known = rows[is_known]
-            known = (known - known.mean(0)) / np.maximum(known.std(0), 1e-6)
-            projection = jax.random.normal(row_key, (known.shape[1], model.config.dim))
-            meaning = jnp.asarray(known, jnp.float32) @ projection / math.sqrt(known.shape[1])
-            noise = jax.random.normal(noise_key, meaning.shape)
-            ids = entry.first_id + np.flatnonzero(is_known)
-            mixed = math.sqrt(share) * meaning + math.sqrt(1 - share) * noise
-            table[...] = table[...].at[ids].set(std * mixed)

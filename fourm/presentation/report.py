@@ -20,6 +20,7 @@ from fourm.evaluation.results import (
 )
 from tokenizers.process.command import make_visible
 from tokenizers.storage.pieces import write_piece
+from tokenizers.storage.run_paths import REPORT, REPORT_PAGE, SAMPLES_PICTURE
 
 ARROWS = {"lower": "\N{DOWNWARDS ARROW}", "higher": "\N{UPWARDS ARROW}"}
 
@@ -108,16 +109,16 @@ def write_report(folder: Path, report: Report) -> None:
     }
     if report.other_splits:
         content["other_splits"] = report.other_splits
-    write_piece(folder, "report.json", format_json(content).encode())
-    write_file(folder / "report.md", format_report(folder, report).encode())
+    write_piece(folder, REPORT, format_json(content).encode())
+    write_file(folder / REPORT_PAGE, format_report(folder, report).encode())
 
 
 def format_report(folder: Path, report: Report) -> str:
     """Returns the report as Markdown, with the pictures that lie in `folder`."""
     total = float(sum(report.seconds.values()))
     parts = [f"# {make_visible(folder.name)}", _headline(report, total)]
-    if (folder / "samples.png").exists():
-        parts.append("![Held-out samples: shown, truth, predicted](samples.png)")
+    if (folder / SAMPLES_PICTURE).exists():
+        parts.append(f"![Held-out samples: shown, truth, predicted]({SAMPLES_PICTURE})")
     parts += (
         _measured(report) if report.split else [UNMEASURED.format(run=shlex.quote(str(folder)))]
     )

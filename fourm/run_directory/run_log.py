@@ -15,10 +15,11 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.summary import scalar
 
-from tokenizers.storage.pieces import METRICS, forget_pieces
+from tokenizers.storage.pieces import forget_pieces
+from tokenizers.storage.run_paths import METRICS, TENSORBOARD
 from tokenizers.storage.unfinished import naming, write_file
 
-TENSORBOARD = "tensorboard"
+TENSORBOARD = TENSORBOARD
 START = b'{"stage": '
 """With which every line begins."""
 

@@ -14,9 +14,8 @@ from tokenizers.base import Boxes, RawBatch
 from tokenizers.spread import evenly_spread
 from tokenizers.storage.folders import load_folder, save_folder
 from tokenizers.storage.pieces import check_pieces, record_pieces
+from tokenizers.storage.run_paths import HELDOUT
 
-HELDOUT = "heldout"
-"""Folder of the run directory that has them."""
 TRAINING = "train_reference"
 """Name of the set of training samples from which floors and probes are fitted."""
 

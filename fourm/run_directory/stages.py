@@ -7,24 +7,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fourm.devices.processes import is_main
 from tokenizers.process.command import make_visible
 from tokenizers.storage.pieces import check_pieces, record_pieces, write_piece
-
-SECONDS = "seconds.json"
+from tokenizers.storage.run_paths import SECONDS
 
 
 class Stages:
     """Says what a run is doing and counts the seconds, across interruptions."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, is_main: bool = True):
         """Counts on from what `folder`, a run directory, knows of earlier attempts.
+
+        Args:
+            folder: The run directory.
+            is_main: Whether this process tells and writes; of several processes, one does.
 
         Raises:
             ValueError: If its file says something else than seconds by stage.
         """
-        self.folder = Path(folder)
-        self.seconds = read_seconds(self.folder) if is_main() else {}
+        self.folder, self._is_main = Path(folder), is_main
+        self.seconds = read_seconds(self.folder) if is_main else {}
 
     @contextmanager
     def __call__(self, name: str, output: Path) -> Iterator[None]:
@@ -32,7 +34,7 @@ class Stages:
 
         Pieces of the run directory that were made get their entries in its record at the end.
         """
-        if not is_main():
+        if not self._is_main:
             yield
             return
         print(f"{name} -> {make_visible(str(output))}", flush=True)

@@ -7,15 +7,17 @@ from typing import NamedTuple
 import jax
 from flax import nnx
 
-from fourm.any2any import MODEL, TOKENIZERS
 from fourm.devices.layout import Layout
+from fourm.model.config import ModelConfig
 from fourm.model.saved_model import load_model
-from fourm.model.transformer import FourM, ModelConfig, initialize_from_codes
+from fourm.model.transformer import FourM
 from fourm.token_space import TokenSpace
+from fourm.training.code_init import initialize_from_codes
 from fourm.training.warm_start import take_weights
 from tokenizers.base import CodeFeatures, Tokenizer
 from tokenizers.storage.folders import check_made_with, fingerprint_files
 from tokenizers.storage.pieces import check_pieces
+from tokenizers.storage.run_paths import MODEL, TOKENIZERS
 
 
 class Start(NamedTuple):

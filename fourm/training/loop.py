@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 from flax import nnx
@@ -18,7 +18,7 @@ from fourm.devices.layout import Layout
 from fourm.devices.processes import is_main
 from fourm.run_directory.run_log import RunLog
 from fourm.training.checkpoints import Checkpoints
-from fourm.training.recent_metrics import Recent
+from fourm.training.recent_metrics import RecentMetrics
 from fourm.training.train_state import (
     LossFn,
     OptimizerConfig,
@@ -84,117 +84,133 @@ class TrainingConfig(Checked):
             )
 
 
+@dataclass(frozen=True)
+class TrainingStage:
+    """One training of a run: of a tokenizer, or of the model."""
+
+    name: str
+    """Names the training in logs and errors, such as "model"."""
+    seed: int
+    """Masks and noise follow from it and the step."""
+    folder: Path
+    """Where its checkpoints go."""
+    config: TrainingConfig
+    """How long and how to train."""
+    origin: Mapping[str, Any] = field(default_factory=dict)
+    """What the order of batches follows from, such as the number of samples. A checkpoint that was
+    made over other data is refused."""
+    forked_at: int | None = None
+    """The step whose checkpoint comes from another run, and so may have another seed and other
+    data."""
+    references: Mapping[str, float] = field(default_factory=dict)
+    """Constants logged beside the metrics, such as marginal entropies."""
+
+
+@runtime_checkable
+class Batches(Protocol):
+    """What a training reads, such as `data_pipeline.batches.Batches`.
+
+    What a step gets depends on nothing but the step.
+    """
+
+    def open(self, step: int) -> AbstractContextManager[Iterator[PyTree]]:
+        """Returns the batches of this step and those that follow; within the context it is open."""
+
+    def samples(self, step: int) -> Sequence[Any]:
+        """Returns the keys or indices of a step's samples, to be named in errors."""
+
+
 def train(
     model: nnx.Module,
     loss_fn: LossFn,
-    open_batches: Callable[[int], AbstractContextManager[Iterator[PyTree]]],
-    config: TrainingConfig,
-    *,
-    stage: str,
-    seed: int,
-    folder: Path,
+    batches: Batches,
+    stage: TrainingStage,
     log: RunLog,
-    references: Mapping[str, float] | None = None,
-    data: Mapping[str, Any] | None = None,
-    samples_at: Callable[[int], Sequence[Any]] = lambda step: (),
-    forked_at: int | None = None,
+    layout: Layout,
     heldout: Callable[[TrainState], Mapping[str, float]] | None = None,
-    layout: Layout | None = None,
 ) -> None:
-    """Trains `model` in place, continuing from the newest checkpoint in `folder`.
+    """Trains `model` in place, resuming from the latest checkpoint in the stage's folder.
 
     Batches, masks and noise are functions of (seed, step): an interrupted run that is started
     again goes through the same bits as one that was never interrupted.
 
     The best checkpoint is chosen by the held-out loss, if there is one: that which was last
     measured, if that was after the checkpoint before; those without one are not chosen. Else it is
-    chosen by the mean training loss of the last `config.log_every` steps.
+    chosen by the mean training loss of the last `log_every` steps.
 
     Args:
         model: Trained in place; ends up with the averaged parameters.
         loss_fn: See `LossFn`.
-        open_batches: Next step -> the batches from there on. What a step gets must depend on
-            nothing but the step. An iterator with `get_state` and `set_state`, of what JSON can
-            hold and alike in all processes, has its state kept in the checkpoint.
-        stage: Names the run in logs and errors.
-        folder: Where checkpoints go.
-        references: Constants logged beside the metrics, such as marginal entropies.
-        data: What the order of batches follows from, such as the number of samples. A checkpoint
-            made over other data is refused.
-        samples_at: Step -> the indices or keys of its samples, to be named in errors.
-        forked_at: The step whose checkpoint comes from another run, and so may have another seed
-            and other data.
+        batches: Lie as the layout says (`Layout.rows`, `Layout.distribute`).
+        stage: What is trained, and how.
+        log: Gets the metrics.
+        layout: How the devices share the work.
         heldout: Measures a state on held-out samples, such as a `HeldoutLoss`: returns its "loss"
             and other metrics. They are logged by these names behind "heldout_".
-        layout: How the devices share the work; one device by default. Batches lie as it says
-            (`Layout.rows`, `Layout.distribute`).
 
     Raises:
         NonFiniteLossError: If losses or gradients are not finite three times in a row.
         ValueError: If the checkpoint does not fit the model, the optimizer, the seed or the data.
         Terminated: If SIGTERM came; the state is saved.
     """
-    layout = Layout.single() if layout is None else layout
+    config = stage.config
     optimizer = build_optimizer(config.optimizer, config.steps, layout)
     step_fn = make_train_step(
         model, loss_fn, optimizer, config.average_decay, config.accumulation, layout
     )
-    seed_key = jax.random.key(seed)
-    origin = {"seed": seed, **(data or {})}
+    seed_key = jax.random.key(stage.seed)
+    origin = {"seed": stage.seed, **stage.origin}
     heldout = heldout if config.evaluate_every else None
     best_by = "heldout_loss" if heldout else "loss"
 
     # Closing waits for the last save, also when a loss is not finite or the user interrupts.
-    opened = Checkpoints(folder, config.keep_checkpoints, best_by, config.steps)
+    opened = Checkpoints(stage.folder, config.keep_checkpoints, best_by, config.steps)
     with closing(opened) as checkpoints:
         if checkpoints.latest_step is None:
             state, progress = create_state(model, optimizer, layout)[1], {}
         else:
             like = describe_state(model, optimizer, layout)
-            state, progress = checkpoints.restore(like, origin, forked_at)
+            state, progress = checkpoints.restore(like, origin, stage.forked_at)
         first = int(state.step)
         names = parameter_names(state.params)
-        recent = Recent(stage, names, config.log_every, first, progress.get("recent"))
-        lines = Lines(stage, config, recent, log, references or {}, first, heldout)
-        agreement, clock = Agreement(), Clock(config.checkpoint_minutes)
-        log.rewind(stage, first, progress.get("log"))
+        recent = RecentMetrics(stage.name, names, config.log_every, first, progress.get("recent"))
+        writer = MetricsWriter(stage, recent, log, first, heldout)
+        agreement, timer = Agreement(), CheckpointTimer(config.checkpoint_minutes)
+        log.rewind(stage.name, first, progress.get("log"))
         with (
             tqdm(
                 total=config.steps,
                 initial=first,
-                desc=stage,
+                desc=stage.name,
                 unit="step",
                 dynamic_ncols=True,
                 disable=not is_main(),
             ) as bar,
-            open_batches(first) as batches,
+            batches.open(first) as opened_batches,
             deferred() as is_terminated,
         ):
-            if progress.get("batches") not in (None, get_state(batches)):
-                batches.set_state(progress["batches"])
             for done in range(first + 1, config.steps + 1):
-                state, metrics = step_fn(state, next(batches), seed_key)
+                state, metrics = step_fn(state, next(opened_batches), seed_key)
                 recent.add(metrics)
-                is_due, is_ending = agreement.any(clock.is_due(), is_terminated())
+                is_due, is_ending = agreement.any_process(timer.is_due(), is_terminated())
                 is_last = done == config.steps
-                is_written = lines.is_due(done)
+                is_written = writer.is_due(done)
                 is_saved = is_last or is_due or is_ending or done % config.checkpoint_every == 0
                 # At most one step ahead of the device, so that the rate shown is the true one.
-                recent.check(samples_at, ahead=0 if is_written or is_saved else 1)
+                recent.check(batches.samples, ahead=0 if is_written or is_saved else 1)
                 if is_written:
-                    written = lines.write(done, state)
+                    written = writer.write(done, state)
                     losses = {n: written[n] for n in ("loss", "heldout_loss") if n in written}
                     bar.set_postfix(losses, refresh=False)
                 if is_saved:
                     progress = {
                         "recent": recent.to_plain(),
-                        "batches": get_state(batches),
-                        "log": log.digest(stage),
+                        "log": log.digest(stage.name),
                     }
                     lately = recent.means(config.log_every)["loss"]
-                    loss = lines.take_heldout_loss() if heldout else lately
+                    loss = writer.take_heldout_loss() if heldout else lately
                     checkpoints.save(state, origin, progress, loss)
-                    clock.start()
+                    timer.start()
                     agreement.forget()
                 bar.update()
                 if is_ending:
@@ -202,12 +218,7 @@ def train(
     merge_state(model, state)
 
 
-def get_state(batches: Iterator[PyTree]) -> dict[str, Any] | None:
-    """Returns the state of an iterator that has one."""
-    return batches.get_state() if hasattr(batches, "get_state") else None
-
-
-class Clock:
+class CheckpointTimer:
     """Says when so many minutes have passed since it was started."""
 
     def __init__(self, minutes: float):
@@ -222,22 +233,21 @@ class Clock:
         return 0 < self._seconds <= time.monotonic() - self._started
 
 
-class Lines:
-    """The lines of metrics.jsonl of one stage: means since the line before, held-out losses."""
+class MetricsWriter:
+    """Writes the lines of metrics.jsonl of one stage: means since the line before, and held-out
+    losses."""
 
     def __init__(
         self,
-        stage: str,
-        config: TrainingConfig,
-        recent: Recent,
+        stage: TrainingStage,
+        recent: RecentMetrics,
         log: RunLog,
-        references: Mapping[str, float],
         first: int,
         heldout: Callable[[TrainState], Mapping[str, float]] | None,
     ):
-        self._stage, self._config, self._recent, self._log = stage, config, recent, log
-        self._references, self._heldout = references, heldout
-        self._schedule = build_schedule(config.optimizer, config.steps)
+        self._stage, self._config, self._recent = stage.name, stage.config, recent
+        self._log, self._references, self._heldout = log, stage.references, heldout
+        self._schedule = build_schedule(stage.config.optimizer, stage.config.steps)
         self._written = first, time.monotonic()
         self._heldout_loss = math.nan
 

@@ -21,7 +21,7 @@ class NonFiniteLossError(RuntimeError):
     """Losses or gradients became NaN or infinite; the last good checkpoint is intact."""
 
 
-class Recent:
+class RecentMetrics:
     """The metrics of the last steps, kept on the device until somebody needs them.
 
     They are part of the checkpoint, so that a line of metrics.jsonl is the mean over the same

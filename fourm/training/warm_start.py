@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from flax import nnx
 
-from fourm.model.transformer import PROJECTION, FourM, find_rows, projection_name
+from fourm.model.positions import find_rows
+from fourm.model.transformer import PROJECTION, FourM, projection_name
 from fourm.token_space import MASK_ID
 
 Rows = list[tuple[int, int, int]]
@@ -69,8 +70,8 @@ def _shared_rows(model: FourM, source: FourM, names: Sequence[str]) -> dict[str,
         ids.append((ours.first_id, theirs.first_id, ours.vocab_size))
         modalities.append((ours.index, theirs.index, 1))
         positions.append((ours.first_position, theirs.first_position, ours.num_positions))
-    here = find_rows(model.space, model.config.separate_positions)
-    there = find_rows(source.space, source.config.separate_positions)
+    here = find_rows(model.space, model.config.published.separate_positions)
+    there = find_rows(source.space, source.config.published.separate_positions)
     separate = [
         (here[name][0], there[name][0], here[name][1])
         for name in names

@@ -9,9 +9,10 @@ from flax import nnx
 from benchmarks.flops import count_flops
 from benchmarks.workloads import build_mixture, build_workload, draw_tokens
 from fourm.masking.ours import mask_batch
-from fourm.model.layers import ModelConfig
+from fourm.model.config import ModelConfig
 from fourm.model.transformer import FourM
 from fourm.token_space import Inputs, MaskedBatch, Targets, TokenRange, TokenSpace
+from tests.fourm.tiny import change_config
 from tokenizers.base import SequenceTokens
 
 SPACE = TokenSpace(
@@ -66,7 +67,7 @@ def test_padding_costs_nothing():
 def test_registers_are_tokens_of_the_encoder():
     batch = build_batch([[0, 1]], [[0]])
     plain, registered, kept = (
-        count_flops(SPACE, ModelConfig(dim=8, num_heads=2, **settings), batch)
+        count_flops(SPACE, change_config(ModelConfig(dim=8, num_heads=2), **settings), batch)
         for settings in (
             {},
             {"num_registers": 3},

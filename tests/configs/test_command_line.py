@@ -3,7 +3,7 @@ import dataclasses
 import io
 import re
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import jax
 import pytest
@@ -16,6 +16,7 @@ from fourm.evaluation.directions import EvaluationConfig
 from fourm.evaluation.results import Pair
 from fourm.model.transformer import FourM
 from fourm.token_space import TokenSpace
+from tests.fourm.tiny import Shape
 from tests.paths import ROOT
 from tokenizers.base import SequenceTokens
 from tokenizers.images.patch_tokenizer import ImageTokenizerConfig
@@ -23,20 +24,6 @@ from tokenizers.images.patch_tokenizer import ImageTokenizerConfig
 EXAMPLE = ROOT / "docs" / "satellite.py"
 CONFIGS = {**{name: build() for name, build in PRESETS.items()}}
 CONFIGS["docs/satellite.py"] = load_preset(str(EXAMPLE))[0]
-
-
-@dataclass
-class Shape:
-    """A tokenizer of which only the shape is known."""
-
-    vocab_size: int
-    token_shape: tuple[int, ...]
-    special: SequenceTokens | None = None
-
-    def unused(self, *arguments):
-        raise AssertionError("only shapes are needed here")
-
-    encode = decode = save = load = unused
 
 
 def space_of(config: RunConfig) -> TokenSpace:

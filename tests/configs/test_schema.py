@@ -21,7 +21,7 @@ from fourm.evaluation.directions import EvaluationConfig, RegionConfig
 from fourm.evaluation.probes import ProbeConfig
 from fourm.inference.generate_tokens import GenerationConfig
 from fourm.masking.ours import MaskingComponent, MaskingConfig
-from fourm.model.transformer import ModelConfig
+from fourm.model.config import ModelConfig, PublishedOptions
 from fourm.training.loop import TrainingConfig
 from fourm.training.masked_loss import LossConfig
 from fourm.training.train_state import OptimizerConfig
@@ -52,7 +52,7 @@ CONFIG_CLASSES = {
     *(ScalarTokenizerConfig, ViTTokenizerConfig, CodeEncoderConfig, QuantizerConfig),
     *(NetworkConfig, DecoderConfig, DiffusionTokenizerConfig, DiffusionConfig, SamplingConfig),
     *(UNetConfig, Codes, Vectors, WordPieceTokenizerConfig, SavedTokenizerConfig),
-    *(MeshConfig, NoData),
+    *(MeshConfig, NoData, PublishedOptions),
 }
 
 

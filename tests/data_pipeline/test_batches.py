@@ -5,7 +5,7 @@ import grain
 import numpy as np
 import pytest
 
-from data_pipeline.batches import BatchIterator, BatchOrder, interleave
+from data_pipeline.batches import Batches, BatchIterator, BatchOrder, interleave
 
 
 @pytest.mark.parametrize("num_samples", [1, 2, 7, 16, 100])
@@ -83,20 +83,14 @@ def test_the_iterator_yields_the_order():
         assert steps_of(next(batches) for _ in range(3)) == EXPECTED[7:10]
 
 
-def test_the_state_counts_what_was_used_not_what_was_loaded():
-    with BatchIterator(ORDER, lambda indices: indices, ahead=4) as batches:
-        for _ in range(3):
-            next(batches)
-        time.sleep(0.05)
-        state = batches.get_state()
-        assert state == {"next_step": 3}
-        next(batches)
-        batches.set_state(state)
-        assert steps_of(next(batches) for _ in range(5)) == EXPECTED[3:8]
-        batches.set_state({"next_step": 11})
-        assert next(batches).tolist() == EXPECTED[11]
-    with BatchIterator(ORDER, lambda indices: indices, **state) as another:
-        assert next(another).tolist() == EXPECTED[3]
+def test_batches_are_opened_at_any_step_and_their_samples_have_names():
+    batches = Batches(ORDER, lambda i: i, lambda i: [f"sample {each}" for each in i], slice(1, 3))
+    for step in (0, 3, 11):
+        with batches.open(step) as opened:
+            next(opened)
+            time.sleep(0.05)  # Whatever was loaded ahead, the next one comes next.
+            assert next(opened).tolist() == EXPECTED[step + 1][1:3]
+        assert batches.samples(step) == [f"sample {each}" for each in EXPECTED[step]]
 
 
 def test_batches_are_loaded_ahead_but_no_further_than_asked():
@@ -120,7 +114,6 @@ def test_what_loading_raises_reaches_the_consumer_at_its_step():
     assert steps_of([next(batches), next(batches)]) == EXPECTED[:2]
     with pytest.raises(ValueError, match="rgb is damaged"):
         next(batches)
-    assert batches.get_state() == {"next_step": 2}
     with pytest.raises(ValueError, match="closed"):
         next(batches)
 
@@ -169,7 +162,6 @@ def test_any_number_of_processes_have_the_same_batches_together(order):
             rows = slice(process * share, (process + 1) * share)
             with BatchIterator(order, lambda i: i, next_step=step, rows=rows) as batches:
                 parts.append([next(batches) for _ in range(steps)])
-                assert batches.get_state() == {"next_step": step + steps}
         joined = [np.concatenate(rows).tolist() for rows in zip(*parts, strict=True)]
         assert joined == whole[step : step + steps]
         step += steps

@@ -1,13 +1,16 @@
 """A small token space, batches of random tokens in it, and a small model over it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from fourm.model.transformer import FourM, ModelConfig, sincos_positions
+from fourm.model.config import ModelConfig, PublishedOptions
+from fourm.model.positions import sincos_positions
+from fourm.model.transformer import FourM
 from fourm.token_space import TokenSpace
 from tokenizers.base import PADDING, SequenceTokens, TokenBatch
 
@@ -19,6 +22,9 @@ class Shape:
     vocab_size: int
     token_shape: tuple[int, ...]
     special: SequenceTokens | None = None
+    feature_width: int = 0
+    feature_bias: bool = False
+    values: Any = None
 
     def unused(self, *arguments):
         raise AssertionError("only tokens are needed here")
@@ -67,6 +73,13 @@ def make_tokens(batch=8, seed=0, space=SPACE, present=1.0, index=None) -> TokenB
     return TokenBatch(ids, num_real, jnp.asarray(index, jnp.int32))
 
 
+def change_config(config: ModelConfig, **changes) -> ModelConfig:
+    """The configuration with other values; names of the published options are theirs."""
+    names = {each.name for each in fields(PublishedOptions)} & set(changes)
+    published = replace(config.published, **{name: changes.pop(name) for name in names})
+    return replace(config, published=published, **changes)
+
+
 def draw_model(space: TokenSpace, config: ModelConfig, seed: int) -> FourM:
     """A model whose weights NumPy draws, as widely spread as those that training begins with.
 
@@ -98,4 +111,4 @@ def draw_model(space: TokenSpace, config: ModelConfig, seed: int) -> FourM:
 
 def build_model(seed=0, space=SPACE, **options) -> FourM:
     shape = dict(dim=16, num_heads=2, encoder_layers=1, decoder_layers=1, scan_layers=True)
-    return draw_model(space, ModelConfig(**shape | options), seed)
+    return draw_model(space, change_config(ModelConfig(), **shape | options), seed)

@@ -6,9 +6,9 @@ import jax
 import numpy as np
 
 from fourm.any2any import Any2Any, save_model
-from fourm.model.transformer import ModelConfig
+from fourm.model.config import ModelConfig
 from fourm.token_space import TokenSpace
-from tests.fourm.tiny import draw_model
+from tests.fourm.tiny import change_config, draw_model
 from tokenizers.boxes import BoxList, BoxTokenizerConfig
 from tokenizers.images.patch_tokenizer import ImageTokenizerConfig
 from tokenizers.scalars import Scalar, ScalarTokenizerConfig
@@ -37,7 +37,7 @@ def make_tokenizers() -> dict:
 def make_run(**options) -> Any2Any:
     tokenizers = make_tokenizers()
     shape = dict(dim=16, num_heads=2, encoder_layers=1, decoder_layers=1, scan_layers=True)
-    config = ModelConfig(**shape | options)
+    config = change_config(ModelConfig(), **shape | options)
     space = TokenSpace.build(tokenizers)
     model = draw_model(space, config, 0)
     model.output_table[...] = model.output_table[...] * 30

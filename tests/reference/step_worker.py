@@ -17,7 +17,7 @@ from flax import nnx
 
 from fourm.devices.layout import Layout, MeshConfig
 from fourm.masking.ours import MaskingComponent, MaskingConfig, mask_batch
-from fourm.model.transformer import ModelConfig
+from fourm.model.config import ModelConfig
 from fourm.token_space import TokenSpace
 from fourm.training import masked_loss
 from fourm.training.masked_loss import LossConfig, MaskedLoss

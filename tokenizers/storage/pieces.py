@@ -15,17 +15,32 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
+from tokenizers.storage.run_paths import (
+    CHECKPOINTS,
+    CONFIG,
+    CURVES_PICTURE,
+    FORK,
+    HELDOUT,
+    HELDOUT_TOKENS,
+    METRICS,
+    MODEL,
+    REPORT,
+    REPORT_PAGE,
+    SAMPLES_PICTURE,
+    SECONDS,
+    TENSORBOARD,
+    TOKENIZERS,
+    TOKENS,
+)
 from tokenizers.storage.unfinished import write_file
 
 RECORD = "pieces.json"
 DESCRIPTION = "description.json"
-METRICS = "metrics.jsonl"
-FILES = ("config.json", "fork.json", "seconds.json", "report.json")
-FOLDERS = ("tokenizers", "heldout")
+FILES = (CONFIG, FORK, SECONDS, REPORT)
+FOLDERS = (TOKENIZERS, HELDOUT)
 """Their folders are a piece each."""
-MODEL = "model"
-OTHER_FILES = (METRICS, "report.md", "samples.png", "curves.png", "pieces.json")
-OTHER_FOLDERS = ("tokens", "heldout_tokens", "checkpoints", "tensorboard", *FOLDERS)
+OTHER_FILES = (METRICS, REPORT_PAGE, SAMPLES_PICTURE, CURVES_PICTURE, RECORD)
+OTHER_FOLDERS = (TOKENS, HELDOUT_TOKENS, CHECKPOINTS, TENSORBOARD, *FOLDERS)
 
 
 def pieces_of(run: Path) -> list[str]:

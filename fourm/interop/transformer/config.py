@@ -8,7 +8,7 @@ from typing import Any
 
 from fourm.interop.tensors import read_settings
 from fourm.interop.transformer.modalities import find_published
-from fourm.model.layers import ModelConfig
+from fourm.model.config import ModelConfig, PublishedOptions
 from fourm.token_space import MASK_ID, TokenRange, TokenSpace
 
 Config = dict[str, Any]
@@ -144,19 +144,21 @@ def to_model_config(config: Config) -> ModelConfig:
         mlp_ratio=float(config["mlp_ratio"]),
         activation=ACTIVATION_NAMES[pair],
         norm="layernorm",
-        qkv_bias=config["qkv_bias"],
-        out_bias=config["proj_bias"],
-        mlp_bias=config["mlp_bias"],
-        norm_bias=config["norm_bias"],
         qk_norm=config["qk_norm"],
         num_registers=config["num_register_tokens"],
-        registers_in_context=config["num_register_tokens"] > 0,
-        learned_positions=False,
-        separate_positions=tuple(sets),
-        share_token_embeddings=False,
-        share_modality_embeddings=config["share_modality_embeddings"],
-        separate_targets=config["decoder_sep_mask"],
-        causal_targets=config["decoder_causal_mask"],
+        published=PublishedOptions(
+            qkv_bias=config["qkv_bias"],
+            out_bias=config["proj_bias"],
+            mlp_bias=config["mlp_bias"],
+            norm_bias=config["norm_bias"],
+            registers_in_context=config["num_register_tokens"] > 0,
+            learned_positions=False,
+            separate_positions=tuple(sets),
+            share_token_embeddings=False,
+            share_modality_embeddings=config["share_modality_embeddings"],
+            separate_targets=config["decoder_sep_mask"],
+            causal_targets=config["decoder_causal_mask"],
+        ),
         embedding_std=0.02,
         scan_layers=True,
         remat="blocks" if config["use_act_checkpoint"] else "none",
@@ -221,32 +223,34 @@ def from_ours(space: TokenSpace, model: ModelConfig) -> Config:
         "domains_out": [entry.name for entry in space.ranges if entry.is_target],
         "image_size": image_size,
         "patch_size": 16,
-        "norm_bias": model.norm_bias,
+        "norm_bias": model.published.norm_bias,
         "act_layer": act_layer,
         "dim": model.dim,
         "encoder_depth": model.encoder_layers,
         "decoder_depth": model.decoder_layers,
         "num_heads": model.num_heads,
         "mlp_ratio": model.mlp_ratio,
-        "qkv_bias": model.qkv_bias,
-        "proj_bias": model.out_bias,
-        "mlp_bias": model.mlp_bias,
+        "qkv_bias": model.published.qkv_bias,
+        "proj_bias": model.published.out_bias,
+        "mlp_bias": model.published.mlp_bias,
         "gated_mlp": gated_mlp,
         "qk_norm": model.qk_norm,
-        "decoder_causal_mask": model.causal_targets,
-        "decoder_sep_mask": model.separate_targets,
+        "decoder_causal_mask": model.published.causal_targets,
+        "decoder_sep_mask": model.published.separate_targets,
         "num_register_tokens": model.num_registers,
-        "share_modality_embeddings": model.share_modality_embeddings,
+        "share_modality_embeddings": model.published.share_modality_embeddings,
         "use_act_checkpoint": model.remat != "none",
     }
     again = to_model_config(config)
     # These are matters of starting and of computing, not of what is computed.
     free = ("embedding_std", "scan_layers", "remat", "compute_dtype")
     again = replace(again, **{name: getattr(model, name) for name in free})
+    parts = ((model, again), (model.published, again.published))
     wrong = {
-        field.name: getattr(model, field.name)
-        for field in fields(ModelConfig)
-        if getattr(model, field.name) != getattr(again, field.name)
+        field.name: getattr(ours, field.name)
+        for ours, theirs in parts
+        for field in fields(ours)
+        if field.name != "published" and getattr(ours, field.name) != getattr(theirs, field.name)
     }
     if wrong:
         told = ", ".join(f"{name} {value!r}" for name, value in wrong.items())

@@ -12,8 +12,9 @@ import numpy as np
 from jaxtyping import Float
 
 from fourm.interop.transformer.modalities import SEQUENCE_POSITIONS, find_published
-from fourm.model.layers import ModelConfig
-from fourm.model.transformer import find_rows, projection_name
+from fourm.model.config import ModelConfig
+from fourm.model.positions import find_rows
+from fourm.model.transformer import projection_name
 from fourm.token_space import MASK_ID, TokenRange, TokenSpace
 
 
@@ -83,11 +84,11 @@ def _embeddings(entry: TokenRange, space: TokenSpace, config: ModelConfig) -> di
         if not is_there:
             continue
         name = f"{side}_embeddings.{entry.name}"
-        is_own = side == "decoder" and not config.share_modality_embeddings
+        is_own = side == "decoder" and not config.published.share_modality_embeddings
         modalities = "target_modality_table" if is_own else "modality_table"
         found[f"{name}.mod_emb"] = Tensor((1, 1, dim), (Piece(modalities, entry.index),))
-        if entry.name in config.separate_positions:
-            first, count = find_rows(space, config.separate_positions)[entry.name]
+        if entry.name in config.published.separate_positions:
+            first, count = find_rows(space, config.published.separate_positions)[entry.name]
             table = "input_position_table" if side == "encoder" else "target_position_table"
             piece = Piece(table, slice(first, first + count))
             found[f"{name}.pos_emb"] = Tensor((1, count, dim), (piece,))
@@ -139,7 +140,7 @@ def _norm(
     theirs: str, ours: str, dim: int, config: ModelConfig, layer: int | None = None
 ) -> dict[str, Tensor]:
     index = slice(None) if layer is None else layer
-    bias = (Piece(f"{ours}/bias", index),) if config.norm_bias else ()
+    bias = (Piece(f"{ours}/bias", index),) if config.published.norm_bias else ()
     return {
         f"{theirs}.weight": Tensor((dim,), (Piece(f"{ours}/scale", index),)),
         f"{theirs}.bias": Tensor((dim,), bias),
@@ -154,8 +155,8 @@ def _attention(
     fused = {"q": ("query",), "kv": ("key", "value")} if is_cross else {}
     for name, parts in (fused or {"qkv": ("query", "key", "value")}).items():
         paths = tuple(f"{ours}/{part}" for part in parts)
-        found |= _linear(f"{theirs}.{name}", paths, dim, dim, config.qkv_bias, layer)
-    found |= _linear(f"{theirs}.proj", (f"{ours}/out",), dim, dim, config.out_bias, layer)
+        found |= _linear(f"{theirs}.{name}", paths, dim, dim, config.published.qkv_bias, layer)
+    found |= _linear(f"{theirs}.proj", (f"{ours}/out",), dim, dim, config.published.out_bias, layer)
     if config.qk_norm:
         head_dim = dim // config.num_heads
         found |= _norm(f"{theirs}.q_norm", f"{ours}/query_norm", head_dim, config, layer)
@@ -164,7 +165,7 @@ def _attention(
 
 
 def _mlp(theirs: str, ours: str, config: ModelConfig, layer: int) -> dict[str, Tensor]:
-    dim, hidden, bias = config.dim, config.mlp_hidden, config.mlp_bias
+    dim, hidden, bias = config.dim, config.mlp_hidden, config.published.mlp_bias
     inner = {"fc1": "gate", "fc3": "up"} if config.is_gated else {"fc1": "up"}
     found = _linear(f"{theirs}.fc2", (f"{ours}/down",), hidden, dim, bias, layer)
     for name, part in inner.items():

@@ -25,7 +25,8 @@ from fourm.interop.transformer.placement import (
     list_tensors,
     to_tensors,
 )
-from fourm.model.transformer import FourM, sincos_positions
+from fourm.model.positions import sincos_positions
+from fourm.model.transformer import FourM
 
 Arrays = dict[str, np.ndarray]
 """Our arrays by path, such as `encoder/layers/mlp/up/kernel`."""

@@ -11,7 +11,7 @@ import pytest
 from configs.command_line import load_preset
 from configs.runs import fork
 from configs.runs.fork import fork_run, read_fork
-from fourm.training.checksums import MARKER
+from fourm.run_directory.checksums import MARKER
 from fourm.training.train_state import OptimizerConfig
 from tests.fourm.tiny_run import make_tokenizers
 from tests.paths import FIXTURES

@@ -1,6 +1,5 @@
 """Generation: every scheme completes exactly what is missing and changes nothing that is given."""
 
-import dataclasses
 import functools
 
 import jax
@@ -19,28 +18,13 @@ from fourm.inference.generate_tokens import (
 )
 from fourm.inference.schedules import tokens_per_step
 from fourm.masking.ours import MaskingComponent, MaskingConfig, mask_batch
-from fourm.model.transformer import FourM, ModelConfig
+from fourm.model.config import ModelConfig
+from fourm.model.transformer import FourM
 from fourm.token_space import Targets, TokenRange, TokenSpace
-from tests.fourm.tiny import draw_model
+from tests.fourm.tiny import Shape, change_config, draw_model
 from tokenizers.base import PADDING, SequenceTokens, TokenBatch
 
 BATCH = 5
-
-
-@dataclasses.dataclass
-class Shape:
-    """A tokenizer of which only the shape matters."""
-
-    vocab_size: int
-    token_shape: tuple[int, ...]
-    special: SequenceTokens | None = None
-    feature_width: int = 0
-    feature_bias: bool = False
-
-    def unused(self, *arguments):
-        raise AssertionError("generation works on tokens alone")
-
-    encode = decode = save = load = unused
 
 
 SPACE = TokenSpace.build(
@@ -56,7 +40,7 @@ SPACE = TokenSpace.build(
 
 def build_model(**options) -> FourM:
     shape = dict(dim=16, num_heads=2, encoder_layers=1, decoder_layers=2, scan_layers=True)
-    config = ModelConfig(**shape | {"embedding_std": 1.0} | options)
+    config = change_config(ModelConfig(), **shape | {"embedding_std": 1.0} | options)
     model = draw_model(SPACE, config, 5)
     # Larger logits than at the start of training, so that confidences differ, and smaller ones
     # for ends, so that sequences have all lengths.

@@ -11,10 +11,12 @@ import pytest
 from flax import nnx
 
 from fourm.masking.ours import MaskingComponent, MaskingConfig, mask_batch
-from fourm.model.layers import ACTIVATIONS, Mlp
-from fourm.model.transformer import FourM, ModelConfig, can_attend_targets, sincos_positions
+from fourm.model.config import ACTIVATIONS, ModelConfig
+from fourm.model.mlp import Mlp
+from fourm.model.positions import sincos_positions
+from fourm.model.transformer import FourM, can_attend_targets
 from fourm.token_space import Inputs, MaskedBatch, Targets, TokenRange, TokenSpace
-from tests.fourm.tiny import SPACE, build_model, make_tokens
+from tests.fourm.tiny import SPACE, build_model, change_config, make_tokens
 
 ALPHAS = {name: 1.0 for name in SPACE.names}
 MASKING = MaskingConfig((MaskingComponent(ALPHAS, ALPHAS, (6, 14), (8, 18)),))
@@ -145,7 +147,7 @@ def gradients(model, batch=BATCH):
 def with_config(model, **changes) -> FourM:
     """A model of another configuration with the same parameters."""
     other = nnx.eval_shape(
-        lambda: FourM(SPACE, dataclasses.replace(model.config, **changes), nnx.Rngs(0))
+        lambda: FourM(SPACE, change_config(model.config, **changes), nnx.Rngs(0))
     )
     graph, _ = nnx.split(other)
     return nnx.merge(graph, nnx.state(model))
@@ -170,7 +172,8 @@ def test_scanned_unrolled_and_rematerialised_layers_are_the_same_function(model,
 
 def initial_model(**options) -> FourM:
     """A model as training begins with it."""
-    config = ModelConfig(dim=16, num_heads=2, encoder_layers=2, decoder_layers=1, **options)
+    shape = ModelConfig(dim=16, num_heads=2, encoder_layers=2, decoder_layers=1)
+    config = change_config(shape, **options)
     return nnx.jit(lambda: FourM(SPACE, config, nnx.Rngs(0)))()
 
 
@@ -258,7 +261,9 @@ OPTIONS = dict(
 
 
 def build_shape(**options):
-    config = ModelConfig(dim=16, num_heads=2, encoder_layers=2, decoder_layers=2, **options)
+    config = change_config(
+        ModelConfig(dim=16, num_heads=2, encoder_layers=2, decoder_layers=2), **options
+    )
 
     def build():
         model = FourM(SPACE, config, nnx.Rngs(0))
@@ -338,7 +343,7 @@ def test_a_gated_mlp_has_two_thirds_of_the_width():
 
 def test_fixed_positions_are_not_parameters():
     for is_learned in (False, True):
-        config = ModelConfig(dim=16, num_heads=2, learned_positions=is_learned)
+        config = change_config(ModelConfig(dim=16, num_heads=2), learned_positions=is_learned)
         model = nnx.eval_shape(lambda config=config: FourM(SPACE, config, nnx.Rngs(0)))
         assert ("position_table" in nnx.to_pure_dict(nnx.state(model, nnx.Param))) == is_learned
 
@@ -375,7 +380,7 @@ def test_positions_of_a_sequence_are_sines_and_cosines_of_the_place():
 )
 def test_an_impossible_shape_gets_one_sentence(changes, message):
     with pytest.raises(ValueError, match=message):
-        ModelConfig(**changes)
+        change_config(ModelConfig(), **changes)
 
 
 def test_inputs_and_targets_name_the_same_kinds_of_fields():

@@ -18,6 +18,7 @@ import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -25,9 +26,10 @@ from flax import nnx
 
 from fourm.devices.layout import Layout, MeshConfig
 from fourm.devices.processes import initialize
-from fourm.model.transformer import FourM, ModelConfig
+from fourm.model.config import ModelConfig
+from fourm.model.transformer import FourM
 from fourm.run_directory.run_log import RunLog, read_metrics
-from fourm.training.loop import TrainingConfig, train
+from fourm.training.loop import TrainingConfig, TrainingStage, train
 from fourm.training.train_state import OptimizerConfig
 from tests.fourm.tiny import make_tokens
 from tests.fourm.training.mesh_worker import MASKING, SPACE, make_loss
@@ -78,13 +80,12 @@ def run(folder: Path, devices: int, stop: int | None = None, end: Callable[[], N
         train(
             model,
             make_loss(SPACE, MASKING, layout),
-            lambda first: nullcontext(batches(first)),
-            CONFIG,
-            stage="model",
-            seed=0,
-            folder=folder / "checkpoints",
-            log=log,
-            layout=layout,
+            SimpleNamespace(
+                open=lambda first: nullcontext(batches(first)), samples=lambda step: []
+            ),
+            TrainingStage("model", 0, folder / "checkpoints", CONFIG),
+            log,
+            layout,
         )
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(nnx.state(model)):

@@ -26,7 +26,8 @@ from fourm.devices.layout import BATCH, Layout, MeshConfig
 from fourm.devices.processes import initialize
 from fourm.interop.transformer.weights import build_abstract
 from fourm.masking.ours import MaskingComponent, MaskingConfig
-from fourm.model.transformer import FourM, ModelConfig
+from fourm.model.config import ModelConfig
+from fourm.model.transformer import FourM
 from fourm.token_space import TokenSpace
 from fourm.training.masked_loss import LossConfig, MaskedLoss
 from fourm.training.train_state import (

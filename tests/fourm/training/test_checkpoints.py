@@ -11,15 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fourm.training.checkpoints import (
-    Checkpoints,
+from fourm.run_directory.checksums import CHECKSUMS, MARKER, find_damage
+from fourm.run_directory.saved_checkpoints import (
     choose_checkpoint,
-    describe_origins,
     list_steps,
     load_average,
     newest_intact,
 )
-from fourm.training.checksums import CHECKSUMS, MARKER, find_damage
+from fourm.training.checkpoints import Checkpoints, describe_origins
 from fourm.training.train_state import TrainState
 
 ORIGIN = {"seed": 0, "num_samples": 48}

@@ -8,8 +8,9 @@ import pytest
 from flax import nnx
 
 from fourm.devices.layout import Layout
+from fourm.model.config import ModelConfig
 from fourm.model.saved_model import save_model
-from fourm.model.transformer import FourM, ModelConfig
+from fourm.model.transformer import FourM
 from fourm.token_space import TokenSpace
 from fourm.training.initial_model import Start, create_model, find_shared, find_start
 from tests.fourm.tiny import Shape

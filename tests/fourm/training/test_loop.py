@@ -8,6 +8,7 @@ import subprocess
 import sys
 from contextlib import closing, nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +16,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from fourm.devices.layout import Layout
 from fourm.masking.ours import MaskingComponent, MaskingConfig
 from fourm.run_directory.run_log import RunLog, read_metrics
 from fourm.token_space import TokenSpace
 from fourm.training.checkpoints import Checkpoints
-from fourm.training.loop import TrainingConfig, train
+from fourm.training.loop import TrainingConfig, TrainingStage, train
 from fourm.training.masked_loss import LossConfig, MaskedLoss
 from fourm.training.recent_metrics import NonFiniteLossError
 from fourm.training.train_state import OptimizerConfig
@@ -113,17 +115,19 @@ def run(
         train(
             model,
             loss_fn,
-            batches or batches_until(stop),
-            config,
-            stage="model",
-            seed=seed,
-            folder=folder / "checkpoints",
-            log=log,
-            references={"entropy/map": 1.5},
-            data=data,
-            samples_at=samples_at,
-            forked_at=forked_at,
-            heldout=heldout,
+            SimpleNamespace(open=batches or batches_until(stop), samples=samples_at),
+            TrainingStage(
+                "model",
+                seed,
+                folder / "checkpoints",
+                config,
+                origin=data or {},
+                forked_at=forked_at,
+                references={"entropy/map": 1.5},
+            ),
+            log,
+            Layout.single(),
+            heldout,
         )
     return model
 
@@ -379,40 +383,6 @@ def test_the_best_checkpoint_is_that_of_the_lowest_held_out_loss(tmp_path):
     with closing(Checkpoints(tmp_path / "checkpoints", 1, "heldout_loss")) as checkpoints:
         assert checkpoints.best_step == 8
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"8", "12"}
-
-
-class Counting:
-    """Batches with a state, as data pipelines have; opened at the wrong place on purpose."""
-
-    def __init__(self):
-        self.next = 0
-
-    def __iter__(self):
-        return self
-
-    def __next__(self):
-        self.next += 1
-        return numbers(self.next - 1)
-
-    def get_state(self):
-        return {"next": self.next}
-
-    def set_state(self, state):
-        self.next = state["next"]
-
-
-def test_the_state_of_the_iterator_is_in_the_checkpoint(tmp_path, uninterrupted):
-    class Killed(Counting):
-        def __next__(self):
-            if self.next == 7:
-                raise Interrupted
-            return super().__next__()
-
-    with pytest.raises(Interrupted):
-        run(tmp_path, batches=lambda first: nullcontext(Killed()))
-    model = run(tmp_path, batches=lambda first: nullcontext(Counting()))
-    for a, b in zip(parameters(model), uninterrupted[0], strict=True):
-        np.testing.assert_array_equal(a, b)
 
 
 def test_other_data_are_refused_in_one_sentence(tmp_path):

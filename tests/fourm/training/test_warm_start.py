@@ -1,16 +1,15 @@
 """A model that starts from another: what is shared is equal, what is new is fresh."""
 
-from dataclasses import replace
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
-from fourm.model.transformer import FourM, ModelConfig
+from fourm.model.config import ModelConfig, PublishedOptions
+from fourm.model.transformer import FourM
 from fourm.token_space import TokenSpace
 from fourm.training.warm_start import take_weights
-from tests.fourm.tiny import Shape
+from tests.fourm.tiny import Shape, change_config
 from tokenizers.base import SequenceTokens
 
 TEXT = Shape(30, (10,), SequenceTokens(end=0, first_sentinel=1, num_sentinels=4))
@@ -20,10 +19,12 @@ CONFIG = ModelConfig(
     num_heads=2,
     encoder_layers=1,
     decoder_layers=2,
-    separate_positions=("set",),
-    share_token_embeddings=False,
-    share_modality_embeddings=False,
     num_registers=2,
+    published=PublishedOptions(
+        separate_positions=("set",),
+        share_token_embeddings=False,
+        share_modality_embeddings=False,
+    ),
 )
 SMALL = ModelConfig(dim=16, num_heads=2, encoder_layers=1, decoder_layers=1)
 
@@ -74,10 +75,8 @@ def test_new_modalities_stay_as_they_were():
 
 
 def test_projections_of_features_are_taken_by_name():
-    class Features(Shape):
-        feature_width, feature_bias = 6, True
-
-    shapes = {"map": SHAPES["map"], "seen": Features(0, (3,)), "other": Features(0, (3,))}
+    features = Shape(0, (3,), feature_width=6, feature_bias=True)
+    shapes = {"map": SHAPES["map"], "seen": features, "other": features}
     source = build(("seen", "map"), 0, SMALL, shapes)
     model = build(("other", "map", "seen"), 1, SMALL, shapes)
     before = np.asarray(model.projection_0.kernel[...])
@@ -97,7 +96,7 @@ def test_projections_of_features_are_taken_by_name():
 )
 def test_another_shape_is_refused_with_the_name_of_what_differs(knobs, message):
     model = build(SHAPES, 1)
-    source = build(SHAPES, 0, replace(CONFIG, **knobs))
+    source = build(SHAPES, 0, change_config(CONFIG, **knobs))
     with pytest.raises(ValueError, match=message):
         take_weights(model, source, list(SHAPES))
 

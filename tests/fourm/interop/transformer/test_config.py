@@ -16,8 +16,9 @@ from fourm.interop.transformer.config import (
     write_metadata,
 )
 from fourm.interop.transformer.modalities import PUBLISHED, find_published
-from fourm.model.layers import ACTIVATIONS
+from fourm.model.config import ACTIVATIONS
 from fourm.token_space import TokenSpace
+from tests.fourm.tiny import change_config
 
 GIVEN = dict(
     domains_in=["caption", "rgb@224", "tok_dinov2_global", "tok_rgb@448"],
@@ -118,8 +119,10 @@ def test_what_is_not_given_has_the_published_default():
     required = {key: GIVEN[key] for key in fm_config.REQUIRED}
     ours = to_model_config(complete_config(required))
     assert (ours.dim, ours.encoder_layers, ours.num_heads) == (768, 12, 12)
-    assert ours.qkv_bias and ours.out_bias and ours.mlp_bias and not ours.qk_norm
-    assert (ours.activation, ours.separate_targets, ours.causal_targets) == ("silu", True, False)
+    assert (ours.activation, ours.qk_norm) == ("silu", False)
+    published = ours.published
+    assert published.qkv_bias and published.out_bias and published.mlp_bias
+    assert (published.separate_targets, published.causal_targets) == (True, False)
 
 
 @pytest.mark.parametrize(
@@ -154,7 +157,7 @@ def test_a_model_that_they_don_t_have_is_not_written():
     config = complete_config(GIVEN)
     space, ours = build_space(config, {}), to_model_config(config)
     with pytest.raises(ValueError, match=r"no norm 'rmsnorm', learned_positions True; this model"):
-        from_ours(space, dataclasses.replace(ours, norm="rmsnorm", learned_positions=True))
+        from_ours(space, change_config(ours, norm="rmsnorm", learned_positions=True))
     first = dataclasses.replace(space.ranges[0], token_shape=(20,))
     with pytest.raises(
         ValueError, match=r"caption is not laid out .* shape \(20,\), there \(256,\)"

@@ -64,7 +64,7 @@ def make_file(path: Path, config=CONFIG, sizes=SIZES, change=lambda tensors: Non
             tensors[name] = fixed_positions(tensor)[None].astype(np.float32)
         if not tensor.pieces:
             tensors[name][:] = 0
-        if name.endswith("mod_emb") and ours.share_modality_embeddings:
+        if name.endswith("mod_emb") and ours.published.share_modality_embeddings:
             twin = name.replace("decoder_", "encoder_")
             tensors[name] = tensors.get(twin, tensors[name])
     change(tensors)

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
+from fourm.model.config import ModelConfig
 from fourm.model.saved_model import load_shape, save_model
-from fourm.model.transformer import FourM, ModelConfig
+from fourm.model.transformer import FourM
 from tests.fourm.model.test_transformer import BATCH
 from tests.fourm.tiny import SPACE, build_model
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from fourm.model.gating import gate
-from fourm.model.layers import ACTIVATIONS
+from fourm.model.config import ACTIVATIONS
+from fourm.model.mlp import gate
 
 GATED = sorted(name for name, (_, is_gated) in ACTIVATIONS.items() if is_gated)
 

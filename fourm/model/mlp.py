@@ -1,10 +1,14 @@
-"""The gate of a gated MLP."""
+"""The position-wise network of a block, and the gate of a gated one."""
 
 from collections.abc import Callable
 from functools import partial
 
 import jax
+from flax import nnx
 from jaxtyping import Array, Float
+
+from fourm.model.config import ACTIVATIONS, ModelConfig
+from fourm.model.projections import apply_flat, dense
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -36,3 +40,24 @@ def _backward(activate, kept, slope):
 
 
 gate.defvjp(_forward, _backward)
+
+
+class Mlp(nnx.Module):
+    """The position-wise network of a block."""
+
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
+        hidden, bias = config.mlp_hidden, config.published.mlp_bias
+        self.activation = config.activation
+        self.gate = dense(config, config.dim, hidden, rngs, bias) if config.is_gated else None
+        self.up = dense(config, config.dim, hidden, rngs, bias)
+        self.down = dense(config, hidden, config.dim, rngs, bias)
+
+    def __call__(self, x: Float[Array, "batch t dim"]) -> Float[Array, "batch t dim"]:
+        activate, _ = ACTIVATIONS[self.activation]
+
+        def network(rows: Float[Array, "rows dim"]) -> Float[Array, "rows dim"]:
+            if self.gate is not None:
+                return self.down(gate(activate, self.gate(rows), self.up(rows)))
+            return self.down(activate(self.up(rows)))
+
+        return apply_flat(network, x)
