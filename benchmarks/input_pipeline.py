@@ -25,7 +25,7 @@ from data_pipeline.sources.source import Sample
 from data_pipeline.tokens.store import TokenStore
 from data_pipeline.tokens.writer import plan_store, write_tokens
 from fourm.interop.import_run import stand_in
-from fourm.masking.ours import mask_batch
+from fourm.masking.mask import mask_batch
 from fourm.token_space import TokenRange, TokenSpace
 from tokenizers.base import TokenBatch
 from tokenizers.process.huge_pages import restart_with_huge_pages

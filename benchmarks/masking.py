@@ -12,8 +12,8 @@ import tyro
 
 from benchmarks.measure import print_line, summarize, time_call
 from benchmarks.workloads import Modalities, build_mixture, build_workload, draw_tokens
+from fourm.masking.mask import mask_batch
 from fourm.masking.mixture import Rules
-from fourm.masking.ours import mask_batch
 from tokenizers.process.huge_pages import restart_with_huge_pages
 
 

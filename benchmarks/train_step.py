@@ -26,8 +26,8 @@ from benchmarks.workloads import (
     draw_tokens,
 )
 from fourm.devices.layout import Layout, MeshConfig
+from fourm.masking.mask import mask_batch
 from fourm.masking.mixture import Rules
-from fourm.masking.ours import mask_batch
 from fourm.model.config import ModelConfig, Remat
 from fourm.model.transformer import FourM
 from fourm.token_space import TokenSpace

@@ -9,8 +9,7 @@ import numpy as np
 from configs.presets.published import fourm_b, fourm_l, fourm_xl
 from fourm.interop.transformer.config import build_space, complete_config, to_model_config
 from fourm.interop.transformer.modalities import find_published
-from fourm.masking.mixture import Rules
-from fourm.masking.ours import MaskingComponent, MaskingConfig
+from fourm.masking.mixture import MaskingComponent, MaskingConfig, Rules
 from fourm.model.config import ModelConfig
 from fourm.token_space import TokenSpace
 from tokenizers.base import PADDING, TokenBatch

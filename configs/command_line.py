@@ -66,7 +66,7 @@ EARLIER = (
 """Modules that parts of a configuration were imported from in earlier versions."""
 MOVED_KNOBS = {
     f"model.{each.name}": f"model.published.{each.name}" for each in fields(PublishedOptions)
-}
+} | {"masking.chunk_sizes": "masking.ml4m.chunk_sizes"}
 """Knobs of earlier versions, and what they are called now."""
 
 

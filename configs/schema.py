@@ -13,7 +13,7 @@ from fourm.evaluation.directions import EvaluationConfig
 from fourm.evaluation.probes import ProbeConfig
 from fourm.evaluation.results import Pair
 from fourm.inference.generate_tokens import GenerationConfig
-from fourm.masking.ours import MaskingConfig
+from fourm.masking.mixture import MaskingConfig
 from fourm.model.config import ModelConfig
 from fourm.training.loop import TrainingConfig
 from fourm.training.masked_loss import LossConfig
@@ -97,7 +97,7 @@ class RunConfig(Checked):
             self._require(f"--masking.components.{number}.inputs", component.inputs)
             self._require(f"--masking.components.{number}.targets", component.targets)
             self._require(f"--masking.components.{number}.keep-of", component.keep_of)
-        self._require("--masking.chunk-sizes", self.masking.chunk_sizes)
+        self._require("--masking.ml4m.chunk-sizes", self.masking.ml4m.chunk_sizes)
         self._require("--loss.weights", self.loss.weights)
         for text in self.evaluation.pairs:
             pair = Pair.parse(text)

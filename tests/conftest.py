@@ -29,7 +29,7 @@ from tests.paths import FIXTURES  # noqa: E402
 # so. Elsewhere, colours and boxes meet whole pictures along their last axis all the time.
 STRICT = (
     "fourm/masking/test_budgets",
-    "fourm/masking/test_ours",
+    "fourm/masking/test_mask",
     "fourm/masking/test_spans",
     "fourm/model/test_cross_entropy",
     "fourm/model/test_transformer",
@@ -55,7 +55,7 @@ LONGEST = (
     "elastic runs",
     "fourm/inference/test_generate_tokens",
     "diffusion tokenizer",
-    "fourm/masking/test_ours",
+    "fourm/masking/test_mask",
     "fourm/model/test_transformer",
     "configs/runs/test_further",
     "check_masking",

@@ -30,7 +30,7 @@ from data_pipeline.sources.files.data import FilesData
 from data_pipeline.sources.kinds import NoData
 from fourm.evaluation.directions import EvaluationConfig
 from fourm.training.masked_loss import LossConfig
-from fourm.masking.ours import MaskingComponent, MaskingConfig
+from fourm.masking.mixture import MaskingComponent, MaskingConfig
 from fourm.model.config import ModelConfig
 from fourm.evaluation.probes import ProbeConfig
 from fourm.training.loop import TrainingConfig

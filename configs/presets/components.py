@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from fourm.masking.ours import MaskingComponent
+from fourm.masking.mixture import MaskingComponent
 
 
 def one_to_all(

@@ -9,7 +9,7 @@ from data_pipeline.sources.files.splits import SplitByFraction
 from fourm.evaluation.directions import EvaluationConfig
 from fourm.evaluation.probes import ProbeConfig
 from fourm.inference.generate_tokens import GenerationConfig
-from fourm.masking.ours import MaskingConfig
+from fourm.masking.mixture import MaskingConfig
 from fourm.model.config import ModelConfig
 from fourm.training.loop import TrainingConfig
 from fourm.training.train_state import OptimizerConfig

@@ -8,7 +8,7 @@ they were trained.
 
 from typing import Any, Literal
 
-from fourm.masking.ours import MaskingComponent, MaskingConfig
+from fourm.masking.mixture import MaskingComponent, MaskingConfig
 
 Modalities = Literal["7", "21", "sr"]
 

@@ -13,8 +13,8 @@ from data_pipeline.sources.files.formats import format_for
 from fourm.any2any import read_settings
 from fourm.evaluation.directions import EvaluationConfig
 from fourm.evaluation.probes import ProbeConfig
-from fourm.masking.ours import MaskingConfig
-from fourm.masking.packing import can_be_asked
+from fourm.masking.mixture import MaskingConfig
+from fourm.masking.packing import is_predictable
 from fourm.model.saved_model import load_shape
 from fourm.token_space import TokenSpace
 from fourm.training.loop import TrainingConfig
@@ -87,7 +87,7 @@ def _published(
 ) -> RunConfig:
     """Returns a configuration for a model that was imported."""
     shown = [entry.name for entry in space.ranges if entry.is_input]
-    asked = [entry.name for entry in space.ranges if can_be_asked(entry)]
+    asked = [entry.name for entry in space.ranges if is_predictable(entry)]
     source = next((name for name in ("rgb@224", "tok_rgb@224") if name in shown), shown[0])
     files = {name: format_for(name, each.values) for name, each in tokenizers.items()}
     return RunConfig(

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -38,9 +38,6 @@ class MaskingComponent(Checked):
     """How often this component is drawn, relative to the others."""
     keep_of: dict[str, Keep] = field(default_factory=dict)
     """Sequences with another rule than `keep`."""
-    ask_rest: bool = False
-    """Ask for all that is not shown, of every modality, instead of drawing shares of a budget. As
-    many as fit into `num_targets` are predicted. Needs the rules ml4m."""
 
     def check_knobs(self, knob: str) -> None:
         for side in ("inputs", "targets"):
@@ -63,6 +60,25 @@ class MaskingComponent(Checked):
 
 
 @dataclass(frozen=True)
+class Ml4mRules(Checked):
+    """What the rules ml4m can do that ours can't."""
+
+    chunk_sizes: dict[str, int] = field(default_factory=dict)
+    """Sequences of which so many tokens in a row (the last perhaps fewer, the end by itself) are
+    kept or dropped as one."""
+    predict_all_hidden: tuple[int, ...] = ()
+    """Numbers, from 0, of the components that ask for all that is not shown, of every modality,
+    instead of drawing shares of a budget. As many as fit into `num_targets` are predicted."""
+
+    def check_knobs(self, knob: str) -> None:
+        for name, size in self.chunk_sizes.items():
+            if size < 1:
+                raise ValueError(
+                    f"{name_knob(knob, 'chunk_sizes')}.{name} is {size}; it must be at least 1."
+                )
+
+
+@dataclass(frozen=True)
 class MaskingConfig(Checked):
     """A mixture of ways to split a sample."""
 
@@ -70,10 +86,21 @@ class MaskingConfig(Checked):
     """The mixture."""
     rules: Rules = "ours"
     """How budgets and spans are drawn. ml4m repeats what ml-4m does, for training its published
-    weights further just as they were trained; `fourm.masking.ours` lists how the two differ."""
-    chunk_sizes: dict[str, int] = field(default_factory=dict)
-    """Sequences of which so many tokens in a row (the last perhaps fewer, the end by itself) are
-    kept or dropped as one. Needs the rules ml4m."""
+    weights further just as they were trained; `fourm.masking.ml4m` lists how the two differ."""
+    ml4m: Ml4mRules = field(default_factory=Ml4mRules)
+    """What only the rules ml4m can do."""
+
+    @staticmethod
+    def from_earlier(stored: dict[str, Any]) -> dict[str, Any]:
+        """Returns fields as this version names them, see `tokenizers.settings.plain`."""
+        stored = dict(stored)
+        if "chunk_sizes" in stored:  # Once these were knobs of the mixture and its components.
+            moved = {"chunk_sizes": stored.pop("chunk_sizes")}
+            components = [dict(each) for each in stored.get("components", ())]
+            asking = [each.pop("ask_rest", False) for each in components]
+            moved["predict_all_hidden"] = [n for n, asks in enumerate(asking) if asks]
+            stored |= {"components": components, "ml4m": {"class": "Ml4mRules", **moved}}
+        return stored
 
     @property
     def max_inputs(self) -> int:
@@ -88,30 +115,27 @@ class MaskingConfig(Checked):
             raise ValueError(
                 f"The masking mixture is empty; {name_knob(knob, 'components')} needs at least one."
             )
-        for name, size in self.chunk_sizes.items():
-            if self.rules != "ml4m":
+        if self.ml4m != Ml4mRules() and self.rules != "ml4m":
+            raise ValueError(
+                f"{name_knob(knob, 'ml4m')} needs {name_knob(knob, 'rules')} ml4m; ours drops "
+                "single tokens and always draws a budget."
+            )
+        for number in self.ml4m.predict_all_hidden:
+            if not 0 <= number < len(self.components):
                 raise ValueError(
-                    f"{name_knob(knob, 'chunk_sizes')} needs {name_knob(knob, 'rules')} ml4m; ours "
-                    "drops single tokens."
-                )
-            if size < 1:
-                raise ValueError(
-                    f"{name_knob(knob, 'chunk_sizes')}.{name} is {size}; it must be at least 1."
-                )
-        for number, component in enumerate(self.components):
-            if component.ask_rest and self.rules != "ml4m":
-                place = name_knob(f"{name_knob(knob, 'components')}.{number}", "ask_rest")
-                raise ValueError(
-                    f"{place} needs {name_knob(knob, 'rules')} ml4m; ours always draws a budget."
+                    f"{name_knob(knob, 'ml4m.predict_all_hidden')} names component {number}; there "
+                    f"are {len(self.components)}, counted from 0."
                 )
         if not any(component.weight > 0 for component in self.components):
             raise ValueError("Every masking component has weight 0; give one a positive weight.")
 
     def check_fits(self, space: TokenSpace) -> None:
         """Raises ValueError, in one sentence, if the mixture can't be drawn in `space`."""
-        for name in self.chunk_sizes:
+        for name in self.ml4m.chunk_sizes:
             if space[name].special is None:
-                raise ValueError(f"--masking.chunk-sizes names {name}, which is not a sequence.")
+                raise ValueError(
+                    f"--masking.ml4m.chunk-sizes names {name}, which is not a sequence."
+                )
         for number, component in enumerate(self.components):
             knob = f"--masking.components.{number}"
             for name in (*component.inputs, *component.targets):
@@ -137,7 +161,7 @@ class ComponentArrays(NamedTuple):
     num_inputs: Int[Array, "2"]
     num_targets: Int[Array, "2"]
     keep: Int[Array, "modalities"]
-    ask_rest: Int[Array, ""]
+    predict_all_hidden: Int[Array, ""]
 
 
 def tabulate(space: TokenSpace, config: MaskingConfig) -> ComponentArrays:
@@ -154,7 +178,9 @@ def tabulate(space: TokenSpace, config: MaskingConfig) -> ComponentArrays:
         num_inputs=jnp.array([c.num_inputs for c in components]),
         num_targets=jnp.array([c.num_targets for c in components]),
         keep=jnp.array(keep),
-        ask_rest=jnp.array([int(c.ask_rest) for c in components]),
+        predict_all_hidden=jnp.array(
+            [int(n in config.ml4m.predict_all_hidden) for n in range(len(components))]
+        ),
     )
 
 

@@ -1,7 +1,28 @@
-"""Masks samples by the rules of ml-4m, by which the published models were trained.
+"""Splits a sample by the rules of ml-4m, by which the published models were trained.
 
-`fourm.masking.ours` lists how they differ from ours. Where ml-4m calls a random generator in the
-order of its code, keys are split here, so that masks are distributed as there but never the same.
+Where ml-4m calls a random generator in the order of its code, keys are split here, so that masks
+are distributed as there but never the same. The rules in `fourm.masking.ours` differ by design:
+
+* Components. Ours draws among those that have something to show and something to ask of the
+  sample; ml-4m among all.
+* Budgets. Ours go to modalities that the sample has, up to what it has of them, and are spent in
+  full: what clipping frees goes to the others in proportion, what span corruption saves goes to
+  the grids shown. In ml-4m absent modalities take part, budgets are clipped to the longest length
+  there may be, and what is over is lost, as is what modalities that can't be predicted get.
+* Rounding. Ours by largest remainder. In ml-4m shares are rounded down and each token left over is
+  drawn anew; shares are below 1, so that a modality that wins everything loses its last token,
+  often to another one.
+* Something to predict. Ours shows less of a sample where else nothing would be left to ask.
+* Spans. Ours keeps the most tokens that the wanted share and the budget allow, from one set of
+  draws. ml-4m keeps each token by chance and tries again with 0.9 of the chance while the result
+  is over budget; it can keep or drop chunks of tokens whole. Both show nothing, not even a
+  sentinel, at a budget of 0.
+* Kept share. Ours draws one for all sequences of a sample, ml-4m one for each.
+* Targets of sequences. A window of `n` predictions starts at a sentinel that is given. Ours counts
+  the predictions, ml-4m the given one, too, so that it predicts one less. Ours starts at any
+  sentinel after which the budget can be spent; ml-4m at any but the last, or, if too little
+  follows there, at the first from which everything that follows fits.
+* Everything else. ml-4m can ask for all that is not shown, which ours never does.
 """
 
 from typing import NamedTuple
@@ -20,15 +41,11 @@ from fourm.masking.mixture import (
     tabulate,
 )
 from fourm.masking.packing import (
-    Stream,
-    as_usable,
-    can_be_asked,
-    pack_inputs,
-    pack_targets,
-    split_grid,
-    split_sequence,
-    take_shown,
-    with_places,
+    Split,
+    add_feature_positions,
+    gather_shown_features,
+    is_predictable,
+    split_modality,
 )
 from fourm.masking.spans import (
     SpanCorruption,
@@ -38,7 +55,7 @@ from fourm.masking.spans import (
     is_split_by_spans,
     sentinels_of,
 )
-from fourm.token_space import MaskedBatch, TokenRange, TokenSpace
+from fourm.token_space import TokenRange, TokenSpace
 
 
 class Counts(NamedTuple):
@@ -63,37 +80,24 @@ class Counts(NamedTuple):
     is_closed: Bool[Array, "*modalities"]
 
 
-class Split(NamedTuple):
-    """One sample, split."""
-
-    shown: list[Stream]
-    asked: list[Stream]
-    features: dict[str, Float[Array, "_ _"]]
-    counts: Counts
-
-
-def mask_sample(
+def split_sample(
     key: Key[Array, ""],
     ids: dict[str, Int[Array, "_"]],
     num_real: dict[str, Int[Array, ""]],
     features: dict[str, Float[Array, "_ _"]],
     space: TokenSpace,
     config: MaskingConfig,
-) -> MaskedBatch:
-    """Splits one sample's tokens into inputs and targets; see `fourm.masking.ours.mask_batch`."""
+) -> Split:
+    """Splits one sample's tokens into inputs and targets; see `fourm.masking.mask`."""
     component_key, split_key = jax.random.split(key)
     weights = jnp.array([component.weight for component in config.components])
     chosen = choose_by_weight(jax.random.uniform(component_key), weights)
     component = jax.tree.map(lambda rows: rows[chosen], tabulate(space, config))
-    split = split_sample(split_key, component, ids, num_real, features, space, config.chunk_sizes)
-    inputs = pack_inputs(split.shown, config.max_inputs)
-    return MaskedBatch(
-        inputs._replace(features=split.features or None),
-        pack_targets(split.asked, config.max_targets),
-    )
+    chunk_sizes = config.ml4m.chunk_sizes
+    return split_by_component(split_key, component, ids, num_real, features, space, chunk_sizes)[0]
 
 
-def split_sample(
+def split_by_component(
     key: Key[Array, ""],
     component: ComponentArrays,
     ids: dict[str, Int[Array, "_"]],
@@ -101,45 +105,44 @@ def split_sample(
     features: dict[str, Float[Array, "_ _"]],
     space: TokenSpace,
     chunk_sizes: dict[str, int],
-) -> Split:
-    """Splits one sample by a component."""
+) -> tuple[Split, Counts]:
+    """Splits one sample by a component, and counts what each modality is allotted and gives."""
     budgets_key, keep_key, tokens_key, spans_key, starts_key = jax.random.split(key, 5)
-    ids = with_places(ids, space)
+    ids = add_feature_positions(ids, space)
     input_budget, target_budget = draw_budgets(budgets_key, component, space)
     keep = choose_keep(jax.random.uniform(keep_key, (len(space.ranges),)), component.keep)
     tokens = jax.random.uniform(tokens_key, (space.num_positions,))
     spans = corrupt_sequences(spans_key, ids, num_real, input_budget, keep, space, chunk_sizes)
     starts = jax.random.uniform(starts_key, (len(space.ranges),))
 
-    inputs, targets, read, counts = [], [], {}, []
+    split, counts = Split([], [], {}), []
     for entry in space.ranges:
         is_present = num_real[entry.name] > 0
         shown_budget = jnp.where(is_present, input_budget[entry.index], 0)
         # Where all the rest is asked, as much as there can be.
         asked_budget = jnp.where(
-            component.ask_rest > 0, entry.num_tokens + 2, target_budget[entry.index]
+            component.predict_all_hidden > 0, entry.num_tokens + 2, target_budget[entry.index]
         )
-        asked_budget = jnp.where(is_present & can_be_asked(entry), asked_budget, 0)
-        own = spans.get(entry.name)
+        asked_budget = jnp.where(is_present & is_predictable(entry), asked_budget, 0)
+        own, start = spans.get(entry.name), None
         if own is not None:
             sentinel = jnp.floor(starts[entry.index] * count_starts(own)).astype(jnp.int32)
             start, length = cut_window(sentinel, own, asked_budget)
-            asked = jnp.maximum(length - 1, 0)
-            streams = split_sequence(own, entry, own.num_inputs, start, asked)
             taken = count_spans(own, shown_budget, start, length)
-        else:
-            first = entry.first_position
-            draws = tokens[first : first + entry.num_tokens]
-            streams = split_grid(draws, ids[entry.name], entry, shown_budget, asked_budget)
-            taken = [*(stream.count for stream in streams), 0, 0, False]
-        shown, wanted = as_usable(*streams, entry)
-        inputs.append(shown)
-        targets.append(wanted)
+            shown_budget, asked_budget = own.num_inputs, jnp.maximum(length - 1, 0)
+        shown, targets = split_modality(
+            entry, ids[entry.name], tokens, own, start, shown_budget, asked_budget
+        )
+        if own is None:
+            taken = [shown.count, targets.count, 0, 0, False]
+        split.shown.append(shown)
+        split.asked.append(targets)
         counts.append(taken)
         if entry.name in features:
-            read[entry.name] = take_shown(features[entry.name], num_real[entry.name], own)
+            present = features[entry.name], num_real[entry.name]
+            split.features[entry.name] = gather_shown_features(*present, own)
     taken = [jnp.stack(column) for column in zip(*counts, strict=True)]
-    return Split(inputs, targets, read, Counts(input_budget, target_budget, *taken))
+    return split, Counts(input_budget, target_budget, *taken)
 
 
 def draw_budgets(
@@ -160,7 +163,7 @@ def draw_budgets(
     shown = jnp.minimum(budgets[0], capacity)
     # What a sequence shows and what it is asked for are streams apart.
     asked = jnp.minimum(budgets[1], jnp.where(is_spans, capacity, capacity - shown))
-    return shown, jnp.where(component.ask_rest > 0, 0, asked)
+    return shown, jnp.where(component.predict_all_hidden > 0, 0, asked)
 
 
 def corrupt_sequences(

@@ -28,15 +28,59 @@ class Stream(NamedTuple):
     count: Int[Array, ""]
 
 
-def with_places(ids: dict[str, Int[Array, "_"]], space: TokenSpace) -> dict[str, Int[Array, "_"]]:
+class Split(NamedTuple):
+    """One sample, split.
+
+    Attributes:
+        shown: Of every modality.
+        asked: Of every modality.
+        features: What is shown of modalities that have vectors in place of ids, by name.
+    """
+
+    shown: list[Stream]
+    asked: list[Stream]
+    features: dict[str, Float[Array, "_ _"]]
+
+
+def add_feature_positions(
+    ids: dict[str, Int[Array, "_"]], space: TokenSpace
+) -> dict[str, Int[Array, "_"]]:
     """Returns the ids, and for features, which have none, the places of their vectors."""
     features = [entry for entry in space.ranges if entry.kind == "features"]
     return ids | {entry.name: jnp.arange(entry.num_tokens) for entry in features}
 
 
-def can_be_asked(entry: TokenRange) -> bool:
-    """Tells modalities that can be predicted from those that are only ever read."""
+def is_predictable(entry: TokenRange) -> bool:
+    """True if the modality can be predicted."""
     return entry.is_target and entry.kind != "features"
+
+
+def split_modality(
+    entry: TokenRange,
+    ids: Int[Array, "tokens"],
+    draws: Float[Array, "positions"],
+    spans: SpanCorruption | None,
+    start: Int[Array, ""] | None,
+    num_shown: Int[Array, ""],
+    num_asked: Int[Array, ""],
+) -> tuple[Stream, Stream]:
+    """Splits one modality of a sample into what is shown and what is asked.
+
+    Args:
+        entry: The modality.
+        ids: Its tokens.
+        draws: Uniform numbers, one for each position of the token space.
+        spans: Of a sequence, after span corruption.
+        start: Of a sequence, where in the target stream the window begins.
+        num_shown: How many tokens are shown.
+        num_asked: How many are asked.
+    """
+    if spans is not None:
+        streams = split_sequence(spans, entry, num_shown, start, num_asked)
+    else:
+        own = draws[entry.first_position : entry.first_position + entry.num_tokens]
+        streams = split_grid(own, ids, entry, num_shown, num_asked)
+    return mask_unpredictable(*streams, entry)
 
 
 def split_grid(
@@ -93,16 +137,16 @@ def split_sequence(
     return shown, asked
 
 
-def as_usable(shown: Stream, asked: Stream, entry: TokenRange) -> tuple[Stream, Stream]:
+def mask_unpredictable(shown: Stream, asked: Stream, entry: TokenRange) -> tuple[Stream, Stream]:
     """Returns the streams without the ids that features lack, and without what can't be asked."""
     if entry.kind == "features":
         shown = shown._replace(ids=jnp.zeros_like(shown.ids))
-    if not can_be_asked(entry):
+    if not is_predictable(entry):
         asked = asked._replace(count=jnp.zeros_like(asked.count))
     return shown, asked
 
 
-def take_shown(
+def gather_shown_features(
     features: Float[Array, "tokens width"],
     num_real: Int[Array, ""],
     spans: SpanCorruption | None,

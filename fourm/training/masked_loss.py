@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from fourm.devices.layout import Layout
-from fourm.masking.ours import MaskingConfig, mask_batch
+from fourm.masking.mask import mask_batch
+from fourm.masking.mixture import MaskingConfig
 from fourm.model.cross_entropy import TokenScores, grouped_cross_entropy
 from fourm.model.transformer import FourM
 from fourm.token_space import MaskedBatch, TokenSpace

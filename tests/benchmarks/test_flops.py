@@ -8,7 +8,7 @@ from flax import nnx
 
 from benchmarks.flops import count_flops
 from benchmarks.workloads import build_mixture, build_workload, draw_tokens
-from fourm.masking.ours import mask_batch
+from fourm.masking.mask import mask_batch
 from fourm.model.config import ModelConfig
 from fourm.model.transformer import FourM
 from fourm.token_space import Inputs, MaskedBatch, Targets, TokenRange, TokenSpace

@@ -20,7 +20,7 @@ from fourm.devices.layout import MeshConfig
 from fourm.evaluation.directions import EvaluationConfig, RegionConfig
 from fourm.evaluation.probes import ProbeConfig
 from fourm.inference.generate_tokens import GenerationConfig
-from fourm.masking.ours import MaskingComponent, MaskingConfig
+from fourm.masking.mixture import MaskingComponent, MaskingConfig, Ml4mRules
 from fourm.model.config import ModelConfig, PublishedOptions
 from fourm.training.loop import TrainingConfig
 from fourm.training.masked_loss import LossConfig
@@ -52,7 +52,7 @@ CONFIG_CLASSES = {
     *(ScalarTokenizerConfig, ViTTokenizerConfig, CodeEncoderConfig, QuantizerConfig),
     *(NetworkConfig, DecoderConfig, DiffusionTokenizerConfig, DiffusionConfig, SamplingConfig),
     *(UNetConfig, Codes, Vectors, WordPieceTokenizerConfig, SavedTokenizerConfig),
-    *(MeshConfig, NoData, PublishedOptions),
+    *(MeshConfig, NoData, PublishedOptions, Ml4mRules),
 }
 
 
@@ -168,8 +168,8 @@ with checked_later():
         r"--masking\.components\.0\.keep-of names 'text'": dict(
             masking=with_component(keep_of={"text": "all"})
         ),
-        r"--masking\.chunk-sizes names 'text'": dict(
-            masking=MaskingConfig((COMPONENT,), rules="ml4m", chunk_sizes={"text": 2})
+        r"--masking\.ml4m\.chunk-sizes names 'text'": dict(
+            masking=MaskingConfig((COMPONENT,), rules="ml4m", ml4m=Ml4mRules({"text": 2}))
         ),
         r"--masking\.components\.0\.num-targets is 0 9": dict(
             masking=with_component(num_targets=(0, 9))

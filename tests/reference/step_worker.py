@@ -16,7 +16,8 @@ import numpy as np
 from flax import nnx
 
 from fourm.devices.layout import Layout, MeshConfig
-from fourm.masking.ours import MaskingComponent, MaskingConfig, mask_batch
+from fourm.masking.mask import mask_batch
+from fourm.masking.mixture import MaskingComponent, MaskingConfig
 from fourm.model.config import ModelConfig
 from fourm.token_space import TokenSpace
 from fourm.training import masked_loss

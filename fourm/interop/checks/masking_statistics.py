@@ -10,9 +10,15 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 from scipy import stats
 
-from fourm.masking.mixture import ComponentArrays, choose_by_weight, tabulate
-from fourm.masking.ml4m import Counts, split_sample
-from fourm.masking.ours import MaskingComponent, MaskingConfig
+from fourm.masking.mixture import (
+    ComponentArrays,
+    MaskingComponent,
+    MaskingConfig,
+    Ml4mRules,
+    choose_by_weight,
+    tabulate,
+)
+from fourm.masking.ml4m import Counts, split_by_component
 from fourm.token_space import TokenRange, TokenSpace
 from tokenizers.base import SequenceTokens
 
@@ -92,11 +98,11 @@ def build_mixture(setting: Mapping[str, Any]) -> MaskingConfig:
             num_targets=tuple(low_high or (1, everything)),
             weight=weights[number],
             keep_of={name: own["keep"][number] for name, own in alphas.items() if "keep" in own},
-            ask_rest=low_high is None,
         )
         components.append(component)
     chunks = {name: size for name, size in CHUNKS.items() if name in alphas}
-    return MaskingConfig(tuple(components), rules="ml4m", chunk_sizes=chunks)
+    all_hidden = tuple(range(count)) if low_high is None else ()
+    return MaskingConfig(tuple(components), rules="ml4m", ml4m=Ml4mRules(chunks, all_hidden))
 
 
 def build_sample(
@@ -126,7 +132,7 @@ def compile_counts(
         ids: dict[str, Int[Array, "_"]],
         num_real: dict[str, Int[Array, ""]],
     ) -> Counts:
-        return split_sample(key, component, ids, num_real, {}, space, dict(chunk_sizes)).counts
+        return split_by_component(key, component, ids, num_real, {}, space, dict(chunk_sizes))[1]
 
     return jax.jit(jax.vmap(count, in_axes=(0, 0, None, None)))
 
@@ -141,7 +147,7 @@ def simulate(setting: Mapping[str, Any], samples: int, seed: int = 0) -> Simulat
     chosen = np.searchsorted(limits, np.arange(samples), side="right").astype(np.int32)
 
     table = jax.tree.map(np.asarray, tabulate(space, config))
-    count = compile_counts(space, tuple(config.chunk_sizes.items()))
+    count = compile_counts(space, tuple(config.ml4m.chunk_sizes.items()))
     split_key, component_key = jax.random.split(jax.random.key(seed))
     size = min(BATCH, samples)
     # The last batch is completed by samples that are not counted.

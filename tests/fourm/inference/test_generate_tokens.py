@@ -17,7 +17,8 @@ from fourm.inference.generate_tokens import (
     generate_tokens,
 )
 from fourm.inference.schedules import tokens_per_step
-from fourm.masking.ours import MaskingComponent, MaskingConfig, mask_batch
+from fourm.masking.mask import mask_batch
+from fourm.masking.mixture import MaskingComponent, MaskingConfig
 from fourm.model.config import ModelConfig
 from fourm.model.transformer import FourM
 from fourm.token_space import Targets, TokenRange, TokenSpace

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from fourm.masking.ours import MaskingComponent, MaskingConfig, mask_batch
+from fourm.masking.mask import mask_batch
+from fourm.masking.mixture import MaskingComponent, MaskingConfig
 from fourm.model.config import ACTIVATIONS, ModelConfig
 from fourm.model.mlp import Mlp
 from fourm.model.positions import sincos_positions

@@ -25,7 +25,7 @@ from configs.presets.published import fourm_l, mixture
 from fourm.devices.layout import BATCH, Layout, MeshConfig
 from fourm.devices.processes import initialize
 from fourm.interop.transformer.weights import build_abstract
-from fourm.masking.ours import MaskingComponent, MaskingConfig
+from fourm.masking.mixture import MaskingComponent, MaskingConfig
 from fourm.model.config import ModelConfig
 from fourm.model.transformer import FourM
 from fourm.token_space import TokenSpace

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from fourm.devices.layout import Layout
-from fourm.masking.ours import MaskingComponent, MaskingConfig
+from fourm.masking.mixture import MaskingComponent, MaskingConfig
 from fourm.token_space import TokenSpace
 from fourm.training.heldout import HeldoutLoss
 from fourm.training.loop import TrainingConfig

@@ -17,7 +17,7 @@ import pytest
 from flax import nnx
 
 from fourm.devices.layout import Layout
-from fourm.masking.ours import MaskingComponent, MaskingConfig
+from fourm.masking.mixture import MaskingComponent, MaskingConfig
 from fourm.run_directory.run_log import RunLog, read_metrics
 from fourm.token_space import TokenSpace
 from fourm.training.checkpoints import Checkpoints

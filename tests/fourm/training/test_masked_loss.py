@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from fourm.masking.ours import MaskingComponent, MaskingConfig, mask_batch
+from fourm.masking.mask import mask_batch
+from fourm.masking.mixture import MaskingComponent, MaskingConfig
 from fourm.training.masked_loss import LossConfig, masked_loss
 from tests.fourm.tiny import SPACE, build_model, make_tokens
 

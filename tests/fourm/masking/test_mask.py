@@ -7,15 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fourm.masking.ours import (
-    MaskingComponent,
-    MaskingConfig,
-    mask_batch,
-)
+from fourm.masking.mask import mask_batch
+from fourm.masking.mixture import MaskingComponent, MaskingConfig, Ml4mRules
 from fourm.token_space import MASK_ID, TokenSpace
 from tests.fourm.tiny import SPACE, Shape, make_tokens
 from tokenizers.base import SequenceTokens, TokenBatch
 from tokenizers.settings.checked import check_all, checked_later
+from tokenizers.settings.plain import classes_of, from_plain, to_plain, up_to_date
 
 NAMES = SPACE.names
 
@@ -434,8 +432,9 @@ def test_features_are_shown_by_position_and_never_asked(rules):
 
 def test_asking_for_the_rest_leaves_nothing_out():
     alphas = {name: 0.5 for name in NAMES}
-    component = MaskingComponent(alphas, alphas, (16, 16), (45, 45), ask_rest=True)
-    config = MaskingConfig((component,), rules="ml4m")
+    component = MaskingComponent(alphas, alphas, (16, 16), (45, 45))
+    rules = Ml4mRules(predict_all_hidden=(0,))
+    config = MaskingConfig((component,), rules="ml4m", ml4m=rules)
     for sample, inputs, targets in draw_samples(config, 0.8):
         for entry in GRIDS:
             places = [*inputs[entry.name]["position"], *targets[entry.name]["position"]]
@@ -449,7 +448,7 @@ def test_asking_for_the_rest_leaves_nothing_out():
 
 def test_chunks_are_kept_or_dropped_whole_and_the_end_by_itself():
     component = MaskingComponent({"text": 1.0}, {"map": 1.0}, (10, 10), (6, 6))
-    config = MaskingConfig((component,), rules="ml4m", chunk_sizes={"text": 3})
+    config = MaskingConfig((component,), rules="ml4m", ml4m=Ml4mRules({"text": 3}))
     config.check_fits(SPACE)
     ends, kept_chunks = set(), set()
     for sample, inputs, _ in draw_samples(config, 1.0):
@@ -494,7 +493,6 @@ def test_a_target_budget_counts_the_token_that_is_given():
         (dict(num_inputs=(0, 4)), "components.0.num-inputs is 0 4; needs 1 <= low <= high"),
         (dict(num_targets=(9, 4)), "components.0.num-targets is 9 4; needs 1 <= low <= high"),
         (dict(weight=-1.0), "components.0.weight is -1.0; it must be finite and not negative"),
-        (dict(ask_rest=True), "components.0.ask-rest needs --masking.rules ml4m"),
         (dict(weight=0.0), "Every masking component has weight 0; give one a positive weight"),
     ],
 )
@@ -510,13 +508,16 @@ def test_a_mixture_that_can_not_be_drawn_gets_one_sentence(changes, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (dict(chunk_sizes={"text": 2}), "--masking.chunk-sizes needs --masking.rules ml4m"),
+        (dict(chunk_sizes={"text": 2}), "--masking.ml4m needs --masking.rules ml4m"),
+        (dict(predict_all_hidden=(0,)), "--masking.ml4m needs --masking.rules ml4m"),
         (dict(rules="ml4m", chunk_sizes={"text": 0}), "chunk-sizes.text is 0; it must be at le"),
+        (dict(rules="ml4m", predict_all_hidden=(1,)), "names component 1; there are 1, counted"),
     ],
 )
 def test_rules_that_do_not_fit_get_one_sentence(changes, message):
     with checked_later():
-        config = dataclasses.replace(of(symmetric(1.0)), **changes)
+        rules = changes.pop("rules", "ours")
+        config = dataclasses.replace(of(symmetric(1.0)), rules=rules, ml4m=Ml4mRules(**changes))
     with pytest.raises(ValueError, match=message):
         check_all(config, "--masking")
 
@@ -527,7 +528,7 @@ def test_rules_that_do_not_fit_get_one_sentence(changes, message):
         (dict(targets={"maps": 1.0}), {}, "no modality 'maps' .* Did you mean 'map'"),
         (dict(keep_of={"map": "all"}), {}, "0.keep-of names map, which is not a sequence"),
         (dict(keep_of={"txt": "all"}), {}, "no modality 'txt' .* Did you mean 'text'"),
-        ({}, {"map": 2}, "--masking.chunk-sizes names map, which is not a sequence"),
+        ({}, {"map": 2}, "--masking.ml4m.chunk-sizes names map, which is not a sequence"),
         ({}, {"txt": 2}, "no modality 'txt'"),
     ],
 )
@@ -535,7 +536,7 @@ def test_a_mixture_of_other_tokens_than_there_are_gets_one_sentence(
     component, chunk_sizes, message
 ):
     own = dataclasses.replace(symmetric(1.0), **component)
-    config = MaskingConfig((own,), rules="ml4m", chunk_sizes=chunk_sizes)
+    config = MaskingConfig((own,), rules="ml4m", ml4m=Ml4mRules(chunk_sizes))
     with pytest.raises(ValueError, match=message):
         config.check_fits(SPACE)
 
@@ -577,3 +578,16 @@ def test_the_budget_of_the_batch_is_that_of_the_largest_component():
     masked = mask(MIXTURE, make_tokens(32))
     assert isinstance(make_tokens(1), TokenBatch)
     assert masked.inputs.ids.shape == masked.targets.ids.shape == (32, 24)
+
+
+def test_rules_that_an_earlier_version_stored_beside_the_others_come_back():
+    components = (symmetric(1.0), symmetric(2.0))
+    rules = Ml4mRules({"text": 3}, predict_all_hidden=(1,))
+    config = MaskingConfig(components, rules="ml4m", ml4m=rules)
+    stored = to_plain(config)
+    del stored["ml4m"]
+    stored["chunk_sizes"] = {"text": 3}
+    for number, component in enumerate(stored["components"]):
+        component["ask_rest"] = number == 1
+    assert from_plain(stored, MaskingConfig) == config
+    assert up_to_date(stored, classes_of(MaskingConfig)) == to_plain(config)
