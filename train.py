@@ -20,6 +20,7 @@ if __name__ == "__main__":  # Before the imports below, which take seconds.
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -43,6 +44,7 @@ from fourm.evaluation.results import why_failed
 from fourm.model.saved_model import save_model
 from fourm.presentation.pictures import draw_curves
 from fourm.presentation.report import Report, write_report
+from fourm.run_directory.lock import locked, undone_if_refused
 from fourm.run_directory.run_log import RunLog, SilentLog, read_metrics
 from fourm.run_directory.stages import Stages
 from fourm.training.heldout import HeldoutLoss
@@ -89,10 +91,22 @@ def run(arguments: Sequence[str]) -> Path:
     config, _ = parse_command_line(arguments)
     layout = Layout.build(config.mesh)
     layout.check(config.model.num_heads, config.training.batch_size, config.training.accumulation)
+    with ExitStack() as stack:
+
+        def begin_run() -> None:
+            for context in (locked, undone_if_refused):
+                stack.enter_context(context(Path(config.run_dir)))
+            open_run(config, launch.fork, launch.use)
+
+        run_on_main(begin_run)
+        if not is_reported(config):
+            go_through_stages(config, layout, shlex.join(["python", "train.py", *arguments]))
+    return Path(config.run_dir)
+
+
+def go_through_stages(config: RunConfig, layout: Layout, command: str) -> None:
+    """Makes what is missing in a run directory; the command is what its report names."""
     folder = Path(config.run_dir)
-    run_on_main(lambda: open_run(config, launch.fork, launch.use))
-    if is_reported(config):
-        return folder
     stage = Stages(folder, is_main())
     with RunLog(folder) if is_main() else SilentLog() as log:
         with stage("samples", folder / HELDOUT):
@@ -110,10 +124,8 @@ def run(arguments: Sequence[str]) -> Path:
         del samples  # The memory that they take is needed from here on.
         with stage("model", folder / MODEL):
             train_model(config, tokenizers, tokens, heldout, log, layout)
-    command = shlex.join(["python", "train.py", *arguments])
     run_on_main(lambda: evaluate(config, stage, command))
     run_on_main(lambda: record_pieces(folder))
-    return folder
 
 
 def make_tokenizer(config: RunConfig, name: str, samples: Samples, log: RunLog) -> Tokenizer:

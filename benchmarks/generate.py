@@ -13,7 +13,8 @@ from flax import nnx
 
 from benchmarks.measure import print_line, summarize, time_call
 from benchmarks.workloads import Precision, Size, build_workload, draw_tokens
-from fourm.inference.generate_tokens import GenerationConfig, generate_tokens
+from fourm.inference.generate_tokens import generate_tokens
+from fourm.inference.settings import GenerationConfig
 from fourm.model.transformer import FourM
 from fourm.token_space import TokenSpace
 from tokenizers.process.huge_pages import restart_with_huge_pages

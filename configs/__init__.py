@@ -3,6 +3,7 @@
 The names stay where the modules that define them move.
 """
 
+import fourm  # noqa: F401  Puts our folder `tokenizers` before another package of that name.
 from configs.presets.components import any_to_any, complete_from, one_to_all
 from configs.runs.further import load_run
 from configs.schema import RunConfig

@@ -12,7 +12,7 @@ from fourm.devices.layout import MeshConfig
 from fourm.evaluation.directions import EvaluationConfig
 from fourm.evaluation.probes import ProbeConfig
 from fourm.evaluation.results import Pair
-from fourm.inference.generate_tokens import GenerationConfig
+from fourm.inference.settings import GenerationConfig
 from fourm.masking.mixture import MaskingConfig
 from fourm.model.config import ModelConfig
 from fourm.training.loop import TrainingConfig

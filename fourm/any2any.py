@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
-from fourm.inference.generate_tokens import GenerationConfig, Known, gather_inputs, generate_tokens
+from fourm.inference.embedding import embed_tokens
+from fourm.inference.generate_tokens import generate_tokens
+from fourm.inference.settings import GenerationConfig
 from fourm.model.saved_model import load_model, load_shape, save_model
 from fourm.model.transformer import FourM
 from fourm.run_directory.saved_checkpoints import (
@@ -297,7 +298,7 @@ class Any2Any:
         parts = []
         for rows, real in _batches(self._count(ids, None), batch_size):
             part = {name: array[rows] for name, array in ids.items()}
-            parts.append(np.asarray(_embed(graph, state, part))[:real])
+            parts.append(np.asarray(embed_tokens(graph, state, part))[:real])
         return np.concatenate(parts)
 
     def _check_names(self, names: Iterable[str]) -> None:
@@ -309,16 +310,6 @@ class Any2Any:
                     f"There is no modality {name!r} in this run; {hint} has "
                     f"{', '.join(self.tokenizers)}."
                 )
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _embed(graph: nnx.GraphDef, state: nnx.State, known: Known) -> Float[Array, "batch dim"]:
-    model = nnx.merge(graph, state)
-    inputs = gather_inputs(model.space, known)
-    features = model.encode(inputs)[:, -inputs.ids.shape[1] :].astype(jnp.float32)
-    is_real = inputs.is_real[..., None]
-    total = jnp.where(is_real, features, 0).sum(axis=1)
-    return total / jnp.maximum(is_real.sum(axis=1), 1)
 
 
 def _as_batch(name: str, raw: Any) -> RawBatch:

@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import tyro
 
 from fourm.any2any import Any2Any, load
-from fourm.inference.generate_tokens import GenerationConfig
+from fourm.inference.settings import GenerationConfig
 from fourm.presentation.files import SUFFIXES, draw_sheet, read_value, write_value
 from tokenizers.base import RawBatch
 from tokenizers.process.command import make_visible, run_command
@@ -158,8 +158,9 @@ def generate(arguments: Sequence[str]) -> Path:
         sheet,
         [(name, role, [values[name].draw(v, 128) for v in raw]) for name, role, raw in columns],
     )
-    made = ", ".join(generated.values)
-    print(make_visible(f"{count} of {made} in {folder}, all on one page in {sheet}"))
+    samples = "1 sample" if count == 1 else f"{count} samples"
+    made = " and ".join(filter(None, [", ".join(command.targets[:-1]), command.targets[-1]]))
+    print(make_visible(f"Wrote {samples} of {made} to {folder}; {sheet} shows them together."))
     return folder
 
 

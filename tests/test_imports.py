@@ -48,7 +48,8 @@ MAY_KNOW: dict[str, set[str]] = {
     "data_pipeline/tokenize": {
         *("data_pipeline/sources", "data_pipeline/crops", "data_pipeline/tokens"),
     },
-    "fourm/__init__": {"fourm/any2any"},
+    "fourm/__init__": {"fourm/any2any", "fourm/inference"},
+    "fourm/__main__": set(),
     "fourm/token_space": set(),
     "fourm/masking": {"fourm/token_space"},
     "fourm/model": {"fourm/token_space"},
@@ -122,7 +123,7 @@ def python_files(*folders: str) -> list[Path]:
 
 
 LIBRARY = python_files(*FOLDERS)
-EVERYTHING = [*LIBRARY, ROOT / "train.py", *python_files("tests", "benchmarks", "docs")]
+EVERYTHING = [*LIBRARY, ROOT / "train.py", *python_files("tests", "benchmarks", "docs", "examples")]
 
 
 def name_of(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""The README says what is true: its tree, its commands, its links."""
+"""The README and the pages say what is true: the tree, commands, links."""
 
 import ast
 import re
@@ -9,18 +9,26 @@ from pathlib import Path
 import pytest
 
 from configs.command_line import load_preset, parse_command_line
+from fourm.__main__ import COMMANDS as FOURM_COMMANDS
 from tests.fourm.tiny_run import make_run, write_run
 from tests.paths import ROOT
 from tokenizers.modality import Modality
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCKS = [
+    block
+    for page in PAGES
+    for block in re.findall(
+        r"^```(\w*)\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    )
+]
 COMMANDS = [
     line
     for language, block in BLOCKS
     if not language
     for line in block.splitlines()
-    if line.startswith(("python ", "pip "))
+    if line.startswith(("python ", "pip ", "fourm "))
 ]
 FOLDERS = (
     "fourm",
@@ -51,13 +59,14 @@ FOLDERS = (
     "configs",
     "configs/presets",
     "configs/runs",
+    "examples",
     "benchmarks",
     "docs",
 )
 
 
 def tree() -> dict[str, str]:
-    """Returns the gloss of every path in the README's tree."""
+    """Returns the gloss of every path in the list of files."""
     (block,) = [block for _, block in BLOCKS if block.startswith("train.py ")]
     glosses, folder = {}, ""
     for line in block.splitlines():
@@ -111,15 +120,24 @@ def test_training_commands_are_understood(command, some_run):
         assert parse_command_line(words)[0].run_dir
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("python -m fourm")])
+@pytest.mark.parametrize(
+    "command",
+    [
+        c
+        for c in COMMANDS
+        if c.startswith(("python -m fourm.", "python -m data_pipeline", "fourm "))
+    ],
+)
 def test_module_commands_name_modules_and_their_options(command):
     words = shlex.split(command)
+    if words[0] == "fourm":
+        words[:2] = ["python", "-m", FOURM_COMMANDS[words[1]][0]]
     module = ROOT / Path(*words[2].split(".")).with_suffix(".py")
     assert module.is_file()
     modalities = load_preset("scenes")[0].modalities
     source = module.read_text(encoding="utf-8")
     for word in words[3:]:
-        if word.startswith("--"):
+        if word.startswith("--") and "." not in word:  # Others are knobs of parts.
             name = word.removeprefix("--")
             assert name in modalities or name.replace("-", "_") in source, word
     if "--targets" in words:
@@ -136,9 +154,7 @@ def test_python_snippets_import_what_exists(block):
             assert all(hasattr(module, alias.name) for alias in node.names)
 
 
-@pytest.mark.parametrize(
-    "page", [ROOT / "README.md", *(ROOT / "docs").glob("*.md")], ids=lambda page: page.name
-)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_and_pictures_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
         assert target.startswith("https://") or (page.parent / target).exists(), target
@@ -153,3 +169,9 @@ def test_the_configuration_of_the_page_on_own_data_can_be_run(tmp_path):
     assert set(config.data.modalities) == set(config.modalities)
     kinds = {kind.__name__ for kind in typing.get_args(typing.get_type_hints(Modality)["values"])}
     assert set(re.findall(r"^\| `(\w+)` \|", page, re.M)) == kinds
+
+
+def test_the_readme_is_short_and_links_every_page():
+    assert len(README.splitlines()) < 200
+    for page in PAGES[1:]:
+        assert page.name in README, page.name

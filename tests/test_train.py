@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -18,17 +17,12 @@ from PIL import Image
 
 import fourm
 from benchmarks.kill import kill_once
-from configs.runs.samples import Samples
 from data_pipeline.tokens.store import TokenStore
 from fourm.evaluate import main as evaluate
-from fourm.evaluation.probes import ProbeConfig
-from fourm.run_directory.sample_set import load_heldout
 from fourm.run_directory.saved_checkpoints import list_steps
 from fourm.training.masked_loss import masked_loss
 from fourm.training.train_state import OptimizerConfig, build_schedule
-from tests.fixtures.tiny_scenes import config as tiny_config
 from tests.paths import ROOT
-from tokenizers.base import Boxes
 from train import main
 
 CONFIG = str(ROOT / "tests" / "fixtures" / "tiny_scenes.py")
@@ -95,42 +89,6 @@ def losses_of(folder: Path) -> list[dict]:
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     clock = ("samples_per_second", "seconds", "time")
     return [{name: line[name] for name in line if name not in clock} for line in lines]
-
-
-class ByClass:
-    """Samples that lie sorted by their class; every second has boxes, the first has a name."""
-
-    def __init__(self, per_class: int):
-        self.labels = np.repeat(np.arange(5), per_class)
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitems__(self, indices: list[int]) -> list[dict]:
-        boxes = Boxes(np.zeros((0, 4), np.float32), np.zeros(0, np.int32))
-        return [
-            {"rgb": np.zeros((8, 8, 3), np.uint8), "metadata": {"kind": int(self.labels[index])}}
-            | ({"boxes": boxes} if index % 2 else {})
-            for index in indices
-        ]
-
-
-def test_samples_that_lie_by_class_are_kept_from_all_classes(tmp_path):
-    names = ("rgb", "boxes")
-    config = replace(
-        tiny_config,
-        modalities={name: tiny_config.modalities[name] for name in names},
-        tokenizer_samples=400,
-        evaluation=replace(tiny_config.evaluation, num_samples=60),
-        probes=ProbeConfig(tasks=("kind",), num_train=300, num_test=60),
-    )
-    Samples(config, {"train": ByClass(100), "test": ByClass(20)}).keep_heldout(tmp_path)
-    for split, count in (("train_reference", 300), ("test", 60)):
-        kept = load_heldout(tmp_path, split)
-        shares = np.bincount(kept.labels("kind", np.arange(kept.size)), minlength=5)
-        assert kept.size >= count and max(shares) - min(shares) <= 1, split
-    # Of the samples with boxes, so many were not among every fourth.
-    assert len(load_heldout(tmp_path, "train_reference").rows(["boxes"])) >= 100
 
 
 @shares_run

@@ -8,7 +8,7 @@ from data_pipeline.sources.files.formats import ArrayFile, BoxesFile, TextFile
 from data_pipeline.sources.files.splits import SplitByFraction
 from fourm.evaluation.directions import EvaluationConfig
 from fourm.evaluation.probes import ProbeConfig
-from fourm.inference.generate_tokens import GenerationConfig
+from fourm.inference.settings import GenerationConfig
 from fourm.masking.mixture import MaskingConfig
 from fourm.model.config import ModelConfig
 from fourm.training.loop import TrainingConfig

@@ -8,7 +8,7 @@ from data_pipeline.sources.scenes.data import SEMSEG_CLASSES, ScenesData
 from data_pipeline.sources.scenes.sampler import COLOR_NAMES, SHAPES
 from fourm.evaluation.directions import EvaluationConfig, RegionConfig
 from fourm.evaluation.probes import ProbeConfig
-from fourm.inference.generate_tokens import GenerationConfig
+from fourm.inference.settings import GenerationConfig
 from fourm.masking.mixture import MaskingConfig
 from fourm.model.config import ModelConfig
 from fourm.training.loop import TrainingConfig

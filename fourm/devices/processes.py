@@ -1,6 +1,8 @@
 """Several processes of one run, by JAX's own runtime."""
 
 import os
+import socket
+import time
 from collections.abc import Callable, Mapping
 from itertools import count
 from typing import TypeVar
@@ -11,8 +13,10 @@ from jax.experimental.multihost_utils import broadcast_one_to_all
 from orbax.checkpoint import multihost
 
 Result = TypeVar("Result")
-PATIENCE = 30 * 24 * 3600 * 1000
+BARRIER_MILLISECONDS = 30 * 24 * 3600 * 1000
 """Milliseconds for which processes wait for each other; the runtime tells them if one dies."""
+COORDINATOR_SECONDS = 60.0
+"""For how long process 0 may take to start."""
 _barriers = count()
 
 
@@ -30,6 +34,8 @@ def initialize(coordinator: str, num_processes: int | None, process_index: int |
     """
     # JAX would take SIGTERM for itself; the training loop answers it, in all processes alike.
     jax.config.update("jax_enable_preemption_service", False)
+    if coordinator and process_index:
+        wait_for_coordinator(coordinator)
     # Else a cluster would have its say beside what is given.
     method = "deactivate" if coordinator else None
     try:
@@ -45,6 +51,29 @@ def initialize(coordinator: str, num_processes: int | None, process_index: int |
     if has_own_gpus(os.environ):
         for kind in ("cuda", "rocm"):
             jax.config.update(f"jax_{kind}_visible_devices", "all")
+
+
+def wait_for_coordinator(address: str, seconds: float = COORDINATOR_SECONDS) -> None:
+    """Returns when process 0 can be reached at HOST:PORT.
+
+    JAX itself would wait for minutes, and then end the process without an exception.
+
+    Raises:
+        ValueError: One sentence, if that takes longer than so many seconds.
+    """
+    host, _, port = address.rpartition(":")
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+            return
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise ValueError(
+                    f"Nothing answers at --coordinator {address} after {seconds:.0f} seconds "
+                    f"({error.strerror or error}); start process 0 there, or give its address."
+                ) from error
+        time.sleep(0.2)
 
 
 def has_own_gpus(environment: Mapping[str, str]) -> bool:
@@ -73,7 +102,7 @@ def wait_for_all() -> None:
     if jax.process_count() > 1:
         # Not by a collective over the devices, which would give up after half a minute.
         barrier = multihost.get_barrier_sync_fn()
-        barrier(key=f"run-{next(_barriers)}", timeout_ms=PATIENCE)
+        barrier(key=f"run-{next(_barriers)}", timeout_ms=BARRIER_MILLISECONDS)
 
 
 def run_on_main(work: Callable[[], Result]) -> Result | None:

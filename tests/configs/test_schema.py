@@ -19,7 +19,7 @@ from data_pipeline.sources.tfds import TfdsData
 from fourm.devices.layout import MeshConfig
 from fourm.evaluation.directions import EvaluationConfig, RegionConfig
 from fourm.evaluation.probes import ProbeConfig
-from fourm.inference.generate_tokens import GenerationConfig
+from fourm.inference.settings import GenerationConfig
 from fourm.masking.mixture import MaskingComponent, MaskingConfig, Ml4mRules
 from fourm.model.config import ModelConfig, PublishedOptions
 from fourm.training.loop import TrainingConfig

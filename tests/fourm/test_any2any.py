@@ -11,7 +11,8 @@ from flax import nnx
 
 import fourm
 from fourm.any2any import load_model, save_model
-from fourm.inference.generate_tokens import GenerationConfig, gather_inputs
+from fourm.inference.conditions import gather_inputs
+from fourm.inference.settings import GenerationConfig
 from tests.fourm.tiny import draw_model
 from tests.fourm.tiny_run import CAPTIONS, make_pictures, make_run, write_run
 from tokenizers.base import PADDING, Boxes

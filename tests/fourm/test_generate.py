@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from fourm.generate import main
-from fourm.inference.generate_tokens import GenerationConfig
+from fourm.inference.settings import GenerationConfig
 from tests.fourm.tiny_run import make_pictures, make_run, write_run
 
 

@@ -18,7 +18,8 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from fourm.inference.cache import decode_next, start_cache
-from fourm.inference.generate_tokens import ask_grid, gather_inputs, guide
+from fourm.inference.conditions import apply_guidance, gather_inputs
+from fourm.inference.grids import ask_grid
 from fourm.inference.sampling import choose_best, keep_likeliest
 from fourm.inference.schedules import leave_no_step_idle, temperatures_per_step, tokens_per_step
 from fourm.interop.checks.comparison import TIE, Comparison, compare, compare_exactly
@@ -250,7 +251,7 @@ def grid_logits(
     for is_emptied in (False, True)[: 1 if scale == 1 else 2]:
         inputs = join([*read_conditions(model, conditions, is_emptied), target])
         halves.append(_one_pass(*nnx.split(model), inputs, asked, entry))
-    return np.asarray(halves[0] if scale == 1 else guide(jnp.concatenate(halves), scale))
+    return np.asarray(halves[0] if scale == 1 else apply_guidance(jnp.concatenate(halves), scale))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4))
@@ -275,7 +276,7 @@ def sequence_logits(
         inputs = join([*parts, lone_sentinel(entry, batch)])
         ids = jnp.asarray(previous, jnp.int32)
         halves.append(_write(*nnx.split(model), inputs, ids, entry))
-    return np.asarray(halves[0] if scale == 1 else guide(jnp.concatenate(halves), scale))
+    return np.asarray(halves[0] if scale == 1 else apply_guidance(jnp.concatenate(halves), scale))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4))

@@ -8,15 +8,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from fourm.inference import generate_tokens as generation
+from fourm.inference import grids
 from fourm.inference.cache import decode_next, start_cache
-from fourm.inference.generate_tokens import (
-    GenerationConfig,
-    ask_grid,
-    gather_inputs,
-    generate_tokens,
-)
+from fourm.inference.conditions import gather_inputs
+from fourm.inference.generate_tokens import generate_tokens
+from fourm.inference.grids import ask_grid
 from fourm.inference.schedules import tokens_per_step
+from fourm.inference.settings import GenerationConfig
 from fourm.masking.mask import mask_batch
 from fourm.masking.mixture import MaskingComponent, MaskingConfig
 from fourm.model.config import ModelConfig
@@ -313,14 +311,14 @@ def test_a_large_grid_becomes_what_it_would_in_passes_of_one_size(
         known["picture"] = grid("picture", share=share)
     settings = dict(scheme=scheme, num_steps=5, temperature=0.0, decode="expected", guidance=2.0)
     expected = run(model, known, ["picture"], **settings)
-    monkeypatch.setattr(generation, "LARGE_GRID", 12)
-    generation._generate_grid.clear_cache()
+    monkeypatch.setattr(grids, "LARGE_GRID", 12)
+    grids.generate_grid.clear_cache()
     result = run(model, known, ["picture"], **settings)
     assert (result.ids["picture"] == expected.ids["picture"]).all()
     np.testing.assert_allclose(
         result.probabilities["picture"], expected.probabilities["picture"], atol=1e-5
     )
-    generation._generate_grid.clear_cache()
+    grids.generate_grid.clear_cache()
 
 
 def test_guidance_of_one_is_the_limit_of_guidance(model):

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 
 import fourm
 from fourm.generate import main as generate
-from fourm.inference.generate_tokens import GenerationConfig
+from fourm.inference.settings import GenerationConfig
 from fourm.interop.import_run import find_owners, resolve
 from fourm.interop.ml4m import main
 from tests.paths import GOLDENS

@@ -1,0 +1,130 @@
+"""What a generated modality is conditioned on, and what grids and sequences share in drawing."""
+
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from fourm.inference.sampling import Draw, sample_tokens
+from fourm.inference.settings import GenerationConfig, Numbers
+from fourm.token_space import MASK_ID, Inputs, TokenRange, TokenSpace
+from tokenizers.base import PADDING
+
+Known = Mapping[str, Int[Array | np.ndarray, "batch _"] | Float[Array | np.ndarray, "batch _ _"]]
+"""Per modality ids [batch, tokens] in its own vocabulary, `PADDING` where unknown; of features the
+vectors [batch, tokens, width], NaN where unknown."""
+
+
+def gather_inputs(space: TokenSpace, known: Known) -> Inputs:
+    """Returns what the encoder reads of known tokens; one slot per token of each modality.
+
+    A sequence that has begun but not ended is followed by a sentinel, as in training.
+    """
+    parts, features = [], {}
+    for entry in space.ranges:
+        if entry.name not in known:
+            continue
+        ids = jnp.asarray(known[entry.name])
+        is_real = ids != PADDING
+        if entry.kind == "features":
+            is_real = jnp.isfinite(ids).all(axis=-1)
+            features[entry.name] = jnp.where(is_real[..., None], ids, 0.0)
+            ids = jnp.zeros(is_real.shape, jnp.int32)
+        if entry.special is not None:
+            length = is_real.sum(axis=1)
+            is_open = (length > 0) & ~has_ended(ids, entry)
+            at_end = jnp.arange(ids.shape[1]) == length[:, None]
+            sentinel = at_end & is_open[:, None]
+            ids = jnp.where(sentinel, entry.special.first_sentinel, ids)
+            is_real = is_real | sentinel
+        place = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
+        parts.append(
+            Inputs(
+                ids=jnp.where(is_real, ids + entry.first_id, MASK_ID),
+                modality=jnp.full(ids.shape, entry.index, jnp.int32),
+                position=place + entry.first_position,
+                is_real=is_real,
+            )
+        )
+    return join_inputs(parts)._replace(features=features or None)
+
+
+def join_inputs(parts: Sequence[Inputs]) -> Inputs:
+    """Puts inputs side by side; features are those of the first part."""
+    slots = [part._replace(features=None) for part in parts]
+    joined = jax.tree.map(lambda *arrays: jnp.concatenate(arrays, axis=1), *slots)
+    return joined._replace(features=parts[0].features)
+
+
+def keep_real(inputs: Inputs, most: int) -> Inputs:
+    """Returns inputs in `most` slots, of which at least as many are there as are real."""
+    if most >= inputs.is_real.shape[1]:
+        return inputs
+    place = jnp.argsort(~inputs.is_real, axis=1)[:, :most]
+    return jax.tree.map(lambda slots: jnp.take_along_axis(slots, place, axis=1), inputs)
+
+
+def has_ended(ids: Int[Array, "batch tokens"], entry: TokenRange) -> Bool[Array, "batch"]:
+    """Says which sequences are complete."""
+    is_full = (ids != PADDING).all(axis=1)
+    return is_full | (ids == entry.special.end).any(axis=1)
+
+
+def apply_guidance(
+    logits: Float[Array, "doubled tokens vocab"], guidance: Float[Array, ""] | float
+) -> Float[Array, "batch tokens vocab"]:
+    """Combines the halves of a doubled batch: with conditions, then without."""
+    conditional, unconditional = jnp.split(logits, 2)
+    return unconditional + guidance * (conditional - unconditional)
+
+
+def with_unconditional(inputs: Inputs, is_kept: Bool[Array, "batch n"]) -> Inputs:
+    """Appends to a batch its copy from which all but the kept tokens are removed."""
+    bare = inputs._replace(is_real=inputs.is_real & is_kept)
+    return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), inputs, bare)
+
+
+def target_keys(keys: Key[Array, "batch"], entry: TokenRange) -> Key[Array, "batch"]:
+    """Returns every sample's key for one modality."""
+    return jax.vmap(lambda key: jax.random.fold_in(key, entry.index))(keys)
+
+
+def step_keys(keys: Key[Array, "batch"], step: Int[Array, ""]) -> Key[Array, "2 batch"]:
+    """Returns this step's keys: for drawing tokens, and for choosing among them."""
+    return jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, step)), out_axes=1)(keys)
+
+
+NEVER = -1
+"""The pass in which logits were not finite, if they always were."""
+
+
+def first_failure(
+    failed: Int[Array, ""],
+    step: Int[Array, ""],
+    is_finite: Bool[Array, "batch tokens"],
+    is_used: Bool[Array, "batch tokens"],
+) -> Int[Array, ""]:
+    """Returns the first step at which logits of tokens that are used were not finite."""
+    has_failed = (is_used & ~is_finite).any()
+    return jnp.where((failed == NEVER) & has_failed, step, failed)
+
+
+def draw(
+    keys: Key[Array, "batch"],
+    logits: Float[Array, "batch tokens vocab"],
+    config: GenerationConfig,
+    numbers: Numbers,
+    temperatures: Float[Array, "batch"] | None = None,
+) -> Draw:
+    """Draws tokens as settings say, which `split_settings` returned."""
+    temperature = numbers.temperature if temperatures is None else temperatures
+    return sample_tokens(
+        keys,
+        logits,
+        0.0 if config.temperature == 0 else temperature,
+        numbers.top_k if config.top_k else 0,
+        numbers.top_p if config.top_p < 1 else 1.0,
+        config.top_k,
+    )
