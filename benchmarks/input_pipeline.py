@@ -24,7 +24,7 @@ from data_pipeline.batches import BatchIterator, BatchOrder
 from data_pipeline.sources.source import Sample
 from data_pipeline.tokens.store import TokenStore
 from data_pipeline.tokens.writer import plan_store, write_tokens
-from fourm.interop.import_run import stand_in
+from fourm.interop.import_run import codes_tokenizer_for
 from fourm.masking.mask import mask_batch
 from fourm.token_space import TokenRange, TokenSpace
 from tokenizers.base import TokenBatch
@@ -136,7 +136,7 @@ def run(config: InputPipeline) -> dict[str, Any]:
 
 def write_store(folder: Path, space: TokenSpace, config: InputPipeline) -> TokenStore:
     """Writes random tokens, and opens them to be read from disk."""
-    tokenizers = {entry.name: stand_in(entry) for entry in space.ranges}
+    tokenizers = {entry.name: codes_tokenizer_for(entry) for entry in space.ranges}
     samples = RandomSamples(space, config.samples)
     plan = plan_store(samples, tokenizers, dict.fromkeys(tokenizers, ""), {}, config.shards)
     write_tokens(samples, tokenizers, folder, plan)

@@ -14,6 +14,7 @@ from typing import Annotated
 import tyro
 
 import configs
+from configs.help import cut_help, shown_by_group
 from configs.launch import Launch
 from configs.presets.nyuv2 import nyuv2
 from configs.presets.scenes import scenes, scenes_gpu
@@ -70,6 +71,14 @@ MOVED_KNOBS = {
 """Knobs of earlier versions, and what they are called now."""
 
 
+ABOUT = f"""Usage: python train.py [PRESET | FILE.py | RUN] [KIND] [--knob value ...]
+
+PRESET is one of {", ".join(PRESETS)}. FILE.py is your own configuration, which sets
+`config = RunConfig(...)`. RUN is a run directory, whose model is fine-tuned. KIND replaces the
+preset's data by another kind: {", ".join(KINDS)} (none: train on --tokens alone). Every knob
+overrides the value of the preset."""
+
+
 def parse_command_line(arguments: Sequence[str]) -> tuple[RunConfig, Launch]:
     """Returns what `[PRESET | FILE.py | RUN] [KIND] [--knob ...]` asks for, and how it is started.
 
@@ -92,7 +101,8 @@ def parse_command_line(arguments: Sequence[str]) -> tuple[RunConfig, Launch]:
     config, description = load_preset(name)
     if words[1:]:
         config = replace(config, data=data_of_kind(config, words[1]))
-    with warnings.catch_warnings(), checked_later():
+    arguments, wanted = cut_help(arguments)
+    with warnings.catch_warnings(), checked_later(), shown_by_group(wanted):
         # A file of the user's may define a data class of its own.
         warnings.filterwarnings("ignore", ".*does not match any type in Union")
         line = tyro.cli(
@@ -100,11 +110,7 @@ def parse_command_line(arguments: Sequence[str]) -> tuple[RunConfig, Launch]:
             default=CommandLine(config, Launch()),
             args=rename_knobs(arguments),
             prog=" ".join(["python train.py", name, *words[1:]]),
-            description=f"{description}\n\nPresets: {', '.join(PRESETS)}; or a FILE.py of your own "
-            "that sets `config = RunConfig(...)`; or a run directory, whose model is trained "
-            "further. A kind of data may follow "
-            f"({', '.join(KINDS)}), if it is not to be the preset's own; with none, --tokens are "
-            "all there is. Every knob below overrides the preset's value.",
+            description=f"{description}\n\n{ABOUT}",
             config=(tyro.conf.AvoidSubcommands,),
         )
     check_crop_size(config, line.config)

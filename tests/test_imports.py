@@ -85,10 +85,12 @@ MAY_KNOW: dict[str, set[str]] = {
     "configs/__init__": {"configs/presets", "configs/runs", "configs/schema"},
     "configs/schema": set(),
     "configs/launch": set(),
+    "configs/help": set(),
     "configs/presets": {"configs/schema"},
     "configs/runs": {"configs/schema", "configs/presets"},
     "configs/command_line": {
-        *("configs/__init__", "configs/schema", "configs/launch", "configs/presets"),
+        *("configs/__init__", "configs/schema", "configs/launch", "configs/help"),
+        "configs/presets",
         "configs/runs",
     },
 }

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Int32
@@ -203,8 +203,6 @@ class BoxList(Checked):
 @dataclass(frozen=True)
 class BoxTokenizerConfig(Checked):
     """Five ids per box: its corners, quantised, then its class (Pix2Seq, section 2.1)."""
-
-    kind: ClassVar[Literal["grid", "sequence"]] = "sequence"
 
     num_bins: int = 100
     """Positions along width and height; a corner is off by at most half of 1 / (num_bins - 1)."""

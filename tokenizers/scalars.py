@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import numpy as np
 from jaxtyping import Array, Float, Int, Int32
@@ -88,8 +88,6 @@ class Scalar(Checked):
 @dataclass(frozen=True)
 class ScalarTokenizerConfig(Checked):
     """Bins that hold equal shares of the training numbers."""
-
-    kind: ClassVar[Literal["grid", "sequence"]] = "grid"
 
     num_bins: int = 256
     """Largest number of bins. Numbers with fewer different values, such as counts, get one bin for

@@ -12,11 +12,11 @@ from fourm.masking.mixture import MaskingComponent, MaskingConfig
 
 Modalities = Literal["7", "21", "sr"]
 
-MASKED = ("rgb", "depth", "semseg", "normal", "clip")
+PICTURES = ("rgb", "depth", "semseg", "normal", "clip")
 """Pictures that both resolutions have as tokens."""
 
-TOKENS_224 = tuple(f"tok_{name}@224" for name in MASKED)
-TOKENS_448 = tuple(f"tok_{name}@448" for name in MASKED)
+TOKENS_224 = tuple(f"tok_{name}@224" for name in PICTURES)
+TOKENS_448 = tuple(f"tok_{name}@448" for name in PICTURES)
 
 MORE_OF_21 = (
     "metadata",

@@ -44,7 +44,7 @@ from tokenizers.storage.run_paths import (
 from tokenizers.storage.unfinished import clear_unfinished
 
 # What may differ from the run that a directory was made by: it changes nothing made earlier.
-FREE_KNOBS = (
+CHANGEABLE_KNOBS = (
     "evaluation",
     "generation",
     "mesh",
@@ -155,7 +155,7 @@ def check_same(config: RunConfig) -> None:
             f"{folder / CONFIG} is damaged ({error}); give --run-dir another folder."
         ) from error
     knobs = differing_from(before, config)
-    fixed = [knob for knob in knobs if not is_free(knob)]
+    fixed = [knob for knob in knobs if not is_changeable(knob)]
     if fixed:
         raise ValueError(
             f"{folder} was made with other values of {', '.join(fixed) or 'everything'}; give "
@@ -172,9 +172,9 @@ def differing_from(before: dict[str, Any], config: RunConfig) -> list[str]:
     return differing_knobs(up_to_date(before, classes_of(RunConfig, config)), to_plain(config))
 
 
-def is_free(knob: str) -> bool:
+def is_changeable(knob: str) -> bool:
     """True if a knob may differ from what a run directory was made with."""
-    return any(knob == free or knob.startswith(f"{free}.") for free in FREE_KNOBS)
+    return any(knob == free or knob.startswith(f"{free}.") for free in CHANGEABLE_KNOBS)
 
 
 def write_config(config: RunConfig) -> None:

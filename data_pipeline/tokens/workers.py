@@ -18,7 +18,7 @@ from tokenizers.base import Tokenizer
 
 Opened = tuple[Source, dict[str, Tokenizer]]
 
-PATIENCE = 0.5
+POLL_SECONDS = 0.5
 """Seconds between two looks at how far the processes are."""
 
 
@@ -62,7 +62,7 @@ def write_in_processes(
         waiting = {pool.submit(_write, number) for number in numbers}
         try:
             while waiting:
-                finished, waiting = wait(waiting, PATIENCE, FIRST_EXCEPTION)
+                finished, waiting = wait(waiting, POLL_SECONDS, FIRST_EXCEPTION)
                 for future in finished:
                     future.result()
                 if (now := done.value) > seen:

@@ -378,10 +378,10 @@ def gather(
         )
     if dtype is None or part.dtype == dtype:
         return collect(part)
-    hand_out = jax.linear_transpose(collect, part)
+    scatter_gradient = jax.linear_transpose(collect, part)
     cast_and_collect = jax.custom_vjp(lambda part: collect(part.astype(dtype)))
     cast_and_collect.defvjp(
         lambda part: (cast_and_collect(part), None),
-        lambda _, gradient: hand_out(gradient.astype(part.dtype)),
+        lambda _, gradient: scatter_gradient(gradient.astype(part.dtype)),
     )
     return cast_and_collect(part)

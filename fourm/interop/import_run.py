@@ -81,7 +81,8 @@ def import_run(paths: Sequence[str], out: Path) -> None:
         for owner in owners:
             given[owner] = read_tokenizer(path, model.space[owner])
     tokenizers = {
-        entry.name: given.get(entry.name) or stand_in(entry) for entry in model.space.ranges
+        entry.name: given.get(entry.name) or codes_tokenizer_for(entry)
+        for entry in model.space.ranges
     }
     clear_unfinished(out.parent, glob.escape(out.name) + ".*")
     with new_folder(out) as partial:
@@ -200,7 +201,7 @@ def read_tokenizer(path: Path, entry: TokenRange) -> Tokenizer:
     return tokenizer
 
 
-def stand_in(entry: TokenRange) -> Tokenizer:
+def codes_tokenizer_for(entry: TokenRange) -> Tokenizer:
     """Returns what serves a modality of which no tokenizer is given."""
     if entry.kind != "features":
         values = Codes(entry.vocab_size, entry.token_shape, entry.kind == "sequence")

@@ -20,7 +20,7 @@ from tokenizers.storage.pieces import check_pieces
 from tokenizers.storage.run_paths import MODEL, TOKENIZERS
 
 
-class Start(NamedTuple):
+class WeightSource(NamedTuple):
     """What the first weights come from.
 
     Attributes:
@@ -36,7 +36,7 @@ class Start(NamedTuple):
     taken: tuple[str, ...] = ()
 
 
-def find_start(tokenizers: Mapping[str, Tokenizer], folder: Path, run: str = "") -> Start:
+def find_start(tokenizers: Mapping[str, Tokenizer], folder: Path, run: str = "") -> WeightSource:
     """Returns what a model over these modalities starts from.
 
     Args:
@@ -50,7 +50,7 @@ def find_start(tokenizers: Mapping[str, Tokenizer], folder: Path, run: str = "")
     """
     space = TokenSpace.build(dict(tokenizers))
     if not run:
-        return Start(space)
+        return WeightSource(space)
     path = Path(run).expanduser()
     check_pieces(path, [MODEL, *(f"{TOKENIZERS}/{name}" for name in tokenizers)])
     check_made_with(path / MODEL, path / TOKENIZERS)
@@ -58,7 +58,7 @@ def find_start(tokenizers: Mapping[str, Tokenizer], folder: Path, run: str = "")
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
         source = load_model(path / MODEL)
     taken = find_shared(path, folder, tokenizers)
-    return Start(space.with_roles_of(source.space, taken), run, source, taken)
+    return WeightSource(space.with_roles_of(source.space, taken), run, source, taken)
 
 
 def find_shared(source: Path, folder: Path, tokenizers: Mapping[str, Tokenizer]) -> tuple[str, ...]:
@@ -84,7 +84,7 @@ def find_shared(source: Path, folder: Path, tokenizers: Mapping[str, Tokenizer])
 
 
 def create_model(
-    start: Start,
+    start: WeightSource,
     config: ModelConfig,
     tokenizers: Mapping[str, Tokenizer],
     seed: int,

@@ -37,8 +37,8 @@ def update_whole_matrices(
         specs = jax.tree_util.tree_map_with_path(layout.spec, given)
 
         def update_some(*parts: PyTree) -> tuple[PyTree, PyTree]:
-            updated = optimizer.update(*jax.tree.map(partial(hand_out, sizes), parts, specs))
-            return jax.tree.map(partial(hand_back, sizes), updated, specs[:2], parts[:2])
+            updated = optimizer.update(*jax.tree.map(partial(gather_layers, sizes), parts, specs))
+            return jax.tree.map(partial(scatter_layers, sizes), updated, specs[:2], parts[:2])
 
         return jax.shard_map(
             update_some, mesh=layout.mesh, in_specs=specs, out_specs=specs[:2], check_vma=False
@@ -47,7 +47,7 @@ def update_whole_matrices(
     return optax.GradientTransformation(optimizer.init, update)
 
 
-def hand_out(sizes: dict[str, int], part: Array, spec: P) -> Array:
+def gather_layers(sizes: dict[str, int], part: Array, spec: P) -> Array:
     """Returns whole matrices of some layers, for parts of the matrices of all.
 
     Layers are filled up with zeros to a multiple of the number of devices.
@@ -71,8 +71,8 @@ def hand_out(sizes: dict[str, int], part: Array, spec: P) -> Array:
     return stack
 
 
-def hand_back(sizes: dict[str, int], stack: Array, spec: P, part: Array) -> Array:
-    """Undoes `hand_out`; the result has the shape of `part`."""
+def scatter_layers(sizes: dict[str, int], stack: Array, spec: P, part: Array) -> Array:
+    """Undoes `gather_layers`; the result has the shape of `part`."""
     if part.ndim < 2:
         return stack
     split, alike = axes_of(spec, part.ndim, sizes)

@@ -230,11 +230,13 @@ def create_state(
     layout = Layout.single() if layout is None else layout
     graph, params, variables = nnx.split(model, nnx.Param, ...)
     params, variables = layout.place((nnx.to_pure_dict(params), nnx.to_pure_dict(variables)))
-    rest = layout.create(partial(begin, optimizer), params)
+    rest = layout.create(partial(init_optimizer_state, optimizer), params)
     return graph, TrainState(params=params, variables=variables, **rest)
 
 
-def begin(optimizer: optax.GradientTransformation, params: PyTree) -> dict[str, PyTree]:
+def init_optimizer_state(
+    optimizer: optax.GradientTransformation, params: PyTree
+) -> dict[str, PyTree]:
     """Returns the parts of a `TrainState` that follow from the parameters, before any step."""
     return {
         "step": jnp.zeros((), jnp.int32),
@@ -250,7 +252,7 @@ def describe_state(
     """Returns types, shapes and places of what `create_state` would make; nothing is made."""
     _, params, variables = nnx.split(model, nnx.Param, ...)
     params, variables = nnx.to_pure_dict(params), nnx.to_pure_dict(variables)
-    rest = jax.eval_shape(partial(begin, optimizer), params)
+    rest = jax.eval_shape(partial(init_optimizer_state, optimizer), params)
     shapes = TrainState(params=params, variables=variables, **rest)
     return (Layout.single() if layout is None else layout).describe(shapes)
 

@@ -35,7 +35,7 @@ def space_of(config: RunConfig) -> TokenSpace:
             side = config.crops.size // settings.patch_size
             assert side * settings.patch_size == config.crops.size
             shapes[name] = Shape(settings.codebook_size, (side, side))
-        elif settings.kind == "sequence":
+        elif isinstance(settings, TextTokenizerConfig | BoxTokenizerConfig):
             special = SequenceTokens(
                 end=0, first_sentinel=1, num_sentinels=getattr(settings, "num_sentinels", 20)
             )
@@ -80,7 +80,7 @@ def test_every_preset_says_how_it_is_started(name):
 def help_of(*arguments: str) -> str:
     written = io.StringIO()
     with contextlib.redirect_stdout(written), pytest.raises(SystemExit) as stopped:
-        parse_command_line([*arguments, "--help"])
+        parse_command_line([*arguments, "--help", "all"])
     assert stopped.value.code == 0
     return written.getvalue()
 

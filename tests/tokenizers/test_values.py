@@ -189,7 +189,7 @@ def test_a_batch_without_any_truth_costs_no_answer(name):
 def test_the_perfect_answer_denormalises_to_the_truth(name):
     values, raw = kind(name), samples(name)
     statistics = values.fit_statistics(raw)
-    perfect = values.perfect(jnp.asarray(raw), statistics)
+    perfect = values.target_output(jnp.asarray(raw), statistics)
     assert perfect.shape == (*raw.shape[:3], values.num_outputs)
     known = np.asarray(values.is_valid(raw))
     has_unknown = not known.all()

@@ -9,7 +9,7 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -58,8 +58,6 @@ class SamplingConfig(Checked):
 @dataclass(frozen=True)
 class DiffusionTokenizerConfig(Checked):
     """A learned tokenizer of anything dense, with a diffusion model as its decoder."""
-
-    kind: ClassVar[Literal["grid"]] = "grid"
 
     encoder: CodeEncoderConfig = field(default_factory=CodeEncoderConfig)
     """Pictures to ids."""
@@ -175,9 +173,9 @@ class DiffusionTokenizer(DenseTokenizer):
 
     def picture(self, raw: Shaped[Array, "batch y x ..."]) -> Picture:
         """Returns what the decoder should draw of raw values."""
-        perfect = self.values.perfect(raw, self._statistics)[..., : self.num_channels]
-        is_known = jnp.isfinite(perfect)
-        return Picture(jnp.where(is_known, perfect, 0), is_known)
+        target = self.values.target_output(raw, self._statistics)[..., : self.num_channels]
+        is_known = jnp.isfinite(target)
+        return Picture(jnp.where(is_known, target, 0), is_known)
 
     def loss(
         self, raw: Shaped[Array, "batch y x ..."], key: Array

@@ -6,7 +6,7 @@ a window of twice the patch, and the decoder the codes around its own.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -29,8 +29,6 @@ from tokenizers.values.dense import DenseValues
 @dataclass(frozen=True)
 class ImageTokenizerConfig(Checked):
     """A learned tokenizer of pictures and of anything shaped like them."""
-
-    kind: ClassVar[Literal["grid"]] = "grid"
 
     patch_size: int = 8
     """Pixels along each side of the square that one token stands for; even."""

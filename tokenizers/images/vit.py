@@ -4,7 +4,9 @@ Both work on a grid of patches. Positions are a fixed table on its own grid, whi
 to the one at hand, so that one network takes pictures of several sizes.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import jax
@@ -67,20 +69,29 @@ class NetworkConfig(Checked):
         return int(self.width * self.expansion)
 
 
-class Fixed(nnx.Variable):
+GELU = partial(jax.nn.gelu, approximate=False)
+
+
+GELU = partial(jax.nn.gelu, approximate=False)
+
+
+class Constant(nnx.Variable):
     """What belongs to a network but is not trained."""
 
 
-class Hidden(nnx.Module):
-    """Two layers with something bent between them."""
+class TwoLayerMlp(nnx.Module):
+    """Two linear layers with a nonlinearity between."""
 
     def __init__(self, width: int, hidden: int, rngs: nnx.Rngs):
         self.up = _linear(width, hidden, rngs)
         self.down = _linear(hidden, width, rngs)
 
-    def __call__(self, x: Float[Array, "*batch width"], bend=None) -> Float[Array, "*batch width"]:
-        x = self.up(x)
-        return self.down(jax.nn.gelu(x, approximate=False) if bend is None else bend(x))
+    def __call__(
+        self,
+        x: Float[Array, "*batch width"],
+        activation: Callable = GELU,
+    ) -> Float[Array, "*batch width"]:
+        return self.down(activation(self.up(x)))
 
 
 class Attention(nnx.Module):
@@ -113,7 +124,7 @@ class Block(nnx.Module):
         self.attention_norm = _norm(config, rngs)
         self.attention = Attention(config, rngs)
         self.mlp_norm = _norm(config, rngs)
-        self.mlp = Hidden(config.width, config.hidden, rngs)
+        self.mlp = TwoLayerMlp(config.width, config.hidden, rngs)
 
     def __call__(self, x: Float[Array, "batch tokens width"]) -> Float[Array, "batch tokens width"]:
         x = x + self.attention(self.attention_norm(x))
@@ -124,10 +135,12 @@ class Transformer(nnx.Module):
     """Adds positions to a grid of patches and mixes them."""
 
     def __init__(self, config: NetworkConfig, native_grid: tuple[int, int], rngs: nnx.Rngs):
-        self.positions = Fixed(sincos_positions(native_grid, config.width))
+        self.positions = Constant(sincos_positions(native_grid, config.width))
         self.blocks = nnx.List([Block(config, rngs) for _ in range(config.depth)])
         self.final_norm = _norm(config, rngs) if config.final_mlp else None
-        self.final_mlp = Hidden(config.width, config.hidden, rngs) if config.final_mlp else None
+        self.final_mlp = (
+            TwoLayerMlp(config.width, config.hidden, rngs) if config.final_mlp else None
+        )
 
     def __call__(self, x: Float[Array, "batch gy gx width"]) -> Float[Array, "batch gy gx width"]:
         shape = x.shape
@@ -147,7 +160,7 @@ class Perceptron(nnx.Module):
     def __init__(self, config: NetworkConfig, rngs: nnx.Rngs):
         self.norms = nnx.List([_norm(config, rngs) for _ in range(config.depth)])
         self.blocks = nnx.List(
-            [Hidden(config.width, config.hidden, rngs) for _ in range(config.depth)]
+            [TwoLayerMlp(config.width, config.hidden, rngs) for _ in range(config.depth)]
         )
 
     def __call__(self, x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
@@ -164,7 +177,7 @@ class ConvolutionBlock(nnx.Module):
             channels, channels, (7, 7), feature_group_count=channels, rngs=rngs
         )
         self.norm = nnx.LayerNorm(channels, epsilon=1e-6, use_fast_variance=False, rngs=rngs)
-        self.mlp = Hidden(channels, 4 * channels, rngs)
+        self.mlp = TwoLayerMlp(channels, 4 * channels, rngs)
         self.scale = nnx.Param(jnp.full((channels,), LAYER_SCALE))
 
     def __call__(self, x: Float[Array, "batch y x c"]) -> Float[Array, "batch y x c"]:

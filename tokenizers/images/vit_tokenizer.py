@@ -7,7 +7,6 @@ have this shape.
 """
 
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal
 
 import jax
 import numpy as np
@@ -41,8 +40,6 @@ class DecoderConfig(Checked):
 @dataclass(frozen=True)
 class ViTTokenizerConfig(Checked):
     """A learned tokenizer of pictures, feature maps and vectors, with transformers."""
-
-    kind: ClassVar[Literal["grid"]] = "grid"
 
     encoder: CodeEncoderConfig = field(default_factory=CodeEncoderConfig)
     """Pictures to ids."""

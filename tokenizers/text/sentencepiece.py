@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import numpy as np
 import sentencepiece
@@ -165,8 +165,6 @@ class TextTokenizerConfig(Checked):
     Byte-pair encoding rather than a unigram model: on captions from a small vocabulary it gives
     one piece per word where the unigram model gives three.
     """
-
-    kind: ClassVar[Literal["grid", "sequence"]] = "sequence"
 
     vocab_size: int = 2048
     """Largest number of ids, specials and 256 byte pieces included. Texts with few distinct words

@@ -21,7 +21,7 @@ from tokenizers.text.wordpiece_file import WordPieceFile
 
 FILE = "wordpiece.json"
 END = "[EOS]"
-UNSPOKEN = ("[PAD]", "[SOS]", "[S_0]")
+SILENT_TOKENS = ("[PAD]", "[SOS]", "[S_0]")
 """Tokens that stand for no text, beside the end and the sentinels; a model may still write them."""
 
 
@@ -92,7 +92,7 @@ class WordPieceTokenizer:
         self.special = SequenceTokens(end=ids[END], first_sentinel=first, num_sentinels=count)
         self.vocab_size = self._file.vocab_size
         self.token_shape = (max_tokens,)
-        self._unspoken = [ids[token] for token in UNSPOKEN if token in ids]
+        self._silent = [ids[token] for token in SILENT_TOKENS if token in ids]
 
     def encode(self, values: RawBatch) -> Int32[np.ndarray, "batch tokens"]:
         """Returns ids [batch, max_tokens] with an end; texts too long lose their last words."""
@@ -109,7 +109,7 @@ class WordPieceTokenizer:
             ValueError: If an id is out of range.
         """
         rows = read_sequences(ids, self.special, self.vocab_size)
-        return [self._file.decode(row[~np.isin(row, self._unspoken)].tolist()) for row in rows]
+        return [self._file.decode(row[~np.isin(row, self._silent)].tolist()) for row in rows]
 
     def count_tokens(self, values: RawBatch) -> Int32[np.ndarray, "batch"]:
         """Returns how many ids each text needs, its end included, before truncation."""

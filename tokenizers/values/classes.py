@@ -110,7 +110,7 @@ class Classes(DenseValues):
         entropy = optax.softmax_cross_entropy_with_integer_labels(output, labels)
         return masked_mean(entropy * jnp.asarray(statistics["weight"])[labels], valid)
 
-    def perfect(
+    def target_output(
         self, raw: Integer[Array, "batch y x"], statistics: Statistics
     ) -> Float[Array, "batch y x classes"]:
         votes = 2 * self.normalize(raw, statistics) - 1

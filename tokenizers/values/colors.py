@@ -78,7 +78,7 @@ class Colors(DenseValues):
     ) -> Float[Array, ""]:
         return jnp.mean(jnp.square(output - self.normalize(raw, statistics)))
 
-    def perfect(
+    def target_output(
         self, raw: UInt8[Array, "batch y x 3"], statistics: Statistics
     ) -> Float[Array, "batch y x 3"]:
         return self.normalize(raw, statistics)
@@ -204,7 +204,7 @@ class Reals(DenseValues):
         truth = self.normalize(raw, statistics)[..., : self.channels]
         return masked_mean(jnp.square(output - truth), jnp.isfinite(raw))
 
-    def perfect(
+    def target_output(
         self, raw: Float[Array, "batch y x c"], statistics: Statistics
     ) -> Float[Array, "batch y x c"]:
         truth = self.normalize(raw, statistics)[..., : self.channels]

@@ -88,7 +88,7 @@ class DenseValues(Checked, ABC):
         """Returns what a network's answer costs, averaged over valid pixels."""
 
     @abstractmethod
-    def perfect(
+    def target_output(
         self, raw: Shaped[Array, "batch y x ..."], statistics: Statistics
     ) -> Float[Array, "batch y x outputs"]:
         """Returns the answer that `denormalize` turns into `raw`, NaN where none is known."""

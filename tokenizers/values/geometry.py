@@ -119,7 +119,7 @@ class Distances(DenseValues):
         error = jnp.abs(output[..., 0] - self.normalize(raw, statistics)[..., 0])
         return masked_mean(error, valid) + VALIDITY_WEIGHT * validity_loss(output[..., 1], valid)
 
-    def perfect(
+    def target_output(
         self, raw: Float[Array, "batch y x"], statistics: Statistics
     ) -> Float[Array, "batch y x 2"]:
         return _perfect(self.normalize(raw, statistics), self.is_valid(raw))
@@ -260,7 +260,7 @@ class Directions(DenseValues):
         error = jnp.sqrt(square + 1e-4)
         return masked_mean(error, valid) + VALIDITY_WEIGHT * validity_loss(output[..., 3], valid)
 
-    def perfect(
+    def target_output(
         self, raw: Float[Array, "batch y x 3"], statistics: Statistics
     ) -> Float[Array, "batch y x 4"]:
         return _perfect(self.normalize(raw, statistics), self.is_valid(raw))

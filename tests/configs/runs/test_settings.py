@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from configs.command_line import parse_command_line
-from configs.runs.settings import is_free, is_reported, open_run, write_config
+from configs.runs.settings import is_changeable, is_reported, open_run, write_config
 from configs.schema import RunConfig
 from fourm.run_directory.sample_set import HELDOUT
 from fourm.run_directory.stages import SECONDS
@@ -46,8 +46,12 @@ def test_other_settings_are_refused_by_name(tmp_path):
 
 
 def test_a_knob_is_free_with_all_its_parts_and_not_by_its_first_letters():
-    assert is_free("evaluation.pairs") and is_free("run_dir")
-    assert not is_free("evaluations") and not is_free("training") and not is_free("training.steps")
+    assert is_changeable("evaluation.pairs") and is_changeable("run_dir")
+    assert (
+        not is_changeable("evaluations")
+        and not is_changeable("training")
+        and not is_changeable("training.steps")
+    )
 
 
 def test_what_settings_without_their_data_left_is_gone(tmp_path):

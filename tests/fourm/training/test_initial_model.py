@@ -12,7 +12,7 @@ from fourm.model.config import ModelConfig
 from fourm.model.saved_model import save_model
 from fourm.model.transformer import FourM
 from fourm.token_space import TokenSpace
-from fourm.training.initial_model import Start, create_model, find_shared, find_start
+from fourm.training.initial_model import WeightSource, create_model, find_shared, find_start
 from tests.fourm.tiny import Shape
 from tokenizers.scalars import Scalar, ScalarTokenizer, ScalarTokenizerConfig
 
@@ -41,7 +41,7 @@ def test_only_tokenizers_of_the_same_name_and_contents_are_shared(tmp_path):
 def test_without_another_run_weights_are_random_and_codes_that_mean_alike_lie_near():
     tokenizers = make_tokenizers(a=3)
     start = find_start(tokenizers, Path("nowhere"))
-    assert start == Start(TokenSpace.build(tokenizers))
+    assert start == WeightSource(TokenSpace.build(tokenizers))
     model = create_model(start, SMALL, tokenizers, 0, Layout.single())
     entry = model.space["a"]
     rows = np.asarray(model.output_table[...][entry.first_id :][: entry.vocab_size])

@@ -9,7 +9,7 @@ from jax.sharding import PartitionSpec as P
 
 from fourm.devices.layout import Layout
 from fourm.devices.partition import names_in
-from fourm.training.sharded_muon import hand_back, hand_out, update_whole_matrices
+from fourm.training.sharded_muon import gather_layers, scatter_layers, update_whole_matrices
 
 SIZES = {"data": 2, "fsdp": 3, "tensor": 2}
 
@@ -47,21 +47,23 @@ def cut(matrices: np.ndarray, spec: P) -> np.ndarray:
 def test_every_matrix_goes_whole_to_one_device_and_comes_back(shape, spec):
     matrices = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     parts = cut(matrices, spec)
-    stacks = on_all_devices(lambda part: hand_out(SIZES, part, spec))(parts)
+    stacks = on_all_devices(lambda part: gather_layers(SIZES, part, spec))(parts)
     # As many for every device, some of which may be filling; each of the others once.
     layers = matrices.reshape(-1, *shape[-2:])
     assert stacks.shape == (*SIZES.values(), -(-len(layers) // 12), *shape[-2:])
     found = np.asarray(stacks).reshape(-1, *shape[-2:])
     assert [(found == layer).all((1, 2)).sum() for layer in layers] == [1] * len(layers)
     assert found.any((1, 2)).sum() == len(layers)
-    back = on_all_devices(lambda stack, part: hand_back(SIZES, stack, spec, part))(stacks, parts)
+    back = on_all_devices(lambda stack, part: scatter_layers(SIZES, stack, spec, part))(
+        stacks, parts
+    )
     np.testing.assert_array_equal(back, parts)
 
 
 def test_what_is_no_matrix_stays_everywhere():
     for value in (jnp.float32(3), jnp.arange(3.0)):
-        assert hand_out(SIZES, value, P()) is value
-        assert hand_back(SIZES, value, P(), value) is value
+        assert gather_layers(SIZES, value, P()) is value
+        assert scatter_layers(SIZES, value, P(), value) is value
 
 
 def test_on_one_device_nothing_changes():
