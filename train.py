@@ -3,12 +3,12 @@
 python train.py                                  the built-in scenes
 python train.py nyuv2 --data.path ~/nyuv2        a preset and overrides; --help lists every knob
 python train.py my_config.py                     a configuration of your own
-python train.py runs/4m21 --data.path ~/mine     a model that is there, trained further
+python train.py runs/4m21 --data.path ~/mine     fine-tune an existing run
 python train.py runs/4m21 none --tokens ids 1.0  the same on stored tokens, without their data
 
-Every stage keeps what it made in the run directory; run again, and what is done is not repeated.
+Every stage keeps its results in the run directory; the same command does what is missing.
 Exit codes: 0 done; 2 bad input; 1 where the system or a library failed, --debug shows where; 130
-Ctrl-C; 75 SIGTERM or SIGHUP, after saving, so that a scheduler that requeues on 75 continues the
+Ctrl-C; 75 SIGTERM or SIGHUP, after saving, so that a scheduler that requeues on 75 resumes the
 run.
 """
 

@@ -206,6 +206,7 @@ def load_file(path: Path) -> tuple[RunConfig, str]:
     # A name of its own, so that no module of ours or the user's is replaced. Dataclasses that the
     # file defines look themselves up by it.
     spec = importlib.util.spec_from_file_location(f"configuration_{path.stem}", path)
+    assert spec is not None and spec.loader is not None  # It is a file, named *.py.
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     try:

@@ -1,4 +1,4 @@
-"""How a run is started. What the run is does not depend on it, so `config.json` has none of it."""
+"""How processes start; not part of `config.json`, because results do not depend on it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,21 +16,21 @@ class Launch(Checked):
     """How a run begins, and how its processes find each other."""
 
     distributed: Flag = False
-    """Train in several processes, which are started by the same command and share the run
-    directory. SLURM, Open MPI and Cloud TPU say who they are; elsewhere give the three below."""
+    """Train in several processes, each started by this command, with one run directory. Under
+    SLURM, Open MPI and Cloud TPU they find each other; elsewhere give the next three options."""
     coordinator: str = ""
     """HOST:PORT at which process 0 can be reached by all; any free port of its machine."""
     num_processes: int | None = None
-    """Processes of the run, all machines together."""
+    """Number of processes, on all machines together."""
     process_index: int | None = None
-    """Which of them this one is, from 0."""
+    """Number of this process, from 0."""
     fork: str = ""
-    """A run directory to go on from with other settings, in a new --run-dir. Tokenizers and the
-    checkpoints are taken over, tokens and held-out samples too if the data stay the same; that run
-    may be unfinished, and stays as it is."""
+    """Run directory to go on from with other settings, in a new --run-dir. Its tokenizers and
+    checkpoints are taken over, and its tokens and held-out samples if the data stay the same. That
+    run may be unfinished; it is not changed."""
     use: str = "last"
-    """Which checkpoint of that run's model: last, best (of the lowest held-out loss), or a step. It
-    must not lie beyond --training.steps."""
+    """Checkpoint to fork from: last, best (of the lowest held-out loss), or a step, which must not
+    lie beyond --training.steps."""
 
     def check(self) -> None:
         """Raises ValueError, in one sentence, if the options do not fit each other."""
@@ -52,7 +52,7 @@ class Launch(Checked):
                 f"{', '.join(missing)} is missing; give --coordinator, --num-processes and "
                 "--process-index together, or none of them where SLURM or Cloud TPU knows them."
             )
-        if missing:
+        if self.num_processes is None or self.process_index is None or not self.coordinator:
             return
         host, _, port = self.coordinator.rpartition(":")
         if not host or not port.isdecimal() or not 0 < int(port) < 2**16:

@@ -63,7 +63,7 @@ class TokenizeConfig(Checked):
     crops: CropConfig = field(default_factory=CropConfig)
     """How samples are cut, in how many views. Sizes are those that the tokenizers take."""
     seed: int = 0
-    """Of the random views."""
+    """Seed of the random views."""
     num_shards: int | None = None
     """Files that the samples are divided into; one per 1024 and at most 64 by default."""
     shards: str = ""

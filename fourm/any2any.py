@@ -346,7 +346,7 @@ def _tell_of_cuts(name: str, tokenizer: Tokenizer, values: Sequence[Any]) -> Non
 def _check_whole(name: str, value: Any, least: int, most: int | None = None) -> None:
     """Raises ValueError unless a value is a whole number in a range."""
     is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    if not is_whole or value < least or (most is not None and value > most):
+    if not is_whole or int(value) < least or (most is not None and int(value) > most):
         allowed = f"at least {least}" if most is None else f"{least} to {most}"
         raise ValueError(f"{name} is {value!r}; it must be a whole number, {allowed}.")
 
@@ -409,8 +409,8 @@ def load(folder: str | Path, use: str = "last") -> Any2Any:
         ) from error
     if not (folder / MODEL).is_dir():
         raise ValueError(
-            f"The run {folder} has no model yet; let python train.py finish (it continues where "
-            "it stopped)."
+            f"The run {folder} has no model yet; let python train.py finish; it resumes where "
+            "it stopped."
         )
     names = load_shape(folder / MODEL)[1].names
     pieces = [CONFIG, MODEL, *(f"{TOKENIZERS}/{name}" for name in names)]

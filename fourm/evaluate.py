@@ -56,7 +56,7 @@ class Command:
     probes: bool = True
     """Also probe the frozen encoder."""
     seed: int | None = None
-    """Of generation; by default the run's own."""
+    """Seed of generation; by default the run's own."""
     use: str = "last"
     """Which parameters: of the end of the training (last), of the checkpoint of the lowest held-out
     loss (best), or of that of a step. Others than the last have results of their own, in
@@ -190,7 +190,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def work(arguments: list[str]) -> None:
         evaluate_run(tyro.cli(Command, prog="python -m fourm.evaluate", args=arguments))
 
-    return run_command(work, arguments, again="the same command begins again")
+    return run_command(work, arguments, again="the same command starts it again")
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ def test_the_tree_lists_every_file_of_the_packages():
         if path.is_file() and path.name != "__init__.py" and not path.name.startswith(".")
     }
     files |= {"train.py", "requirements.txt", "requirements-dev.txt", "pyproject.toml"}
-    files |= {"CONTRIBUTING.md", "CHANGELOG.md", "LICENSE"}
+    files |= {"CONTRIBUTING.md", "CHANGELOG.md", "LICENSE", ".pre-commit-config.yaml"}
     assert {path for path in tree() if not path.endswith("/")} == files
 
 

@@ -275,7 +275,7 @@ def test_sigterm_exits_with_a_code_to_requeue_on_and_saves_a_step_that_is_under_
                 )
         assert main([CONFIG, "--run-dir", str(folder)]) == 75
     told = capsys.readouterr().err
-    assert told.endswith("Terminated by SIGTERM; the same command continues.\n")
+    assert told.endswith("Terminated by SIGTERM; the same command resumes it.\n")
     assert not (folder / "model").exists()
     saved = [path.name for path in (folder / "checkpoints").glob("model/*")]
     assert saved == (["1"] if stage == "model" else [])

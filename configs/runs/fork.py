@@ -155,8 +155,8 @@ def read_config(source: Path) -> dict[str, Any]:
         is_run = False
     if not is_run:
         raise ValueError(
-            f"--fork {source} is no run of train.py, with a {CONFIG} that can be read; give the "
-            "folder of one."
+            f"--fork {source} is not a readable run directory of train.py; give one that has "
+            f"its {CONFIG}."
         )
     return plain
 

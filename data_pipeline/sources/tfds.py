@@ -62,7 +62,8 @@ class TfdsData(Checked):
         folder = str(Path(self.data_dir).expanduser()) if self.data_dir else None
         try:
             builder = tfds.builder(self.name, data_dir=folder, try_gcs=False)
-            records = builder.as_data_source(split=self.split_names[split])
+            name = self.split_names[split]
+            records = builder.as_data_source(split=name)  # pyright: ignore[reportCallIssue]
         except Exception as error:  # TFDS has an exception of its own for each of many causes.
             reason = str(error).strip().split("\n")[0].rstrip(".:")
             raise ValueError(

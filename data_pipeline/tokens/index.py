@@ -216,8 +216,9 @@ class StoreIndex:
         elif all(self._beside(folder, n).is_file() for n, _ in enumerate(self.shards)):
             # Written before there were checksums.
             found = [self._read_beside(folder, number) for number, _ in enumerate(self.shards)]
-            is_same = None not in found and (
-                not found or self._made == self.complete([each[1:] for each in found])._made
+            shards = [each[1:] for each in found if each is not None]
+            is_same = len(shards) == len(found) and (
+                not shards or self._made == self.complete(shards)._made
             )
         else:
             is_same = True

@@ -248,7 +248,7 @@ class _Walk:
         is_present = self._is_present[:, self._number]
         counts = np.zeros(len(self.ends), np.int32)
         if layout.kind == "features":  # They may lie behind what the heads hold.
-            for row in np.flatnonzero(is_present):
+            for row in np.flatnonzero(is_present).tolist():
                 start = self.ends[row]
                 counts[row] = int.from_bytes(self._records[row][start : start + COUNT], "little")
         elif is_present.any():
@@ -283,7 +283,7 @@ def _take_features(
 ) -> Shaped[np.ndarray, "b tokens width"]:
     """Returns features, zeros where there are none."""
     taken = np.zeros((len(records), layout.num_tokens, layout.width), np.float32)
-    for row in np.flatnonzero(counts):
+    for row in np.flatnonzero(counts).tolist():
         stored = np.frombuffer(
             records[row], layout.stored, counts[row] * layout.width, int(starts[row])
         )

@@ -71,7 +71,7 @@ def write_in_processes(
         except BrokenProcessPool as error:
             raise ValueError(
                 "A process that makes tokens was killed, perhaps for want of memory; give fewer "
-                "--processes and the same command continues."
+                "--processes and the same command resumes it."
             ) from error
         finally:
             stop.set()
@@ -107,5 +107,7 @@ def _write(number: int) -> None:
         if _work["stop"].is_set():
             raise Stopped
 
-    names = ("source", "tokenizers", "folder", "plan")
-    write_shard(*(_work[name] for name in names), number, count)
+    source, tokenizers, folder, plan = (
+        _work[name] for name in ("source", "tokenizers", "folder", "plan")
+    )
+    write_shard(source, tokenizers, folder, plan, number, count)

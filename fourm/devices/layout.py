@@ -76,7 +76,7 @@ class MeshConfig(Checked):
 
 
 class Layout:
-    """How one run lies on the devices: everything that depends on there being several.
+    """Where arrays lie on the mesh, and how the loss is shared among its devices.
 
     On a single device nothing happens: arrays and programs are those of a run without a mesh.
 

@@ -57,8 +57,8 @@ class EvaluationConfig(Checked):
 
     pairs: tuple[str, ...] = ()
     """Directions, like rgb->depth, caption+semseg->rgb, or caption->rgb->caption, which has the
-    model also read the caption back from its own picture. None: from the first modality to every
-    other."""
+    model also read the caption back from its own picture. If none is named: from the first
+    modality to every other."""
     num_samples: int = 512
     """Held-out samples, evenly spread over the split; fewer if there are fewer."""
     num_samples_elsewhere: int = 256
@@ -70,7 +70,7 @@ class EvaluationConfig(Checked):
     matrix_samples: int = 64
     """Held-out samples for each direction of the matrix."""
     seed: int = 0
-    """Of generation."""
+    """Seed of generation."""
 
     def check_knobs(self, knob: str) -> None:
         for pair in self.pairs:

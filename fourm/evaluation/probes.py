@@ -42,7 +42,7 @@ class ProbeConfig(Checked):
     one that is best on a fifth of its training samples, drawn at random; while that is the smallest
     or largest of several, the one beyond it is tried as well, within 1e-6 to 1e4."""
     max_iterations: int = 200
-    """Of its solver."""
+    """Most iterations of its solver."""
 
     def check_knobs(self, knob: str) -> None:
         if not self.inverse_regularization or min(self.inverse_regularization) <= 0:

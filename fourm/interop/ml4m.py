@@ -99,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def work(arguments: list[str]) -> int:
         return convert(tyro.cli(Command, prog="python -m fourm.interop.ml4m", args=arguments))
 
-    return run_command(work, arguments, again="the same command begins again")
+    return run_command(work, arguments, again="the same command starts it again")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The products of attention, cut up as it suits the device."""
+"""Scaled dot-product attention; on a CPU in chunks, which is faster."""
 
 import math
 

@@ -43,15 +43,15 @@ class PublishedOptions(Checked):
     """What the published 4M models have differently; nobody else needs to set any of it."""
 
     qkv_bias: bool = False
-    """Biases of queries, keys and values."""
+    """Whether queries, keys and values have biases."""
     out_bias: bool = False
-    """Biases of what attention puts out."""
+    """Whether the output projection of attention has a bias."""
     mlp_bias: bool = False
-    """Biases in the MLP."""
+    """Whether the MLP has biases."""
     norm_bias: bool = False
-    """Biases of LayerNorm; RMSNorm has none."""
+    """Whether LayerNorm has biases; RMSNorm never has."""
     registers_in_context: bool = False
-    """Let the decoder attend to what the encoder makes of the registers, too."""
+    """Whether the decoder attends to the encoder's output of the registers, too."""
     learned_positions: bool = True
     """Train the position table, which starts from sines and cosines."""
     separate_positions: tuple[str, ...] = ()
@@ -84,7 +84,8 @@ class ModelConfig(Checked):
     decoder_layers: int = 3
     """Blocks of the decoder."""
     mlp_ratio: float = 4.0
-    """Hidden width of the MLP over dim; gated MLPs take two thirds of it, at equal cost."""
+    """Ratio of the hidden width of the MLP to dim. Gated MLPs take two thirds of it, which costs as
+    much."""
     activation: Activation = "swiglu"
     """MLP nonlinearity; those that end in "glu" are gated."""
     norm: Literal["layernorm", "rmsnorm"] = "rmsnorm"
@@ -92,7 +93,7 @@ class ModelConfig(Checked):
     qk_norm: bool = True
     """Normalise queries and keys per head (Dehghani et al. 2023), for high learning rates."""
     num_registers: int = 0
-    """Learned tokens that the encoder reads beside the sample's (Darcet et al. 2024)."""
+    """Number of learned tokens that the encoder reads beside the sample's (Darcet et al. 2024)."""
     embedding_std: float = 0.5
     """Standard deviation of token and modality embeddings at the start. Small values let
     positions drown contents in short runs; the published models used 0.02."""

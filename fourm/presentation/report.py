@@ -64,7 +64,7 @@ def describe_device() -> str:
 
 @dataclass(frozen=True)
 class Report:
-    """What a run has to say."""
+    """The contents of report.md and report.json."""
 
     seconds: dict[str, float]
     """Time of every stage, in order."""

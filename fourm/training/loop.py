@@ -40,27 +40,27 @@ class TrainingConfig(Checked):
     """How long and how to train."""
 
     steps: int = 1500
-    """Optimizer steps. 0 evaluates the weights that are given as they are."""
+    """Optimizer steps. With 0 the given weights are evaluated unchanged."""
     batch_size: int = 32
     """Samples per step."""
     accumulation: int = 1
-    """Slices into which a batch is cut to fit the memory; batch_size must be divisible by it."""
+    """Number of slices that a batch is computed in, to fit the memory; must divide batch_size."""
     average_decay: float = 0.99
-    """Decay of the moving average of parameters that is used after training."""
+    """Decay of the moving average of parameters; the averaged parameters are the trained model."""
     log_every: int = 50
-    """Steps between lines of metrics.jsonl, each the mean over these steps."""
+    """Steps between two lines of metrics.jsonl; each line has the means over these steps."""
     checkpoint_every: int = 500
     """Steps between checkpoints."""
     checkpoint_minutes: float = 10.0
-    """Minutes after which a checkpoint is written in any case; 0 = never."""
+    """Most minutes between two checkpoints; 0 = no limit."""
     keep_checkpoints: int = 2
-    """Newest checkpoints that are kept, beside the one of the lowest held-out loss, or of the
-    lowest training loss where there is none."""
+    """How many of the latest checkpoints are kept. The best one is kept too: that of the lowest
+    held-out loss, or of the lowest training loss where nothing is held out."""
     evaluate_every: int = 250
-    """Steps between two looks at the loss on held-out tokens, of which the last is after the last
+    """Steps between two measurements of the held-out loss, which is also measured after the last
     step; 0 = never."""
     evaluate_samples: int = 256
-    """Held-out samples looked at, fewer if there are fewer."""
+    """Most held-out samples on which that loss is measured."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """The optimizer."""
 

@@ -54,8 +54,8 @@ class OptimizerConfig(Checked):
     """AdamW (Loshchilov and Hutter 2019) or Muon, with linear warm-up and cosine decay."""
 
     name: Literal["adamw", "muon"] = "adamw"
-    """muon orthogonalises the updates of kernels (Jordan et al. 2024) and leaves the rest to
-    AdamW: about half the steps for the same loss in short runs."""
+    """adamw, or muon, which orthogonalises the updates of kernels (Jordan et al. 2024) and leaves
+    the rest to AdamW: about half the steps for the same loss in short runs."""
     learning_rate: float = 1e-3
     """Peak learning rate."""
     warmup_steps: int = 100
@@ -205,8 +205,8 @@ def clip_by_global_norm(limit: float) -> optax.GradientTransformation:
     """Scales gradients of a larger global norm down to `limit`.
 
     `update` may be told the norm, which costs a pass over memory. One factor multiplies them all,
-    which melts into the update. optax divides every number, and XLA keeps the quotients in memory,
-    as divisions are too dear to repeat in each of their uses.
+    which is fused into the update. optax divides every number, and XLA keeps the quotients in
+    memory, as divisions are too expensive to recompute in each of their uses.
     """
 
     def update(gradient: PyTree, state: optax.EmptyState, params: PyTree = None, norm=None, **_):

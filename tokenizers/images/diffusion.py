@@ -1,4 +1,4 @@
-"""Diffusion: how pictures drown in noise, and the steps that bring them back.
+"""Diffusion: noise schedules and samplers.
 
 A noisy picture is sqrt(signal) * clean + sqrt(1 - signal) * noise, where `signal`, the share of
 variance that is left of the picture, falls from nearly 1 to 0 over the time steps. Everything is

@@ -11,8 +11,8 @@ from tokenizers.images.quantizers import Quantized, diversity
 class Memcodes(nnx.Module):
     """Cuts a latent into parts and gives each part an id, from a codebook of its own.
 
-    A part asks, the codes' keys answer, and the value of the code that answers loudest stands for
-    the part. Codes, keys and values are trained by gradients: in training the choice is drawn at
+    Each part is a query. The code whose key scores highest gives its value, which stands for the
+    part. Codes, keys and values are trained by gradients: in training the choice is drawn at
     random in proportion (Gumbel), and its gradient is that of the softmax. Good for one vector
     that is to become several ids, such as a feature of a whole picture.
     """

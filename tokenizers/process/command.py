@@ -54,7 +54,7 @@ def run_command(
     work: Callable[[list[str]], int | None],
     arguments: Sequence[str] | None = None,
     *,
-    again: str = "the same command continues",
+    again: str = "the same command resumes it",
 ) -> int:
     """Runs a command and returns its exit code; what goes wrong is one sentence.
 

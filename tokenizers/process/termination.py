@@ -15,7 +15,10 @@ AT_ONCE = 1.0
 
 
 class Terminated(BaseException):
-    """The process was asked to end. No `Exception`, so that nothing takes it for a failure."""
+    """The process was asked to end.
+
+    A BaseException, so that `except Exception` does not catch it.
+    """
 
     def __init__(self) -> None:
         super().__init__(_Request.name or "a signal to another process")

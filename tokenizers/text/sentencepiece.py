@@ -1,4 +1,4 @@
-"""Text: what a caption is worth, and its words as ids (sentencepiece)."""
+"""Text: scoring, flipping, and ids by sentencepiece."""
 
 import io
 import itertools

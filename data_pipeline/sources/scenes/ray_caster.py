@@ -244,7 +244,8 @@ def _render_one(scene: Scene, size: int) -> Picture:
 
     # A scan, not a loop: unrolled, the compiler fuses the chain and computes it many times.
     def look(hit, item):
-        return _nearest_hit(hit, *item, origin, direction), None
+        body, index = item
+        return _nearest_hit(hit, body, index, origin, direction), None
 
     hit, _ = jax.lax.scan(look, hit, (bodies, indices))
     is_sky = jnp.isinf(hit.depth)

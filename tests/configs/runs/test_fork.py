@@ -163,7 +163,8 @@ def test_only_a_run_can_be_forked_and_only_into_a_new_folder(old, tmp_path):
     for content in (None, "no json", "[]", '{"class": "Other"}'):
         if content is not None:
             (old / "config.json").write_text(content)
-        with pytest.raises(ValueError, match=r"--fork .* is no run of train.py, with a config"):
+        message = r"--fork .* is not a readable run directory of train.py; give one"
+        with pytest.raises(ValueError, match=message):
             fork_run(old if content else tmp_path / "nowhere", new)
     (old / "config.json").write_text(json.dumps(to_plain(make_config(old))))
     (tmp_path / "taken").mkdir()

@@ -88,11 +88,11 @@ def test_every_program_of_the_packages_begins_and_ends_as_commands_do():
             f"error: RuntimeError: {'x' * 986} ... (--debug shows where)",
         ),
         (AssertionError(), 1, "error: AssertionError (--debug shows where)"),
-        (KeyboardInterrupt(), 130, "\nInterrupted; the same command continues."),
+        (KeyboardInterrupt(), 130, "\nInterrupted; the same command resumes it."),
         (
             Terminated(),
             75,
-            "\nTerminated by a signal to another process; the same command continues.",
+            "\nTerminated by a signal to another process; the same command resumes it.",
         ),
     ],
 )
