@@ -117,7 +117,7 @@ DISTRIBUTIONS = {
     "absl": "tensorflow-datasets",
     "huggingface_hub": "tokenizers",
 }
-MAX_LINES = 530
+MAX_LINES = 450
 
 
 def python_files(*folders: str) -> list[Path]:

@@ -9,7 +9,6 @@ import pytest
 from flax import nnx
 
 from fourm.inference import grids
-from fourm.inference.cache import decode_next, start_cache
 from fourm.inference.conditions import gather_inputs
 from fourm.inference.generate_tokens import generate_tokens
 from fourm.inference.grids import ask_grid
@@ -19,7 +18,7 @@ from fourm.masking.mask import mask_batch
 from fourm.masking.mixture import MaskingComponent, MaskingConfig
 from fourm.model.config import ModelConfig
 from fourm.model.transformer import FourM
-from fourm.token_space import Targets, TokenRange, TokenSpace
+from fourm.token_space import TokenSpace
 from tests.fourm.tiny import Shape, change_config, draw_model
 from tokenizers.base import PADDING, SequenceTokens, TokenBatch
 
@@ -144,39 +143,6 @@ def test_a_condition_that_a_sample_lacks_is_as_no_condition(model):
     for target in ("picture", "text"):
         absent = run(model, {}, [target]).ids[target]
         assert (run(model, lacking, [target]).ids[target] == absent).all()
-
-
-@pytest.mark.parametrize(("name", "guidance"), [("text", 1.0), ("text", 2.0), ("boxes", 1.0)])
-def test_sequences_end_once_and_are_padded_after(model, name, guidance):
-    entry = SPACE[name]
-    first = entry.special.first_sentinel
-    for seed in range(3):
-        result = run(model, {"map": grid("map")}, [name], seed, guidance=guidance)
-        for row in np.asarray(result.ids[name]):
-            length = (row != PADDING).sum()
-            assert (row[:length] != PADDING).all()
-            assert ((row[:length] >= 0) & (row[:length] < entry.vocab_size)).all()
-            assert (row[: length - 1] != entry.special.end).all()
-            assert row[length - 1] == entry.special.end or length == entry.num_tokens
-            assert not ((row >= first) & (row < first + entry.special.num_sentinels)).any()
-
-
-def test_a_text_that_has_begun_is_continued_and_one_that_has_ended_is_kept(model):
-    given = text([4, 5], [6, 7, 0], [4, 5, 6, 7, 8, 9], [], [9])
-    ids = np.asarray(run(model, {"text": given, "map": grid("map")}, ["text"]).ids["text"])
-    assert (ids[given != PADDING] == given[given != PADDING]).all()
-    assert (ids[1] == given[1]).all()
-    assert (ids[2] == given[2]).all()
-    assert (ids[[0, 3, 4], [2, 0, 1]] != PADDING).all()
-
-
-def test_the_encoder_reads_an_open_text_with_the_sentinel_that_training_put_there():
-    given = text([4, 5], [6, 0], [])
-    inputs = gather_inputs(SPACE, {"text": jnp.asarray(given)})
-    first_id, first_position = SPACE["text"].first_id, SPACE["text"].first_position
-    assert inputs.is_real.sum(1).tolist() == [3, 2, 0]
-    assert (inputs.ids[0, :3] - first_id).tolist() == [4, 5, 1]
-    assert (inputs.position[0] - first_position).tolist() == list(range(6))
 
 
 def test_inputs_are_those_that_masking_would_show_in_full():
@@ -363,74 +329,6 @@ def test_only_expected_decoding_keeps_probabilities(model):
     assert run(model, {}, ["number"], num_steps=1).probabilities == {}
 
 
-AS_PUBLISHED = {
-    "num_registers": 2,
-    "registers_in_context": True,
-    "share_token_embeddings": False,
-    "share_modality_embeddings": False,
-    "separate_positions": ("text",),
-}
-
-
-@pytest.mark.parametrize(
-    "options", [{}, {"scan_layers": False, "num_registers": 2}, AS_PUBLISHED], ids=str
-)
-def test_the_cached_decoder_gives_the_logits_of_the_full_one(hidden_text, options):
-    """Teacher-forced: the stream that masking makes of a hidden text, all at once and by steps."""
-    model = build_model(**options)
-    batch = hidden_text
-    entry = SPACE["text"]
-    full = full_logits(model, batch.targets, batch.inputs, "text")
-
-    @nnx.jit
-    def start(model):
-        context = model.build_context(model.encode(batch.inputs), batch.inputs)
-        return start_cache(model, context, batch.inputs.is_real, 7)
-
-    @nnx.jit
-    def proceed(model, previous, place, cache):
-        features, cache = decode_next(model, previous, place, entry, cache)
-        return model.logits(features, entry)[:, 0], cache
-
-    # The stream opens with the first sentinel; each token is then read to predict the next.
-    previous = jnp.full(2, entry.special.first_sentinel + entry.first_id)
-    cache = start(model)
-    compared = 0
-    for i in range(7):
-        logits, cache = proceed(model, previous, jnp.array(i), cache)
-        for row in np.flatnonzero(batch.targets.is_real[:, i]):
-            assert batch.targets.previous[row, i] == previous[row]
-            np.testing.assert_allclose(logits[row], full[row, i], rtol=1e-3, atol=1e-4)
-            compared += 1
-        previous = batch.targets.ids[:, i]
-    # Every token, its end, and the sentinel that closes the stream.
-    assert compared == (3 + 1) + (6 + 1)
-
-
-def test_greedy_text_is_what_repeated_full_decoding_gives(model):
-    known = {"map": jnp.asarray(grid("map"))}
-    written = np.asarray(run(model, known, ["text"], temperature=0.0).ids["text"])
-    entry = SPACE["text"]
-    inputs = gather_inputs(SPACE, known)
-    stream = np.zeros((BATCH, 7), np.int32)
-    stream[:, 0] = entry.special.first_sentinel
-    place = np.broadcast_to(np.arange(7), stream.shape)
-    for i in range(6):
-        targets = Targets(
-            ids=stream,
-            previous=stream + entry.first_id,
-            modality=np.full_like(stream, entry.index),
-            position=place + entry.first_position,
-            is_real=place <= i,
-        )
-        logits = full_logits(model, jax.tree.map(jnp.asarray, targets), inputs, "text")[:, i]
-        # The first and third sentinel may not be written; the second closes, as the end does.
-        token = np.asarray(logits.at[:, jnp.array([1, 3])].set(-jnp.inf).argmax(-1))
-        stream[:, i + 1] = np.where(token == 2, 0, token)
-        is_running = written[:, i] != PADDING
-        assert (written[is_running, i] == stream[is_running, i + 1]).all()
-
-
 def test_a_pass_without_given_tokens_reads_only_the_conditions(model):
     """The fast path of dense prediction leaves out slots that would be empty anyway."""
     known = {"map": grid("map")}
@@ -441,75 +339,3 @@ def test_a_pass_without_given_tokens_reads_only_the_conditions(model):
     np.testing.assert_allclose(
         fast.probabilities["picture"], slow.probabilities["picture"], atol=1e-5
     )
-
-
-@pytest.mark.parametrize(
-    ("setting", "value"),
-    [
-        ("num_steps", 0),
-        ("num_steps", 10_001),
-        ("temperature", -1.0),
-        ("top_k", -1),
-        ("top_p", 0.0),
-        ("top_p", 1.5),
-        ("guidance", float("nan")),
-        ("choice_noise", -0.1),
-    ],
-)
-def test_settings_out_of_range_are_named(setting, value):
-    with pytest.raises(ValueError, match=rf"GenerationConfig.{setting} is {value}; allowed is"):
-        GenerationConfig(**{setting: value})
-
-
-@pytest.mark.parametrize(("name", "step"), [("picture", "pass 1"), ("text", "token 1")])
-@pytest.mark.parametrize(
-    ("bad", "settings"),
-    [(jnp.nan, {}), (jnp.nan, {"temperature": 0.0, "top_k": 2}), (jnp.inf, {"top_p": 0.5})],
-)
-def test_logits_that_are_not_finite_are_an_error(model, name, step, bad, settings):
-    graph, state = nnx.split(model)
-    spoilt = nnx.merge(graph, jax.tree.map(lambda x: x.at[(0,) * x.ndim].set(bad), state))
-    message = f"The logits of {name} are not finite in {step}: weights or inputs are not"
-    with pytest.raises(ValueError, match=message):
-        run(spoilt, {"map": grid("map")}, [name], **settings)
-
-
-def test_a_temperature_that_float32_can_not_divide_by_counts_as_0(model):
-    known = {"map": grid("map")}
-    for name in ("picture", "text"):
-        coldest, cold = (
-            run(model, known, [name], temperature=temperature).ids[name]
-            for temperature in (0.0, 1e-40)
-        )
-        assert np.array_equal(coldest, cold)
-        hottest = run(model, known, [name], temperature=1e39, top_k=3).ids[name]
-        assert not np.array_equal(coldest, hottest)
-
-
-def test_every_pass_fixes_a_token_and_passes_without_work_change_nothing(model):
-    """Many more passes than tokens are as one token a pass, by the same keys."""
-    known = {"map": grid("map")}
-    tokens = SPACE["picture"].num_tokens
-    each, many, one = (
-        run(model, known, ["picture"], temperature=0.0, num_steps=steps, schedule=how).ids
-        for steps, how in ((tokens, "linear"), (50 * tokens, "cosine"), (1, "linear"))
-    )
-    assert np.array_equal(each["picture"], many["picture"])
-    assert not np.array_equal(each["picture"], one["picture"])
-
-
-def test_an_unknown_temperature_schedule_is_refused():
-    with pytest.raises(
-        ValueError, match=r"GenerationConfig.temperature_schedule: .* 'steep'; there are constant"
-    ):
-        GenerationConfig(temperature_schedule="steep")
-
-
-def test_tokens_of_another_shape_are_refused(model):
-    with pytest.raises(ValueError, match=r"tokens of map have shape \(5, 4\); \(5, 6\) is needed"):
-        run(model, {"map": np.zeros((5, 4), np.int32)}, ["picture"])
-
-
-def test_ranges_are_hashable_so_that_compilation_is_reused():
-    assert isinstance(hash(SPACE["text"]), int)
-    assert isinstance(SPACE["text"], TokenRange)
