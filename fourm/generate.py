@@ -20,10 +20,12 @@ import tyro
 
 from fourm.any2any import Any2Any, load
 from fourm.inference.settings import GenerationConfig
+from fourm.model.saved_model import load_shape
 from fourm.presentation.files import SUFFIXES, draw_sheet, read_value, write_value
 from tokenizers.base import RawBatch
 from tokenizers.process.command import make_visible, run_command
 from tokenizers.settings.checked import check_all, checked_later
+from tokenizers.storage.run_paths import MODEL
 
 MOST_SAMPLES = 100_000
 """Samples of one command, all of which are kept in memory."""
@@ -123,17 +125,26 @@ def read_inputs(
     return inputs, count * num_samples
 
 
+def names_of(run: Path) -> tuple[str, ...]:
+    """Returns the modalities of a run, without its weights: help and typing errors need no more.
+
+    Raises:
+        ValueError: One sentence, if there is no run that can be used.
+    """
+    if not (run / MODEL).is_dir():
+        return load(run).space.names  # Which says what is missing.
+    return load_shape(run / MODEL)[1].names
+
+
 def generate(arguments: Sequence[str]) -> Path:
     """Generates and writes; returns the folder."""
     names: tuple[str, ...] = ()
     if arguments and not arguments[0].startswith("-"):
-        model = load(arguments[0])
-        names = model.space.names
+        names = names_of(Path(arguments[0]))
     command, given = parse(arguments, names, GenerationConfig())
     if not names:
         raise ValueError(f"The run directory comes first: python -m fourm.generate {command.run}.")
-    if command.use != "last":
-        model = load(command.run, command.use)
+    model = load(command.run, command.use)
     # Parsed once more with each target's own defaults, which only what is given overrides.
     settings = {
         name: parse(arguments, names, model.settings.get(name, GenerationConfig()))[0].settings

@@ -66,7 +66,9 @@ MAY_KNOW: dict[str, set[str]] = {
     "fourm/evaluation": {"fourm/model", "fourm/any2any", "fourm/run_directory"},
     # Numbers know no pages: only what is above both knows either.
     "fourm/presentation": {"fourm/evaluation", "fourm/run_directory", "fourm/any2any"},
-    "fourm/generate": {"fourm/any2any", "fourm/inference", "fourm/presentation"},
+    "fourm/generate": {
+        *("fourm/any2any", "fourm/inference", "fourm/model", "fourm/presentation"),
+    },
     "fourm/evaluate": {
         *("fourm/any2any", "fourm/evaluation", "fourm/presentation", "fourm/run_directory"),
     },

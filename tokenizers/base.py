@@ -169,6 +169,11 @@ class CodeFeatures(Protocol):
         """Returns a row per id, alike for ids that mean alike; zeros where nothing is known."""
 
 
+def main_metric(values: Values) -> tuple[str, Better]:
+    """Returns the metric by which a modality is judged first, and how it improves."""
+    return next(iter(values.metrics.items()))
+
+
 def rank_features(count: int) -> Float[np.ndarray, "count features"]:
     """Returns code features of ids that are in order: sines and cosines of their rank."""
     octaves = max(1, int(np.ceil(np.log2(max(count, 2)))))

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from fourm.evaluation.results import Pair, Row, why_failed
 from fourm.run_directory.sample_set import SampleSet
-from tokenizers.base import Better, RawBatch, Tokenizer, Values
+from tokenizers.base import Better, RawBatch, Tokenizer, Values, main_metric
 from tokenizers.settings.checked import Checked, name_knob
 from tokenizers.spread import evenly_spread, spread_order
 
@@ -180,7 +180,7 @@ class Evaluator:
         ]
         rows = []
         for pair in tqdm(pairs, desc="matrix", unit="direction", dynamic_ncols=True):
-            main = next(iter(self._values(pair.target).metrics))
+            main, _ = main_metric(self._values(pair.target))
             found, _ = self._try_to_measure(pair, self.config.matrix_samples)
             rows += [row for row in found if row["metric"] == main]
         return rows
@@ -190,7 +190,7 @@ class Evaluator:
         try:
             return self._measure(pair, num_samples)
         except Exception as error:  # Whatever it is: other directions can still be measured.
-            main, better = next(iter(values.metrics.items()))
+            main, better = main_metric(values)
             note = why_failed(f"{'+'.join(pair.inputs)} -> {pair.target}", error)
             numbers = dict.fromkeys(("floor", "value", "ceiling"))
             row = {"inputs": list(pair.inputs), "target": pair.target, "metric": main}
@@ -235,7 +235,7 @@ class Evaluator:
         for name, tokenizer in self.model.tokenizers.items():
             if not self._is_predictable(name):
                 continue
-            main, better = next(iter(self._values(name).metrics.items()))
+            main, better = main_metric(self._values(name))
             table[name] = {
                 "metric": main,
                 "better": better,

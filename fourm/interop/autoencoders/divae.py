@@ -1,6 +1,5 @@
 """Published diffusion tokenizers (DiVAE): their configurations and tensors, to ours and back."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -8,7 +7,6 @@ from typing import Any, get_args
 import numpy as np
 from flax import nnx
 from jaxtyping import Float
-from safetensors.numpy import save_file
 
 from fourm.interop.autoencoders.encoder import (
     Config,
@@ -20,6 +18,7 @@ from fourm.interop.autoencoders.encoder import (
     read_encoder_config,
     read_presets,
 )
+from fourm.interop.autoencoders.published_folder import write_published
 from fourm.interop.autoencoders.vqvae import default_statistics, default_values
 from fourm.interop.tensors import (
     CONVOLUTION,
@@ -299,14 +298,7 @@ def export_divae(tokenizer: DiffusionTokenizer, folder: Path) -> None:
     Raises:
         ValueError: If their classes have no such tokenizer.
     """
-    settings, presets = export_config(tokenizer)
-    folder.mkdir(parents=True, exist_ok=True)
-    metadata = {name: str(value) for name, value in settings.items()}
-    save_file(export_tensors(tokenizer), folder / "model.safetensors", metadata)
-    for name, content in {"config.json": settings, "preset.json": presets}.items():
-        if content:
-            text = json.dumps(content, indent=1, sort_keys=True)
-            (folder / name).write_text(text + "\n", encoding="utf-8")
+    write_published(folder, export_tensors(tokenizer), *export_config(tokenizer))
 
 
 def _layer_places(layer: nnx.Module, ours: str, theirs: str) -> Places:

@@ -1,13 +1,11 @@
 """Published VQ-VAE tokenizers: their configurations and tensors, to ours and back."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from safetensors.numpy import save_file
 
 from fourm.interop.autoencoders.encoder import (
     Config,
@@ -25,6 +23,7 @@ from fourm.interop.autoencoders.encoder import (
     read_network,
     read_presets,
 )
+from fourm.interop.autoencoders.published_folder import write_published
 from fourm.interop.tensors import (
     CONVOLUTION,
     LINEAR,
@@ -244,14 +243,7 @@ def export_vqvae(tokenizer: ViTTokenizer, folder: Path) -> None:
     Raises:
         ValueError: If their classes have no such tokenizer.
     """
-    settings, presets = export_config(tokenizer)
-    folder.mkdir(parents=True, exist_ok=True)
-    metadata = {name: str(value) for name, value in settings.items()}
-    save_file(export_tensors(tokenizer), folder / "model.safetensors", metadata)
-    for name, content in {"config.json": settings, "preset.json": presets}.items():
-        if content:
-            text = json.dumps(content, indent=1, sort_keys=True)
-            (folder / name).write_text(text + "\n", encoding="utf-8")
+    write_published(folder, export_tensors(tokenizer), *export_config(tokenizer))
 
 
 def _channels_read(config: ViTTokenizerConfig, values: DenseValues) -> int:

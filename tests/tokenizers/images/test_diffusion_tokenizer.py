@@ -9,6 +9,7 @@ import optax
 import pytest
 from flax import nnx
 
+from tests.tokenizers.images.edges import values_of
 from tokenizers.base import ExpectedDecoder, Tokenizer
 from tokenizers.images.code_encoder import CodeEncoderConfig, QuantizerConfig
 from tokenizers.images.diffusion import DiffusionConfig
@@ -62,21 +63,7 @@ def pictures(name: str, count: int = 8) -> np.ndarray:
     near = np.broadcast_to(np.arange(16) < edge, (count, 8, 16))
     unknown = np.zeros_like(near)
     unknown[:, :2, :3] = True
-    match name:
-        case "colors":
-            return np.where(near[..., None], (200, 30, 10), (20, 60, 90)).astype(np.uint8)
-        case "reals":
-            values = np.where(near[..., None], (1.0, -5.0), (3.0, 9.0)).astype(np.float32)
-            values[unknown] = np.nan
-            return values
-        case "distances":
-            return np.where(unknown, 0, np.where(near, 2.0, 5.0)).astype(np.float32)
-        case "directions":
-            vectors = np.where(near[..., None], (0.6, 0, 0.8), (0, 1.0, 0)).astype(np.float32)
-            return np.where(unknown[..., None], 0, vectors).astype(np.float32)
-        case "classes":
-            return np.where(unknown, 255, near).astype(np.uint8)
-    raise ValueError(name)
+    return values_of(name, near, unknown)
 
 
 def train(tokenizer: DiffusionTokenizer, raw: np.ndarray, steps: int) -> list[float]:
