@@ -18,6 +18,7 @@ import tyro
 from PIL import Image
 
 from data_pipeline.sources.scenes.data import SEMSEG_CLASSES, ScenesData
+from fourm.devices.layout import Layout
 from fourm.training.train_state import (
     OptimizerConfig,
     build_optimizer,
@@ -79,6 +80,7 @@ def train(
     """Returns a trained tokenizer, and the seconds up to and after its first step."""
     start = time.perf_counter()
     tokenizer = config.fit(values, raw, jax.random.key(seed))
+    layout = Layout.single()
     optimizer = build_optimizer(
         OptimizerConfig(
             learning_rate=config.learning_rate,
@@ -86,10 +88,15 @@ def train(
             weight_decay=config.weight_decay,
         ),
         config.steps,
+        layout,
     )
-    _, state = create_state(tokenizer, optimizer)
+    _, state = create_state(tokenizer, optimizer, layout)
     step = make_train_step(
-        tokenizer, lambda model, batch, key: model.loss(batch, key), optimizer, average_decay=0.99
+        tokenizer,
+        lambda model, batch, key: model.loss(batch, key),
+        optimizer,
+        layout,
+        average_decay=0.99,
     )
     rng = np.random.default_rng(seed)
     order = np.concatenate(

@@ -113,7 +113,7 @@ def build_step(config: TrainStep) -> Step:
         return create_state(layout.create_model(nnx.jit(build)), optimizer, layout)[1]
 
     def shapes() -> TrainState:
-        return jax.eval_shape(lambda: create_state(build(), optimizer)[1])
+        return jax.eval_shape(lambda: create_state(build(), optimizer, Layout.single())[1])
 
     return Step(space, model_config, mask, layout, create, shapes, train_step)
 

@@ -12,6 +12,7 @@ from flax import nnx
 from jaxtyping import PyTree
 
 from configs.schema import RunConfig
+from fourm.devices.layout import Layout
 from fourm.model.config import ModelConfig
 from fourm.model.transformer import FourM
 from fourm.run_directory.saved_checkpoints import (
@@ -189,7 +190,7 @@ def describe_state(space: TokenSpace, model: ModelConfig, optimizer: OptimizerCo
     """Returns types and shapes of what is trained; nothing is computed."""
     built = nnx.eval_shape(lambda: FourM(space, model, nnx.Rngs(0)))
     params = nnx.to_pure_dict(nnx.state(built, nnx.Param))
-    opt_state = jax.eval_shape(build_optimizer(optimizer, 1).init, params)
+    opt_state = jax.eval_shape(build_optimizer(optimizer, 1, Layout.single()).init, params)
     return {"params": params, "opt_state": opt_state}
 
 

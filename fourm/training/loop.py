@@ -156,7 +156,7 @@ def train(
     config = stage.config
     optimizer = build_optimizer(config.optimizer, config.steps, layout)
     step_fn = make_train_step(
-        model, loss_fn, optimizer, config.average_decay, config.accumulation, layout
+        model, loss_fn, optimizer, layout, config.average_decay, config.accumulation
     )
     seed_key = jax.random.key(stage.seed)
     origin = {"seed": stage.seed, **stage.origin}

@@ -74,7 +74,7 @@ class MaskedLoss:
         space: TokenSpace,
         masking: MaskingConfig,
         config: LossConfig,
-        layout: Layout | None = None,
+        layout: Layout,
     ):
         """Describes the loss.
 
@@ -82,10 +82,10 @@ class MaskedLoss:
             space: That of the model and of the tokens.
             masking: How inputs and targets are drawn.
             config: How the losses of the modalities are joined.
-            layout: How the devices share the work; one device by default.
+            layout: How the devices share the work.
         """
         self._space, self._masking, self._config = space, masking, config
-        self._layout = Layout.single() if layout is None else layout
+        self._layout = layout
 
     def __call__(
         self,

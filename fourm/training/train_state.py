@@ -146,16 +146,15 @@ def build_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
 
 
 def build_optimizer(
-    config: OptimizerConfig, steps: int, layout: Layout | None = None
+    config: OptimizerConfig, steps: int, layout: Layout
 ) -> optax.GradientTransformation:
     """Builds the optimizer, clipping included, for a run of `steps` steps.
 
     Args:
         config: Which, and its settings.
         steps: What the learning rate depends on.
-        layout: Where what it updates lies; on one device by default.
+        layout: Where what it updates lies.
     """
-    layout = Layout.single() if layout is None else layout
     schedule = build_schedule(config, steps)
 
     def decays(params: PyTree) -> PyTree:
@@ -218,16 +217,15 @@ def clip_by_global_norm(limit: float) -> optax.GradientTransformation:
 
 
 def create_state(
-    model: nnx.Module, optimizer: optax.GradientTransformation, layout: Layout | None = None
+    model: nnx.Module, optimizer: optax.GradientTransformation, layout: Layout
 ) -> tuple[nnx.GraphDef, TrainState]:
     """Splits a model into its definition and the state that training changes.
 
     Args:
         model: What it holds becomes part of the state, wherever it lies already.
         optimizer: As from `build_optimizer`.
-        layout: Where the state lies; on one device by default.
+        layout: Where the state lies.
     """
-    layout = Layout.single() if layout is None else layout
     graph, params, variables = nnx.split(model, nnx.Param, ...)
     params, variables = layout.place((nnx.to_pure_dict(params), nnx.to_pure_dict(variables)))
     rest = layout.create(partial(init_optimizer_state, optimizer), params)
@@ -247,14 +245,14 @@ def init_optimizer_state(
 
 
 def describe_state(
-    model: nnx.Module, optimizer: optax.GradientTransformation, layout: Layout | None = None
+    model: nnx.Module, optimizer: optax.GradientTransformation, layout: Layout
 ) -> TrainState:
     """Returns types, shapes and places of what `create_state` would make; nothing is made."""
     _, params, variables = nnx.split(model, nnx.Param, ...)
     params, variables = nnx.to_pure_dict(params), nnx.to_pure_dict(variables)
     rest = jax.eval_shape(partial(init_optimizer_state, optimizer), params)
     shapes = TrainState(params=params, variables=variables, **rest)
-    return (Layout.single() if layout is None else layout).describe(shapes)
+    return layout.describe(shapes)
 
 
 def merge_state(model: nnx.Module, state: TrainState, use_average: bool = True) -> None:
@@ -304,9 +302,9 @@ def make_train_step(
     model: nnx.Module,
     loss_fn: LossFn,
     optimizer: optax.GradientTransformation,
+    layout: Layout,
     average_decay: float,
     accumulation: int = 1,
-    layout: Layout | None = None,
 ) -> Callable[[TrainState, PyTree, Key[Array, ""]], tuple[TrainState, StepMetrics]]:
     """Returns the jitted step (state, batch, seed key) -> (state, metrics).
 
@@ -321,20 +319,19 @@ def make_train_step(
         model: Gives the structure; its values are not used.
         loss_fn: The loss; its key is the seed key folded with the step.
         optimizer: As from `build_optimizer`.
+        layout: Where state and batches lie. On several, `loss_fn` is
+            given a share of the batch, adds up over all (`Layout.add_up`), and must leave
+            variables as they are.
         average_decay: Decay of the moving average of parameters, approached as
             (1 + step) / (10 + step) in the first steps.
         accumulation: Slices into which a batch is cut. Loss, metrics and gradient are those of
             the whole batch but for rounding: sums over the slices of a `CountedLoss`, means over
             those of any other, which must be a mean over samples.
-        layout: Where state and batches lie; on one device by default. On several, `loss_fn` is
-            given a share of the batch, adds up over all (`Layout.add_up`), and must leave
-            variables as they are.
 
     Raises:
         ValueError: When it is first called with slices, if `loss_fn` has metrics of targets but
             isn't a `CountedLoss`.
     """
-    layout = Layout.single() if layout is None else layout
     gradient_fn = jax.value_and_grad(make_loss(model, loss_fn, layout), has_aux=True)
 
     def accumulate(params, variables, batch, key):

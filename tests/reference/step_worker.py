@@ -102,7 +102,7 @@ def main(output: Path) -> None:
         layout = Layout.build(MeshConfig(*sizes), jax.devices()[: math.prod(sizes)])
         loss_fn = MaskedLoss(SPACE, MASKING, LossConfig(average, WEIGHTS, tile=1), layout)
         optimizer = build_optimizer(OPTIMIZER, STEPS, layout)
-        step_fn = make_train_step(model, loss_fn, optimizer, AVERAGE_DECAY, slices, layout)
+        step_fn = make_train_step(model, loss_fn, optimizer, layout, AVERAGE_DECAY, slices)
         for padding, batch in masked.items():
             state = create_state(draw_model(SPACE, MODEL, 0), optimizer, layout)[1]
             state, metrics = step_fn(state, layout.distribute(batch), key)

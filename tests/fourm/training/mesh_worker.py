@@ -70,7 +70,7 @@ def train_on(sizes: tuple[int, int, int], accumulation: int) -> dict:
     _, state = create_state(model, optimizer, layout)
     places = places_of(state)
     loss_fn = make_loss(SPACE, MASKING, layout)
-    step_fn = make_train_step(model, loss_fn, optimizer, 0.9, accumulation, layout)
+    step_fn = make_train_step(model, loss_fn, optimizer, layout, 0.9, accumulation)
     rows = layout.rows(BATCH_SIZE)
     found, collectives = [], []
     for step in range(STEPS):
@@ -121,7 +121,7 @@ def cut_up() -> list[dict]:
         averages = ("modalities", "tokens")
         for average in averages if layout.mesh.size == 1 else averages[number % 2 :][:1]:
             loss_fn = make_loss(SPACE, MASKING, layout, average=average, weights={"text": 3.0})
-            step_fn = make_train_step(model, loss_fn, optimizer, 0.9, slices, layout)
+            step_fn = make_train_step(model, loss_fn, optimizer, layout, 0.9, slices)
             arguments = jax.tree.map(jnp.copy, state), layout.distribute(batch), jax.random.key(7)
             metrics = jax.device_get(step_fn(*arguments)[1])
             del metrics[IS_FINITE]
@@ -157,7 +157,7 @@ def compile_large() -> dict:
         return FourM(space, config, nnx.Rngs(0))
 
     optimizer = build_optimizer(OptimizerConfig(), 100, layout)
-    shapes = jax.eval_shape(lambda: create_state(build(), optimizer)[1])
+    shapes = jax.eval_shape(lambda: create_state(build(), optimizer, Layout.single())[1])
     state = jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
         shapes,

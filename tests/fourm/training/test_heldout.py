@@ -52,7 +52,7 @@ def test_the_held_out_loss_is_that_of_the_averaged_model_over_all_samples_at_onc
     masking = MaskingConfig((MaskingComponent(ALPHAS, ALPHAS, (1, 4), (4, 4)),))
     config = LossConfig(weights={"text": 2.0}, tile=8)
 
-    loss_fn = MaskedLoss(SPACE, masking, config)
+    loss_fn = MaskedLoss(SPACE, masking, config, Layout.single())
     tokens = Held(7)
     training = TrainingConfig(batch_size=8, accumulation=2, evaluate_samples=100)  # 4 and 3
     measure = HeldoutLoss(model, loss_fn, config, tokens, training, SEED, Layout.single())

@@ -70,7 +70,7 @@ def noisy(model, batch, key):
     return loss, {"loss/map": loss, "accuracy/map": loss * 0, "targets/map": jnp.ones(())}
 
 
-masked = MaskedLoss(SPACE, MASKING, LossConfig(tile=1))
+masked = MaskedLoss(SPACE, MASKING, LossConfig(tile=1), Layout.single())
 """What the transformer is trained on."""
 
 

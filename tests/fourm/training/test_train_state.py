@@ -9,6 +9,7 @@ import optax
 import pytest
 from flax import nnx
 
+from fourm.devices.layout import Layout
 from fourm.training.train_state import (
     IS_FINITE,
     OptimizerConfig,
@@ -23,6 +24,8 @@ from fourm.training.train_state import (
 from tests.fourm.tiny import build_model
 
 WARM = OptimizerConfig(learning_rate=0.1, warmup_steps=0, weight_decay=0.0, clip_norm=0.0)
+
+LAYOUT = Layout.single()
 
 
 class Count(nnx.Variable):
@@ -56,9 +59,9 @@ def make_batch(size=12, seed=0):
 
 def start(config=WARM, steps=100, **options):
     model = Line()
-    optimizer = build_optimizer(config, steps)
-    _, state = create_state(model, optimizer)
-    return state, make_train_step(model, squares, optimizer, 0.9, **options)
+    optimizer = build_optimizer(config, steps, LAYOUT)
+    _, state = create_state(model, optimizer, LAYOUT)
+    return state, make_train_step(model, squares, optimizer, LAYOUT, 0.9, **options)
 
 
 def take(steps, state, step, batch=None):
@@ -97,9 +100,9 @@ def test_a_loss_divides_by_the_counts_of_the_whole_batch_whatever_its_slices_hav
     batch = make_batch(6)[0], jnp.array([1.0, 3.0, 0.0, 0.0, 2.0, 0.0])
 
     def take_one(slices):
-        model, optimizer = Line(), build_optimizer(WARM, 10)
-        _, state = create_state(model, optimizer)
-        step = make_train_step(model, MeanOfCounted(), optimizer, 0.9, accumulation=slices)
+        model, optimizer = Line(), build_optimizer(WARM, 10, LAYOUT)
+        _, state = create_state(model, optimizer, LAYOUT)
+        step = make_train_step(model, MeanOfCounted(), optimizer, LAYOUT, 0.9, accumulation=slices)
         return take(1, state, step, batch)
 
     (whole, expected), (state, metrics) = take_one(1), take_one(slices)
@@ -114,9 +117,9 @@ def test_a_loss_of_targets_that_cannot_be_told_their_number_is_refused_with_slic
     def loss_fn(model, batch, key):
         return jnp.mean(model(batch[0]) ** 2), {"targets/text": jnp.ones(())}
 
-    model, optimizer = Line(), build_optimizer(WARM, 10)
-    _, state = create_state(model, optimizer)
-    step = make_train_step(model, loss_fn, optimizer, 0.9, accumulation=3)
+    model, optimizer = Line(), build_optimizer(WARM, 10, LAYOUT)
+    _, state = create_state(model, optimizer, LAYOUT)
+    step = make_train_step(model, loss_fn, optimizer, LAYOUT, 0.9, accumulation=3)
     with pytest.raises(ValueError, match="must be a CountedLoss where a batch is cut into slices"):
         take(1, state, step)
 
@@ -147,10 +150,10 @@ def test_a_gradient_that_is_not_finite_is_skipped_though_the_loss_is_finite():
         root = jnp.sqrt(jnp.sum(0 * model.bias[...]))  # of infinite slope and no value
         return jnp.mean(model(batch[0]) ** 2) + root, {}
 
-    model, optimizer = Line(), build_optimizer(WARM, 10)
-    _, state = create_state(model, optimizer)
+    model, optimizer = Line(), build_optimizer(WARM, 10, LAYOUT)
+    _, state = create_state(model, optimizer, LAYOUT)
     kept = jax.tree.map(np.asarray, state.params)
-    state, metrics = take(1, state, make_train_step(model, loss_fn, optimizer, 0.9))
+    state, metrics = take(1, state, make_train_step(model, loss_fn, optimizer, LAYOUT, 0.9))
     assert np.isfinite(metrics["loss"]) and metrics["skipped"] == 1
     named = dict(zip(parameter_names(state.params), metrics[IS_FINITE], strict=True))
     assert named == {"bias": False, "kernel": True}
@@ -167,9 +170,9 @@ def test_keys_of_random_layers_stay_too_in_a_step_that_is_not_finite():
     def loss_fn(model, batch, key):
         return jnp.mean(model(batch) ** 2) * jax.random.uniform(model.rngs.noise()), {}
 
-    model, optimizer = Noisy(), build_optimizer(WARM, 10)
-    _, state = create_state(model, optimizer)
-    step = make_train_step(model, loss_fn, optimizer, 0.9)
+    model, optimizer = Noisy(), build_optimizer(WARM, 10, LAYOUT)
+    _, state = create_state(model, optimizer, LAYOUT)
+    step = make_train_step(model, loss_fn, optimizer, LAYOUT, 0.9)
     counts = []
     for value in (1.0, jnp.nan, 1.0):
         state, _ = step(state, jnp.full((2, 2), value), jax.random.key(0))
@@ -224,7 +227,7 @@ def test_weights_decay_on_kernels_and_tables_alone():
 @pytest.mark.parametrize("name", ["adamw", "muon"])
 def test_without_a_gradient_a_step_shrinks_what_decays_and_nothing_else(name):
     config = OptimizerConfig(name=name, learning_rate=0.1, warmup_steps=0, weight_decay=0.5)
-    optimizer = build_optimizer(config, 1000)
+    optimizer = build_optimizer(config, 1000, LAYOUT)
     params = {"norm": {"scale": jnp.ones((2, 4))}, "table": jnp.ones((3, 2))}
     params["kernel"] = jnp.ones((2, 3, 2))
     zeros = jax.tree.map(jnp.zeros_like, params)
@@ -236,8 +239,8 @@ def test_without_a_gradient_a_step_shrinks_what_decays_and_nothing_else(name):
 
 
 def test_gradients_are_clipped_by_their_global_norm():
-    clipped = build_optimizer(OptimizerConfig(clip_norm=1.0), 10)
-    free = build_optimizer(OptimizerConfig(clip_norm=0.0), 10)
+    clipped = build_optimizer(OptimizerConfig(clip_norm=1.0), 10, LAYOUT)
+    free = build_optimizer(OptimizerConfig(clip_norm=0.0), 10, LAYOUT)
     params = {"kernel": jnp.ones((2, 2))}
     grads = {"kernel": jnp.full((2, 2), 50.0)}
     unit = {"kernel": jnp.full((2, 2), 0.5)}
@@ -274,7 +277,7 @@ def test_an_unknown_optimizer_is_refused():
     config = OptimizerConfig()
     object.__setattr__(config, "name", "sgd")
     with pytest.raises(ValueError, match="no optimizer 'sgd'; there are adamw and muon"):
-        build_optimizer(config, 10)
+        build_optimizer(config, 10, LAYOUT)
 
 
 @pytest.mark.parametrize("use_average", [True, False])
@@ -305,7 +308,7 @@ def test_a_step_is_that_of_optax():
 
 def test_muon_takes_steps_of_equal_size_in_all_directions_of_a_kernel():
     config = OptimizerConfig(name="muon", learning_rate=0.1, warmup_steps=0, weight_decay=0.0)
-    optimizer = build_optimizer(config, 1000)
+    optimizer = build_optimizer(config, 1000, LAYOUT)
     rng = np.random.default_rng(0)
     params = {"kernel": jnp.zeros((2, 8, 24)), "table": jnp.zeros((4, 4))}
     grads = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), jnp.float32), params)
