@@ -40,7 +40,7 @@ def photos(tmp_path):
 @pytest.mark.slow
 def test_photographs_with_captions_become_a_run(photos, tmp_path):
     few = ["--modalities.rgb.tokenizer.steps", "2", "--generation.rgb.num-steps", "2"]
-    few += ["--modalities.caption.tokenizer.vocab-size", "320", "--crops.views", "1"]
+    few += ["--modalities.caption.tokenizer.vocab-size", "340", "--crops.views", "1"]
     arguments = [str(EXAMPLES / "photos.py"), "--data.path", str(photos)]
     assert main([*arguments, "--run-dir", str(tmp_path / "run"), *few, *LESS, *SMALL]) == 0
     report = json.loads((tmp_path / "run" / "report.json").read_text())

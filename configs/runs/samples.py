@@ -66,12 +66,14 @@ class Samples:
 
     @cached_property
     def training(self) -> SampleSet:
-        """The samples themselves.
+        """The samples themselves; none without data.
 
         Raises:
             ValueError: If none of them has some modality.
         """
         names = list(self._config.modalities)
+        if not self._sources:
+            return SampleSet.collect([], names)
         found = SampleSet.collect(self._sources["train"].__getitems__(self.chosen.tolist()), names)
         for name in names:
             if not len(found.rows([name])):

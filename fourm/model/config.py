@@ -140,7 +140,8 @@ class ModelConfig(Checked):
         names = [each.name for each in fields(PublishedOptions) if each.name in stored]
         if names:  # Once these were knobs beside the others.
             moved = {name: stored.pop(name) for name in names}
-            stored["published"] = stored.get("published", {}) | moved
+            before = stored.get("published", {"class": PublishedOptions.__name__})
+            stored["published"] = before | moved
         return stored
 
     def check_knobs(self, knob: str) -> None:

@@ -13,6 +13,7 @@ from tokenizers.features import PixelTokenizer, Vectors, VectorTokenizer
 class Grid:
     """Encodes a picture by its numbers."""
 
+    values = None
     vocab_size = 300
     token_shape = (2, 3)
     special = None

@@ -40,7 +40,7 @@ def test_text_in_pictures_out(folder, tmp_path, capsys):
     assert Image.open(tmp_path / "rgb_000.png").size == (8, 8)
     assert np.load(tmp_path / "depth_001.npy", allow_pickle=False).dtype == np.float32
     said = capsys.readouterr().out
-    assert f"2 of rgb, depth in {tmp_path}" in said
+    assert f"Wrote 2 samples of rgb and depth to {tmp_path}; " in said
     assert "generated.png" in said
 
 

@@ -52,6 +52,7 @@ def test_every_program_of_the_packages_begins_and_ends_as_commands_do():
         for path in (ROOT / folder).rglob("*.py")
         if '__name__ == "__main__"' in path.read_text()
     }
+    found.remove("fourm/__main__.py")  # It starts one of the others.
     assert found | {"train.py"} == COMMANDS.keys()
     for name in COMMANDS:
         text = (ROOT / name).read_text()
