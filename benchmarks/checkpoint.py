@@ -81,7 +81,7 @@ def main() -> None:
 def describe(model: FourM, devices: int) -> TrainState:
     """Returns types, shapes and places of all that training changes, on so many devices."""
     layout = Layout.build(MeshConfig(data=1, fsdp=devices), jax.devices()[:devices])
-    return describe_state(model, build_optimizer(OptimizerConfig(), 1000), layout)
+    return describe_state(model, build_optimizer(OptimizerConfig(), 1000, layout), layout)
 
 
 def fill(like: TrainState) -> TrainState:

@@ -48,39 +48,32 @@ def rank_promotion(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
-# Groups of tests that take longest come first, lest a worker is left alone with one of them.
-LONGEST = (
-    "tiny run",
-    "meshes",
-    "elastic runs",
-    "fourm/inference/test_generate_tokens",
-    "diffusion tokenizer",
-    "fourm/masking/test_mask",
-    "fourm/model/test_transformer",
-    "configs/runs/test_further",
-    "check_masking",
-    "run on tokens",
-    "fourm/training/test_loop",
-    "fourm/model/test_cross_entropy",
-)
-
-
 def group_of(file: Path) -> str:
     return file.relative_to(FIXTURES.parent).with_suffix("").as_posix()
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Gives the tests of a file to one worker, which compiles what they share once."""
-    groups = {}
+    """Gives the tests of a file to one worker, which compiles what they share once.
+
+    Tests of a run that is trained for them are slow. Groups with most slow tests come first, lest a
+    worker is left alone with one of them.
+    """
+    groups: dict[str, list[pytest.Item]] = {}
     for item in items:
         marker = item.get_closest_marker("xdist_group")
         name = marker.args[0] if marker else group_of(item.path)
         if marker is None:
             item.add_marker(pytest.mark.xdist_group(name))
+        if "tiny_scenes_run" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)
         groups.setdefault(name, []).append(item)
-    first = [name for name in LONGEST if name in groups]
-    items[:] = [item for name in dict.fromkeys([*first, *groups]) for item in groups[name]]
+
+    def slowness(name: str) -> int:
+        return sum(item.get_closest_marker("slow") is not None for item in groups[name])
+
+    first = sorted(groups, key=slowness, reverse=True)
+    items[:] = [item for name in first for item in groups[name]]
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -55,10 +55,12 @@ def generate(run: Path) -> dict[str, list]:
     return {name: ids.tolist() for name, ids in made.ids.items()}
 
 
+@pytest.mark.slow
 def test_it_generates_the_same_ids(run):
     assert generate(run) == EXPECTED["ids"]
 
 
+@pytest.mark.slow
 def test_its_results_are_the_same(run):
     for ours, theirs in zip(
         evaluate_run(Command(run, probes=False))["results"], EXPECTED["results"], strict=True
@@ -70,6 +72,7 @@ def test_its_results_are_the_same(run):
         assert {k: ours[k] for k in numbers} == pytest.approx(numbers, rel=1e-3, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_the_same_command_resumes_it_with_the_tokens_that_it_has(run, capsys):
     resume(run, capsys)
 
@@ -89,6 +92,7 @@ def without_defaults(plain: Any, classes: dict[str, type]) -> Any:
     }
 
 
+@pytest.mark.slow
 def test_knobs_that_came_later_have_their_defaults(run, capsys):
     classes = classes_of(RunConfig)
     removed = 0
@@ -135,6 +139,7 @@ def assert_done(run: Path) -> None:
     assert (run / "report.json").read_bytes() == report
 
 
+@pytest.mark.slow
 def test_it_can_be_forked(run):
     fork = run.with_name("fork")
     more = ["--fork", str(run), "--training.steps", "14"]

@@ -202,10 +202,12 @@ def test_every_room_has_its_rule():
     assert {room_of(path) for path in LIBRARY} == set(MAY_KNOW)
 
 
+@pytest.mark.slow
 def test_only_tests_import_train():
     assert not [name_of(path) for path in LIBRARY if "train" in roots_of(path)]
 
 
+@pytest.mark.slow
 def test_no_module_imports_itself_by_a_detour():
     modules = {name_of(path)[:-3].replace("/", "."): path for path in LIBRARY}
     edges = {
@@ -223,12 +225,14 @@ def test_no_module_imports_itself_by_a_detour():
     assert not set(edges) - settled, "these import each other"
 
 
+@pytest.mark.slow
 def test_nothing_imports_what_the_requirements_leave_out():
     assert not {
         name_of(path): roots_of(path) & NEVER for path in EVERYTHING if roots_of(path) & NEVER
     }
 
 
+@pytest.mark.slow
 def test_nothing_imports_the_package_that_our_tokenizers_shadow():
     ours = {path.relative_to(ROOT).with_suffix("").parts[1] for path in python_files("tokenizers")}
     theirs = {
@@ -242,6 +246,7 @@ def test_nothing_imports_the_package_that_our_tokenizers_shadow():
     assert all("tokenizers.Tokenizer" in imports_of(path) for path in ELSEWHERE)
 
 
+@pytest.mark.slow
 def test_requirements_name_every_package_that_is_imported():
     lines = (ROOT / "requirements.txt").read_text().splitlines()
     pinned = {

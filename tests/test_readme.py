@@ -107,6 +107,7 @@ def some_run(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 # In one process, which makes the run once.
 @pytest.mark.xdist_group("commands of the README")
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("python train.py")])

@@ -155,6 +155,7 @@ def test_other_settings_are_refused_with_their_names_and_nothing_is_lost(run, ca
     assert (run / "config.json").read_bytes() == before
 
 
+@pytest.mark.slow
 @shares_run
 def test_what_is_measured_may_change_and_only_that_is_done_again(run, tmp_path):
     folder = tmp_path / "tiny"
@@ -188,6 +189,7 @@ def assert_same_end(run: Path, resumed: Path) -> None:
     assert report_of(resumed)["results"] == report_of(run)["results"]
 
 
+@pytest.mark.slow
 @shares_run
 def test_a_run_killed_at_random_moments_ends_in_the_same_bits(run, tmp_path):
     # benchmarks/kill.py does so more often.
@@ -201,6 +203,7 @@ def test_a_run_killed_at_random_moments_ends_in_the_same_bits(run, tmp_path):
     assert_same_end(run, folder)
 
 
+@pytest.mark.slow
 @shares_run
 def test_two_tasks_of_slurm_train_together_what_one_process_trains(run, tmp_path):
     folder, source = tmp_path / "together", without_its_model(run, tmp_path / "source")
@@ -249,6 +252,7 @@ def test_two_tasks_of_slurm_train_together_what_one_process_trains(run, tmp_path
     assert [path.name for path in sorted((folder / "checkpoints" / "model").iterdir())][-1] == "8"
 
 
+@pytest.mark.slow
 @shares_run
 @pytest.mark.parametrize("stage", ["samples", "tokens", "model"])
 def test_sigterm_exits_with_a_code_to_requeue_on_and_saves_a_step_that_is_under_way(
@@ -277,6 +281,7 @@ def test_sigterm_exits_with_a_code_to_requeue_on_and_saves_a_step_that_is_under_
     assert saved == (["1"] if stage == "model" else [])
 
 
+@pytest.mark.slow
 @shares_run
 def test_a_run_is_used_from_python(run):
     model = fourm.load(run)
@@ -298,6 +303,7 @@ def satellite_data(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_satellite_example_runs_with_modalities_missing(tmp_path):
     data, folder = satellite_data(tmp_path / "eo"), tmp_path / "run"
     names = ("rgb", "bands", "radar", "elevation", "land_cover")
@@ -332,6 +338,7 @@ def test_the_satellite_example_runs_with_modalities_missing(tmp_path):
     assert directions == {("radar", "bands"), ("bands", "land_cover")}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not NYU.is_dir(), reason="the NYU Depth v2 shards are not here")
 def test_nyuv2_runs_to_its_report(tmp_path):
     folder = tmp_path / "nyuv2"
@@ -362,6 +369,7 @@ def test_nyuv2_runs_to_its_report(tmp_path):
     check_report(report_of(folder), ("rgb", "depth", "normals", "semseg", "caption", "boxes"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [

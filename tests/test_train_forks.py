@@ -21,6 +21,7 @@ from train import main
 pytestmark = pytest.mark.xdist_group("tiny run")
 
 
+@pytest.mark.slow
 @shares_run
 @pytest.mark.parametrize("data", ["same", "other"])
 def test_a_fork_goes_on_with_other_settings_from_the_newest_checkpoint(
@@ -57,6 +58,7 @@ def test_a_fork_goes_on_with_other_settings_from_the_newest_checkpoint(
     assert any((a != b).any() for a, b in zip(*map(tensors_of, (run, folder)), strict=True))
 
 
+@pytest.mark.slow
 @shares_run
 def test_a_fork_needs_a_folder_and_weights_of_its_own(run, tmp_path, capsys):
     folder = tmp_path / "fork"
@@ -69,6 +71,7 @@ def test_a_fork_needs_a_folder_and_weights_of_its_own(run, tmp_path, capsys):
     assert not folder.exists()
 
 
+@pytest.mark.slow
 @shares_run
 def test_a_run_is_used_with_the_parameters_of_any_of_its_checkpoints(run, tmp_path, capsys):
     last, best = (fourm.load(run, use) for use in ("last", "best"))

@@ -19,7 +19,7 @@ from tokenizers.features import PixelTokenizer, Vectors, VectorTokenizer
 from train import main
 
 # Tests of one group run in one process, which makes the run that they share once.
-pytestmark = pytest.mark.xdist_group("run on tokens")
+pytestmark = [pytest.mark.xdist_group("run on tokens"), pytest.mark.slow]
 
 CAPTIONS = ("a red cube", "a blue cone", "a green ball")
 CONFIG = """
@@ -125,6 +125,7 @@ def test_the_command_makes_what_the_run_made_itself(run):
     assert {path: path.stat().st_mtime_ns for path in (run / "tokens").iterdir()} == made
 
 
+@pytest.mark.slow
 def test_a_run_trains_on_tokens_made_beforehand(run, tmp_path):
     """The run's own tokens, made apart and named, give the losses of the run."""
     config, tokens = str(run.parent / "config.py"), str(tmp_path / "tokens")
@@ -135,6 +136,7 @@ def test_a_run_trains_on_tokens_made_beforehand(run, tmp_path):
     assert model_losses(folder) == model_losses(run)
 
 
+@pytest.mark.slow
 def test_a_run_trains_on_a_mixture_and_refuses_what_does_not_fit(run, tmp_path, capsys):
     config, texts = str(run.parent / "config.py"), str(tmp_path / "texts")
     assert tokenize([str(run), "--out", texts, "--modalities", "caption", "count"]) == 0
@@ -235,6 +237,7 @@ def test_tokens_of_other_tokenizers_are_refused_before_anything_is_written(
     assert told.count("\n") == 1 and not folder.exists()
 
 
+@pytest.mark.slow
 def test_a_fork_has_the_tokenizers_of_an_unfinished_run(run, tmp_path):
     begun, folder = tmp_path / "begun", tmp_path / "fork"
     begun.mkdir()

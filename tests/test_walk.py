@@ -208,6 +208,7 @@ def other(tiny_scenes_run, tmp_path_factory) -> Path:
     return make_other(tiny_scenes_run, tmp_path_factory.mktemp("runs") / "other")
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("tiny run")
 def test_a_damaged_file_of_a_run_is_noticed_or_changes_nothing(tiny_scenes_run, other, tmp_path):
     assert set(SAMPLE) <= set(files_of(tiny_scenes_run))

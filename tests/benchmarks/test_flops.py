@@ -57,6 +57,7 @@ def test_the_count_is_the_one_made_by_hand():
     assert count_flops(SPACE, config, batch) == by_hand
 
 
+@pytest.mark.slow
 def test_padding_costs_nothing():
     config = ModelConfig(dim=8, num_heads=2)
     short = build_batch([[0, 1]], [[0, 1]])
@@ -77,6 +78,7 @@ def test_registers_are_tokens_of_the_encoder():
     assert plain < registered < kept
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", ["gelu", "swiglu"])
 def test_the_compiler_counts_little_more_where_nothing_is_padding(activation):
     config = ModelConfig(dim=128, num_heads=4, activation=activation, norm="layernorm")
@@ -90,6 +92,7 @@ def test_the_compiler_counts_little_more_where_nothing_is_padding(activation):
     assert 1 < lowered.cost_analysis()["flops"] / forward < 1.1
 
 
+@pytest.mark.slow
 def test_the_small_model_needs_24_gigaflops_a_sample():
     space, config = build_workload("tiny")
     assert (config.dim, config.encoder_layers, len(space.ranges)) == (384, 6, 7)

@@ -19,7 +19,9 @@ from fourm.token_space import TokenSpace
 from tests.fourm.tiny import Shape
 from tests.paths import ROOT
 from tokenizers.base import SequenceTokens
+from tokenizers.boxes import BoxTokenizerConfig
 from tokenizers.images.patch_tokenizer import ImageTokenizerConfig
+from tokenizers.text.sentencepiece import TextTokenizerConfig
 
 EXAMPLE = ROOT / "docs" / "satellite.py"
 CONFIGS = {**{name: build() for name, build in PRESETS.items()}}

@@ -123,6 +123,7 @@ def with_leaf(plain, path, value):
     return {**plain, head: with_leaf(plain[head], rest, value) if rest else value}
 
 
+@pytest.mark.slow
 def test_differing_knobs_names_exactly_the_leaf_that_was_changed():
     plain = to_plain(PRESETS["scenes"]())
     paths = [path for path, value in leaves(plain) if value != {}]

@@ -138,6 +138,7 @@ def test_what_is_damaged_is_found_and_made_again_when_asked_for(run, tmp_path):
     assert shard.read_bytes() == whole
 
 
+@pytest.mark.slow
 def test_several_processes_make_the_same_bytes(run, tmp_path):
     alone, together = tmp_path / "alone", tmp_path / "together"
     assert main([str(run), "--out", str(alone), *SMALL]) == 0
@@ -158,6 +159,7 @@ def test_several_processes_make_the_same_bytes(run, tmp_path):
         assert (alone / name).read_bytes() == (together / name).read_bytes(), name
 
 
+@pytest.mark.slow
 def test_processes_end_with_the_first_one_though_it_is_killed(run, tmp_path):
     """Every process has an environment variable of this test's own, by which it is found."""
     mark = f"MARK={tmp_path}"

@@ -50,6 +50,7 @@ def test_a_sample_may_lack_a_modality(run):
     assert (ids["caption"][1] == PADDING).all() and ids["caption"][0, 0] != PADDING
 
 
+@pytest.mark.slow
 def test_generated_values_are_those_of_the_generated_tokens(run):
     found = run.generate({"rgb": make_pictures(3)}, ["depth", "caption"], settings=ONE_PASS)
     assert list(found.values) == ["depth", "caption"]
@@ -58,6 +59,7 @@ def test_generated_values_are_those_of_the_generated_tokens(run):
     assert len(found.values["caption"]) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [2, 3])
 def test_the_batch_size_changes_nothing(run, batch_size):
     pictures = make_pictures(5)
@@ -68,6 +70,7 @@ def test_the_batch_size_changes_nothing(run, batch_size):
     assert np.array_equal(whole.values["depth"], parts.values["depth"])
 
 
+@pytest.mark.slow
 def test_seeds_and_places_decide_what_is_drawn(run):
     same = np.repeat(make_pictures(1), 3, axis=0)
     first, again, other = (
@@ -79,12 +82,14 @@ def test_seeds_and_places_decide_what_is_drawn(run):
     assert not np.array_equal(first[0], first[1])
 
 
+@pytest.mark.slow
 def test_nothing_but_a_number_is_needed_to_generate(run):
     found = run.generate({}, ["rgb", "count"], num_samples=2, settings=ONE_PASS)
     assert found.values["rgb"].shape == (2, 8, 8, 3)
     assert set(found.values["count"]) <= {1.0, 2.0, 5.0}
 
 
+@pytest.mark.slow
 def test_a_grid_known_in_part_keeps_what_is_known(run):
     tokens = run.tokenize({"rgb": make_pictures(2)})["rgb"]
     tokens[:, 1:3] = PADDING
@@ -93,6 +98,7 @@ def test_a_grid_known_in_part_keeps_what_is_known(run):
     assert (found >= 0).all()
 
 
+@pytest.mark.slow
 def test_a_text_that_is_input_and_target_is_continued(run):
     found = run.generate({"caption": ["a red"] * 3}, ["caption"])
     assert all(text.startswith("a red") for text in found.values["caption"])
@@ -111,6 +117,7 @@ def test_expected_decoding_of_certain_tokens_is_plain_decoding(run):
         )
 
 
+@pytest.mark.slow
 def test_expected_decoding_takes_the_mean_where_the_tokenizer_can(run):
     expected = GenerationConfig(num_steps=1, decode="expected")
     found = run.generate({"rgb": make_pictures(2)}, ["count", "caption"], settings=expected)
@@ -119,6 +126,7 @@ def test_expected_decoding_takes_the_mean_where_the_tokenizer_can(run):
     assert isinstance(found.values["caption"][0], str)
 
 
+@pytest.mark.slow
 def test_embeddings_are_means_over_real_tokens(run):
     pictures, captions = make_pictures(3), CAPTIONS[:3]
     found = run.embed({"rgb": pictures, "caption": captions}, batch_size=2)
@@ -130,6 +138,7 @@ def test_embeddings_are_means_over_real_tokens(run):
         np.testing.assert_allclose(found[row], mean, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"learned_positions": False, "num_registers": 2}])
 def test_a_saved_model_comes_back_bit_by_bit(tmp_path, options):
     model = make_run(**options).model
@@ -166,6 +175,7 @@ def test_weights_that_are_not_finite_are_refused_by_name(tmp_path, run, bad):
         load_model(tmp_path / "model")
 
 
+@pytest.mark.slow
 def test_a_loaded_run_generates_the_same(tmp_path, run):
     write_run(tmp_path, run, {"depth": {"class": "GenerationConfig", "num_steps": 1}})
     loaded = fourm.load(tmp_path)
@@ -212,6 +222,7 @@ def test_exchanged_tokenizers_are_refused(tmp_path, run, was_used):
         fourm.load(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_model_of_another_run_with_the_same_tokenizers_is_refused_once_known(tmp_path, run):
     write_run(tmp_path, run)
     fourm.load(tmp_path)
@@ -349,6 +360,7 @@ def test_bad_requests_are_named_in_one_sentence(run, inputs, targets, options, m
         run.generate(inputs, targets, **options)
 
 
+@pytest.mark.slow
 def test_a_single_value_is_one_sample_and_a_single_name_one_target(run):
     boxes = Boxes(np.array([[0.1, 0.2, 0.5, 0.6]], np.float32), np.array([1], np.int32))
     for name, value in {"caption": "a red cube", "count": 5.0, "boxes": boxes}.items():
@@ -360,6 +372,7 @@ def test_a_single_value_is_one_sample_and_a_single_name_one_target(run):
     assert run.embed({"caption": "a red cube"}).shape[0] == 1
 
 
+@pytest.mark.slow
 def test_other_numbers_need_no_other_program(run, caplog):
     """Compiled once: temperatures, top-p, guidance, noise, and numbers of samples in a bucket."""
 

@@ -37,6 +37,7 @@ def run(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_run_is_scored_as_its_configuration_says(run, capsys):
     assert main([str(run)]) == 0
     written = json.loads((run / "evaluation_test.json").read_text())
@@ -109,5 +110,9 @@ def test_help_explains_every_knob(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
     printed = " ".join(capsys.readouterr().out.replace("\u2502", " ").split())
-    for sentence in ("Run directory.", "Which of the run's held-out samples.", "Of generation"):
+    for sentence in (
+        "Run directory.",
+        "Which of the run's held-out samples.",
+        "Seed of generation",
+    ):
         assert sentence in printed

@@ -12,6 +12,8 @@ from fourm.generate import main
 from fourm.inference.settings import GenerationConfig
 from tests.fourm.tiny_run import make_pictures, make_run, write_run
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
@@ -25,6 +27,7 @@ def generate(folder, *arguments) -> int:
     return main([str(folder), *map(str, arguments)])
 
 
+@pytest.mark.slow
 def test_text_in_pictures_out(folder, tmp_path, capsys):
     arguments = ["--caption", "a red cube left of a blue cone", "--targets", "rgb", "depth"]
     assert generate(folder, *arguments, "--num-samples", 2, "--out", tmp_path) == 0
@@ -44,6 +47,7 @@ def test_text_in_pictures_out(folder, tmp_path, capsys):
     assert "generated.png" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -70,6 +74,7 @@ def test_numbers_out_of_range_are_refused_at_once(folder, tmp_path, capsys, argu
     assert told in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_text_that_is_cut_is_told_with_its_tokens(folder, tmp_path, capsys):
     caption = " ".join(["a red cube left of a blue cone"] * 20)
     arguments = ["--caption", caption, "--targets", "count", "--out", tmp_path]
@@ -96,6 +101,7 @@ def claim(path):
         np.lib.format.write_array_header_1_0(file, header)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("modality", "name", "write"),
     [
@@ -119,6 +125,7 @@ def test_a_hostile_or_damaged_input_is_one_sentence(
     assert told.startswith("error: ") and told.count("\n") == 1 and name in told
 
 
+@pytest.mark.slow
 def test_pictures_of_any_size_in_text_and_boxes_out(folder, tmp_path, capsys):
     for number, size in enumerate([(8, 8), (31, 17)]):
         picture = np.full((*size, 3), 200, np.uint8)
@@ -136,6 +143,7 @@ def test_pictures_of_any_size_in_text_and_boxes_out(folder, tmp_path, capsys):
     assert float((out / "count_000.txt").read_text()) in (1.0, 2.0, 5.0)
 
 
+@pytest.mark.slow
 def test_what_is_written_can_be_given_again(folder, tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
     assert generate(folder, "--targets", "depth", "boxes", "--out", first) == 0
@@ -144,11 +152,13 @@ def test_what_is_written_can_be_given_again(folder, tmp_path):
     assert (second / "rgb_000.png").is_file()
 
 
+@pytest.mark.slow
 def test_nothing_in_writes_into_the_run(folder):
     assert generate(folder, "--targets", "count") == 0
     assert (folder / "generated" / "count_000.txt").is_file()
 
 
+@pytest.mark.slow
 def test_the_same_command_writes_the_same_bytes(folder, tmp_path):
     for name in ("one", "two", "other"):
         seed = 1 if name == "other" else 0
@@ -177,6 +187,7 @@ def test_only_knobs_that_are_typed_replace_the_runs_own(folder, tmp_path, monkey
     }
 
 
+@pytest.mark.slow
 def test_one_input_serves_all_samples_of_another(folder, tmp_path):
     for number, picture in enumerate(make_pictures(2)):
         Image.fromarray(picture).save(tmp_path / f"{number}.png")
@@ -186,6 +197,7 @@ def test_one_input_serves_all_samples_of_another(folder, tmp_path):
     assert (tmp_path / "out" / "count_001.txt").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -220,6 +232,7 @@ def test_a_missing_run_is_named(tmp_path, capsys):
     assert "There is no run directory" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_help_lists_every_modality_and_knob_and_typos_get_the_nearest(folder, capsys):
     with pytest.raises(SystemExit):
         generate(folder, "--help")

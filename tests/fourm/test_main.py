@@ -41,6 +41,7 @@ def test_a_mistyped_command_is_answered_with_the_nearest(capsys):
     )
 
 
+@pytest.mark.slow
 def test_a_command_gets_its_options_and_returns_its_code():
     done = run_python("-m", "fourm", "generate", "no/such/run", cwd=ROOT)
     assert done.returncode == 2

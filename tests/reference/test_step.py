@@ -31,7 +31,7 @@ RANGES = [
     for entry in SPACE.ranges
 ]
 # Tests of one group run in one process, which starts the program once.
-pytestmark = pytest.mark.xdist_group("the judge")
+pytestmark = [pytest.mark.xdist_group("the judge"), pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

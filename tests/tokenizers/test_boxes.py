@@ -230,6 +230,7 @@ def test_the_floor_finds_the_constant_answer():
     assert VALUES.floor([NOTHING], [always]) == {"f1_iou50": 0.0, "f1_any_class": 0.0}
 
 
+@pytest.mark.slow
 def test_no_training_sample_beats_the_floor_as_a_constant():
     # Boxes near one of two places, so that a constant answer is worth something.
     random = np.random.default_rng(1)

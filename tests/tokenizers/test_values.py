@@ -169,6 +169,7 @@ def test_unknown_pixels_change_neither_loss_nor_gradient(name):
     assert np.asarray(gradient)[..., :answers][~unknown].any()
 
 
+@pytest.mark.slow
 def test_a_batch_without_any_truth_costs_no_answer(name):
     empty = {
         "reals": np.full((1, 4, 4, 2), np.nan, np.float32),
@@ -186,6 +187,7 @@ def test_a_batch_without_any_truth_costs_no_answer(name):
         assert np.isfinite(loss) and np.isfinite(gradient).all()
 
 
+@pytest.mark.slow
 def test_the_perfect_answer_denormalises_to_the_truth(name):
     values, raw = kind(name), samples(name)
     statistics = values.fit_statistics(raw)

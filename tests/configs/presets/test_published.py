@@ -45,6 +45,7 @@ def expected_names(config) -> set[str]:
     return names
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("modalities", DOMAINS)
 @pytest.mark.parametrize("size", MODELS)
 def test_every_published_model_has_its_parameters_and_its_tensors(size, modalities):

@@ -106,6 +106,7 @@ def test_what_follows_from_other_data_is_made_anew(old, tmp_path, changes, gone)
     assert there == everything - set(gone)
 
 
+@pytest.mark.slow
 def test_links_are_made_where_the_file_system_can_and_copies_elsewhere(old, tmp_path, monkeypatch):
     name = "tokens/shard-0"
     fork_run(old, make_config(tmp_path / "linked"))
@@ -182,6 +183,7 @@ def test_a_run_that_goes_on_meanwhile_is_one_sentence(old, tmp_path, monkeypatch
     assert [path.name for path in tmp_path.iterdir()] == ["old"]
 
 
+@pytest.mark.slow
 def test_the_checkpoint_that_is_taken_over_can_be_chosen_and_lies_before_the_end(old, tmp_path):
     def fork_to(name: str, steps: int, use: str = "last") -> dict:
         config = make_config(tmp_path / name)

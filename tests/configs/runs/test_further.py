@@ -48,6 +48,7 @@ def write_data(folder: Path) -> None:
             (folder / split / "count" / f"{i}.txt").write_text("2")
 
 
+@pytest.mark.slow
 def test_a_run_made_elsewhere_is_trained_further_on_files(source, tmp_path):
     write_data(tmp_path / "data")
     knobs = ["--data.path", str(tmp_path / "data"), "--training.batch-size", "4"]
@@ -92,6 +93,7 @@ def write_config(file: Path, source: Path, kept: Sequence[str]) -> list[str]:
     return [str(file), "--data.path", str(file.parent / "data")]
 
 
+@pytest.mark.slow
 def test_a_run_of_another_modality_keeps_what_it_shares(source, tmp_path, capsys):
     kept = ("depth", "rgb")
     arguments = write_config(tmp_path / "mine.py", source, kept)
@@ -107,6 +109,7 @@ def test_a_run_of_another_modality_keeps_what_it_shares(source, tmp_path, capsys
         )
 
 
+@pytest.mark.slow
 def test_a_run_of_ours_keeps_its_own_settings(source, tmp_path):
     config, _ = load_preset("tests/fixtures/tiny_scenes.py")
     made = replace(config, run_dir="runs/x")
@@ -146,6 +149,7 @@ def test_sizes_that_saved_tokenizers_do_not_have_are_refused_at_once(
     assert not (tmp_path / "tuned" / "heldout").exists()
 
 
+@pytest.mark.slow
 def test_an_imported_model_asks_for_files_of_its_modalities(tmp_path):
     folder = tmp_path / "imported"
     assert ml4m(["import", str(GOLDENS / "fm_4m7_tiny_gelu"), "--out", str(folder)]) == 0
@@ -168,6 +172,7 @@ def test_files_are_told_by_what_the_values_are(source):
     assert files["depth"] == ArrayFile("depth")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("break_it", "message"),
     [
@@ -192,12 +197,14 @@ def test_no_steps_need_weights_to_start_from(capsys):
     assert "--training.steps is 0, which leaves" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_source_without_a_shared_tokenizer_is_refused(source, tmp_path, capsys):
     arguments = write_config(tmp_path / "mine.py", source, ())
     assert main([*arguments, "--run-dir", str(tmp_path / "run")]) == 2
     assert "has no modality with the same tokenizer" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_imported_model_learns_from_pixels_and_ids_and_is_exported(tmp_path):
     source, tuned = tmp_path / "imported", tmp_path / "tuned"
     assert ml4m(["import", str(GOLDENS / "fm_4m7_tiny_gelu"), "--out", str(source)]) == 0

@@ -78,6 +78,7 @@ def found(tmp_path_factory) -> dict[str, dict]:
     return found
 
 
+@pytest.mark.slow
 @shares_runs
 @pytest.mark.parametrize("name", ["eight", "first", "second"])
 def test_losses_are_those_of_one_device(found, name):
@@ -91,6 +92,7 @@ def test_losses_are_those_of_one_device(found, name):
             assert here[metric] == pytest.approx(value, rel=1e-5, abs=1e-5), metric
 
 
+@pytest.mark.slow
 @shares_runs
 def test_the_first_step_is_the_same_however_its_batch_is_cut_over_slices_and_devices(found):
     steps = found["cut up"]
@@ -104,6 +106,7 @@ def test_the_first_step_is_the_same_however_its_batch_is_cut_over_slices_and_dev
         assert step["metrics"] == pytest.approx(expected, rel=1e-5), step["at"]
 
 
+@pytest.mark.slow
 @shares_runs
 def test_two_processes_read_the_two_halves_of_a_batch(found):
     assert found["first"][MESH]["rows"] == [0, 8]
@@ -111,11 +114,13 @@ def test_two_processes_read_the_two_halves_of_a_batch(found):
     assert found["eight"][MESH]["rows"] == [0, 16]
 
 
+@pytest.mark.slow
 @shares_runs
 def test_initial_parameters_do_not_depend_on_the_mesh(found):
     assert found["eight"][MESH]["difference"] < 1e-7
 
 
+@pytest.mark.slow
 @shares_runs
 @pytest.mark.parametrize("name", ["eight", "first"])
 def test_parameters_average_and_moments_lie_alike_and_stay_there(found, name):
@@ -131,6 +136,7 @@ def test_parameters_average_and_moments_lie_alike_and_stay_there(found, name):
         assert scales and all(shape == part for shape, part in scales)
 
 
+@pytest.mark.slow
 @shares_runs
 def test_muon_works_on_whole_matrices_that_are_exchanged_once(found):
     origins = [origin for *_, origin in found["eight"][MESH]["collectives"]]
@@ -139,6 +145,7 @@ def test_muon_works_on_whole_matrices_that_are_exchanged_once(found):
     assert not any("dot_general" in origin for origin in update)
 
 
+@pytest.mark.slow
 @shares_runs
 def test_a_device_has_an_eighth_of_the_large_model(found):
     large = found["eight"]["large"]
@@ -148,6 +155,7 @@ def test_a_device_has_an_eighth_of_the_large_model(found):
     assert large["donated"] == pytest.approx(large["state"] / 8, rel=0.1)
 
 
+@pytest.mark.slow
 @shares_runs
 def test_the_large_model_is_never_whole_on_a_device(found):
     # Whole parameters and gradients would be twice as many. What is whole for the length of a step
@@ -160,6 +168,7 @@ def test_the_large_model_is_never_whole_on_a_device(found):
     assert not any(re.search(r"\[24,", result) for _, result, _ in gathered)
 
 
+@pytest.mark.slow
 @shares_runs
 def test_no_sample_leaves_its_device(found):
     # Ids, masks and keys are integers; all that crosses of them are counts of 8 modalities.
@@ -171,6 +180,7 @@ def test_no_sample_leaves_its_device(found):
     assert integers == ["s32[8]{0}"]
 
 
+@pytest.mark.slow
 @shares_runs
 def test_kernels_are_gathered_as_they_are_used_and_their_gradients_summed_in_float32(found):
     one, eight = found["eight"]["bfloat16"]["one"], found["eight"]["bfloat16"]["eight"]
@@ -275,5 +285,5 @@ def test_on_one_device_nothing_changes():
         raise AssertionError("not to be called here")
 
     assert layout.share_loss(compute_loss) is compute_loss
-    _, state = create_state(model, build_optimizer(OptimizerConfig(), 10), layout)
+    _, state = create_state(model, build_optimizer(OptimizerConfig(), 10, layout), layout)
     assert all(len(leaf.sharding.device_set) == 1 for leaf in jax.tree.leaves(state))

@@ -45,6 +45,7 @@ def test_one_process_does_everything_at_once():
     wait_for_all()
 
 
+@pytest.mark.slow
 def test_two_processes_wait_for_the_first_and_hear_of_its_failures():
     # SLURM says who the first is, the one task of its node. The second is told on its command
     # line, though SLURM would know it as the sixth of its node.

@@ -55,6 +55,7 @@ def test_chance_is_the_share_of_the_commonest_training_label():
     assert rows[0]["chance"] == 0.25
 
 
+@pytest.mark.slow
 def test_probing_twice_gives_the_same_numbers():
     assert run() == run()
 

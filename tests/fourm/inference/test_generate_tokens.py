@@ -22,6 +22,8 @@ from fourm.token_space import TokenSpace
 from tests.fourm.tiny import Shape, change_config, draw_model
 from tokenizers.base import PADDING, SequenceTokens, TokenBatch
 
+pytestmark = pytest.mark.slow
+
 BATCH = 5
 
 

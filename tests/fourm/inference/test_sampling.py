@@ -19,6 +19,7 @@ def some_keys(count, seed=0):
     return jax.random.split(jax.random.key(seed), count)
 
 
+@pytest.mark.slow
 def test_tokens_are_drawn_as_often_as_their_probabilities_say():
     probabilities = np.array([0.5, 0.0, 0.3, 0.15, 0.05])
     with np.errstate(divide="ignore"):
@@ -30,6 +31,7 @@ def test_tokens_are_drawn_as_often_as_their_probabilities_say():
     assert counts[1] == 0
 
 
+@pytest.mark.slow
 def test_temperature_raises_probabilities_to_its_inverse():
     logits = jnp.log(jnp.array([[[0.6, 0.3, 0.1]]]))
     drawn = sample_tokens(some_keys(1), logits, temperature=0.5).probabilities[0, 0]
@@ -44,6 +46,7 @@ def test_temperature_zero_takes_the_likeliest_with_its_true_probability_as_confi
     np.testing.assert_allclose(jnp.exp(draw.confidence), [[0.6, 0.45]], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_confidence_is_the_log_probability_of_what_was_drawn():
     logits = jax.random.normal(jax.random.key(1), (3, 7, 11))
     draw = sample_tokens(some_keys(3), logits, temperature=0.7, top_k=5)
@@ -108,12 +111,14 @@ def test_no_step_is_idle_while_a_token_is_open(schedule):
             assert (counts[is_open] > 0).all(), (num_tokens, num_steps)
 
 
+@pytest.mark.slow
 def test_the_likeliest_id_survives_any_filter():
     logits = jax.random.normal(jax.random.key(3), (2, 4, 9)) * 10
     kept = jnp.isfinite(keep_likeliest(logits, 1, 1e-9))
     assert (jnp.argmax(kept, -1) == jnp.argmax(logits, -1)).all()
 
 
+@pytest.mark.slow
 def test_a_sample_draws_the_same_whoever_its_neighbours_are():
     logits = jax.random.normal(jax.random.key(4), (4, 6, 8))
     keys = some_keys(4)
@@ -195,6 +200,7 @@ def test_the_table_of_temperatures_has_a_row_for_every_number_of_unknown_tokens(
     np.testing.assert_allclose(table[2, :2], [2.0, 1.0])
 
 
+@pytest.mark.slow
 def test_every_sample_may_have_its_own_temperature():
     logits = jax.random.normal(jax.random.key(1), (2, 7, 11))
     keys = some_keys(2)

@@ -22,7 +22,7 @@ from tests.fourm.inference.test_generate_tokens import (  # noqa: F401  Fixtures
 )
 from tokenizers.base import PADDING
 
-pytestmark = pytest.mark.xdist_group("fourm/inference/test_generate_tokens")
+pytestmark = [pytest.mark.xdist_group("fourm/inference/test_generate_tokens"), pytest.mark.slow]
 
 
 AS_PUBLISHED = {

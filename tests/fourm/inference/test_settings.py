@@ -36,6 +36,7 @@ def test_settings_out_of_range_are_named(setting, value):
         GenerationConfig(**{setting: value})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "step"), [("picture", "pass 1"), ("text", "token 1")])
 @pytest.mark.parametrize(
     ("bad", "settings"),
@@ -49,6 +50,7 @@ def test_logits_that_are_not_finite_are_an_error(model, name, step, bad, setting
         run(spoilt, {"map": grid("map")}, [name], **settings)
 
 
+@pytest.mark.slow
 def test_a_temperature_that_float32_can_not_divide_by_counts_as_0(model):
     known = {"map": grid("map")}
     for name in ("picture", "text"):
@@ -61,6 +63,7 @@ def test_a_temperature_that_float32_can_not_divide_by_counts_as_0(model):
         assert not np.array_equal(coldest, hottest)
 
 
+@pytest.mark.slow
 def test_every_pass_fixes_a_token_and_passes_without_work_change_nothing(model):
     """Many more passes than tokens are as one token a pass, by the same keys."""
     known = {"map": grid("map")}

@@ -76,6 +76,7 @@ def run(tmp_path_factory):
     return folder / "run"
 
 
+@pytest.mark.slow
 def test_an_imported_run_generates_any_from_any(run):
     model = fourm.load(run)
     names = model.space.names
@@ -94,6 +95,7 @@ def test_an_imported_run_generates_any_from_any(run):
         model.generate({"tok_depth@224": depth}, ["rgb@224"])
 
 
+@pytest.mark.slow
 def test_an_imported_run_generates_on_the_command_line(run, tmp_path):
     picture = tmp_path / "photo.png"
     Image.fromarray(np.zeros((30, 50, 3), np.uint8)).save(picture)

@@ -30,6 +30,7 @@ def draw_budgets(alphas, capacity, total, seed=0):
     return np.asarray(DRAW(keys, *arrays))
 
 
+@pytest.mark.slow
 def test_budgets_are_feasible_and_spent_in_full_whatever_the_alphas_and_capacities():
     rng = np.random.default_rng(0)
     count, modalities = 6000, 7
@@ -80,12 +81,14 @@ def test_what_clipping_frees_goes_to_the_others_in_proportion():
     assert budgets.tolist() == [2, 4, 8, 8, 0]
 
 
+@pytest.mark.slow
 def test_the_largest_remainders_get_what_rounding_leaves():
     shares = jnp.array([0.26, 0.38, 0.36])
     budgets = fill_in_proportion(shares, jnp.array([50, 50, 50]), jnp.array(10))
     assert budgets.tolist() == [2, 4, 4]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alphas", [(0.5, 1.0, 2.0), (20.0, 20.0, 60.0), (0.05, 0.05, 0.1)])
 def test_shares_have_the_mean_and_the_spread_of_a_dirichlet(alphas):
     count, total = 20_000, 1000
@@ -98,6 +101,7 @@ def test_shares_have_the_mean_and_the_spread_of_a_dirichlet(alphas):
     np.testing.assert_allclose(budgets.std(0) / total, std, rtol=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tries", [1, 4])
 def test_logarithms_of_gammas_are_distributed_as_such(tries, monkeypatch):
     monkeypatch.setattr(module, "GAMMA_TRIES", tries)
@@ -107,6 +111,7 @@ def test_logarithms_of_gammas_are_distributed_as_such(tries, monkeypatch):
         assert scipy.stats.kstest(values, scipy.stats.loggamma(alpha).cdf).pvalue > 1e-3
 
 
+@pytest.mark.slow
 def test_gammas_are_the_same_alone_and_among_others_that_need_more_rounds(monkeypatch):
     monkeypatch.setattr(module, "GAMMA_TRIES", 1)
     keys = jax.random.split(jax.random.key(0), 64)
@@ -117,6 +122,7 @@ def test_gammas_are_the_same_alone_and_among_others_that_need_more_rounds(monkey
     assert len(jnp.unique(together)) == together.size
 
 
+@pytest.mark.slow
 def test_a_tiny_alpha_gives_one_modality_nearly_everything_and_each_equally_often():
     count = 4000
     budgets = draw_budgets(np.full((count, 4), 0.01), np.full((count, 4), 64), np.full(count, 64))
@@ -124,11 +130,13 @@ def test_a_tiny_alpha_gives_one_modality_nearly_everything_and_each_equally_ofte
     assert np.abs(budgets.mean(0) - 16).max() < 4 * 28 / count**0.5
 
 
+@pytest.mark.slow
 def test_a_huge_alpha_gives_equal_shares():
     budgets = draw_budgets(np.full((500, 4), 1e5), np.full((500, 4), 64), np.full(500, 64))
     assert np.abs(budgets - 16).max() <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not STATISTICS.exists(), reason="needs the recorded statistics")
 @pytest.mark.parametrize(
     "setting", ["mod7_alpha1_128_128", "mod7_alpha10_128_64_keepall", "mod7_mix6_128_128"]
@@ -160,6 +168,7 @@ def split_many(alphas, total, count=4000, seed=0):
     return np.asarray(SPLIT(keys, jnp.array(alphas, jnp.float32), jnp.array(total)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alphas", [(0.01,) * 8, (1.0, 10.0, 0.0), (1000.0, 0.0, 0.0), (1e-4,) * 3])
 @pytest.mark.parametrize("total", [1, 7, 128, 512])
 def test_splitting_by_chance_hands_out_everything(alphas, total):
@@ -168,12 +177,14 @@ def test_splitting_by_chance_hands_out_everything(alphas, total):
     assert (budgets.sum(1) == total).all()
 
 
+@pytest.mark.slow
 def test_splitting_by_chance_gives_nothing_to_those_without_a_share():
     budgets = split_many((1000.0, 0.0, 5.0, 0.0), 128)
     assert not budgets[:, [1, 3]].any()
     assert budgets[:, 2].any()
 
 
+@pytest.mark.slow
 def test_splitting_by_chance_draws_the_last_token_of_who_wins_everything_anew():
     # One of eight wins all but one token; it gets the last one, too, in one case of eight.
     budgets = split_many((0.001,) * 8, 128)
@@ -183,6 +194,7 @@ def test_splitting_by_chance_draws_the_last_token_of_who_wins_everything_anew():
     assert abs((wins[is_one_hot, 0] == 128).mean() - 1 / 8) < 0.03
 
 
+@pytest.mark.slow
 def test_splitting_by_chance_without_any_share_is_even():
     # All gammas are the smallest number, as in the original.
     budgets = split_many((0.0,) * 4, 64, 20)

@@ -13,6 +13,8 @@ from fourm.token_space import MASK_ID, TokenSpace
 from tests.fourm.tiny import SPACE, Shape, make_tokens
 from tokenizers.base import SequenceTokens
 
+pytestmark = pytest.mark.slow
+
 NAMES = SPACE.names
 
 

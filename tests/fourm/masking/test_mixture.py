@@ -6,7 +6,7 @@ import pytest
 
 from fourm.masking.mixture import MaskingComponent, MaskingConfig, Ml4mRules
 from fourm.token_space import TokenSpace
-from tests.fourm.masking.test_mask import of, symmetric
+from tests.fourm.masking.test_mask import MIXTURE, mask, of, symmetric
 from tests.fourm.tiny import SPACE, Shape, make_tokens
 from tokenizers.base import SequenceTokens, TokenBatch
 from tokenizers.settings.checked import check_all, checked_later

@@ -17,7 +17,7 @@ from tests.fourm.masking.test_mask import (
 )
 from tests.fourm.tiny import SPACE, make_tokens
 
-pytestmark = pytest.mark.xdist_group("fourm/masking/test_mask")
+pytestmark = [pytest.mark.xdist_group("fourm/masking/test_mask"), pytest.mark.slow]
 
 
 # By the rules of ml-4m

@@ -70,6 +70,7 @@ def test_draws_are_put_in_the_order_of_a_stable_sort(tokens):
     assert jnp.array_equal(argsort_draws(draws), jnp.argsort(draws, stable=True))
 
 
+@pytest.mark.slow
 def test_long_streams_are_put_in_an_order_in_which_only_near_ties_are_swapped():
     draws = jax.random.uniform(jax.random.key(0), (3000,))
     order = argsort_draws(draws)
@@ -85,6 +86,7 @@ def test_chosen_values_are_moved_to_the_front_in_their_order():
         assert pack(jnp.asarray(values), jnp.asarray(is_chosen)).tolist() == expected
 
 
+@pytest.mark.slow
 def test_spans_are_those_of_trying_ever_fewer_kept_tokens():
     for text, inputs, targets, _, budget, keep, draws in corrupt_many():
         expected = corrupt_naively(draws, text, budget, np.float32(keep), 3, 5)
@@ -199,6 +201,7 @@ def test_spans_by_chance_are_those_of_trying_again_and_again():
     assert len(numbers) > 10
 
 
+@pytest.mark.slow
 def test_spans_by_chance_respect_the_number_of_sentinels():
     draws = jnp.tile(jnp.array([0.8, 0.05] * 6), (100, 1))
     spans = corrupt_by_chance(
@@ -213,6 +216,7 @@ def test_spans_by_chance_respect_the_number_of_sentinels():
     assert int(spans.is_sentinel.sum()) <= 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sentinel", "budget", "expected"),
     [
@@ -237,6 +241,7 @@ def test_a_window_is_cut_where_it_was_drawn_or_where_the_rest_fits(sentinel, bud
     assert spans.targets[int(start) : int(start + length)].tolist() == expected
 
 
+@pytest.mark.slow
 def test_the_only_sentinel_may_be_drawn():
     spans = corrupt_spans(
         jnp.zeros(3), jnp.arange(20, 23), jnp.array(3), jnp.array(3), jnp.array(1.0), 3, 6

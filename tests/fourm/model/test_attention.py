@@ -13,6 +13,7 @@ def draw(batch, heads, tokens):
     return *arrays, jnp.asarray(rng.random((batch, tokens, tokens)) < 0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("batch", "heads", "tokens", "parts"), [(6, 3, 128, 2), (1, 4, 256, 4), (3, 5, 160, 1)]
 )

@@ -18,6 +18,7 @@ from tests.fourm.model.test_transformer import BATCH
 from tests.fourm.tiny import SPACE, build_model
 
 
+@pytest.mark.slow
 def test_what_is_computed_again_need_not_be_kept():
     shape = dict(encoder_layers=64, decoder_layers=64, scan_layers=True, activation="gelu")
     config = ModelConfig(dim=32, num_heads=2, **shape)

@@ -55,6 +55,7 @@ def value_and_gradients(tile, rows):
     return jax.device_get(compiled_head(tile)(rows["features"], rows["table"], rows))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tile", [1, 3, 64])
 @pytest.mark.parametrize("groups", [(0, 1, 2, 3, 4), (2, 4), (3,)], ids=str)
 def test_the_grouped_head_equals_the_plain_one_in_value_and_gradients(tile, groups):
@@ -76,6 +77,7 @@ def test_tiles_cover_every_number_of_rows_once_and_little_more(tile):
         assert count <= covered < count + -(-tile // 8)
 
 
+@pytest.mark.slow
 def test_large_logits_stay_finite():
     rows = make_rows()
     rows["features"] = rows["features"] * 1e4
@@ -84,6 +86,7 @@ def test_large_logits_stay_finite():
     assert all(np.isfinite(gradient).all() for gradient in gradients)
 
 
+@pytest.mark.slow
 def test_padding_alone_costs_nothing():
     rows = make_rows(groups=(4,))
     (loss, scores), gradients = value_and_gradients(3, rows)
@@ -93,6 +96,7 @@ def test_padding_alone_costs_nothing():
     assert all((gradient == 0).all() for gradient in gradients)
 
 
+@pytest.mark.slow
 def test_half_precision_features_give_nearly_the_same_loss_and_gradients():
     rows = make_rows()
     half = rows | dict(features=rows["features"].astype(jnp.bfloat16))

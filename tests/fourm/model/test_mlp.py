@@ -10,6 +10,7 @@ from fourm.model.mlp import gate
 GATED = sorted(name for name, (_, is_gated) in ACTIVATIONS.items() if is_gated)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", GATED)
 def test_values_and_gradients_are_those_of_the_product(name):
     activate, _ = ACTIVATIONS[name]

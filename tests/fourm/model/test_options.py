@@ -61,6 +61,7 @@ def test_the_runs_below_hold_every_pair_of_options():
         assert len(set(zip(DESIGN[:, a], DESIGN[:, b], strict=True))) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("choices", DESIGN.tolist(), ids=str)
 def test_every_pair_of_options_builds_and_runs(choices):
     options = {name: values[choices[i]] for i, (name, values) in enumerate(OPTIONS.items())}
@@ -75,6 +76,7 @@ def names_of(options):
     return {".".join(str(key.key) for key in path): leaf.shape for path, leaf in leaves}
 
 
+@pytest.mark.slow
 def test_biases_exist_only_where_asked_for_and_in_the_context_projection():
     def biases(**options):
         names = names_of(dict(norm="layernorm", **options))

@@ -15,6 +15,8 @@ from fourm.model.transformer import FourM, can_attend_targets
 from fourm.token_space import Inputs, MaskedBatch, Targets, TokenRange, TokenSpace
 from tests.fourm.tiny import SPACE, build_model, change_config, make_tokens
 
+pytestmark = pytest.mark.slow
+
 ALPHAS = {name: 1.0 for name in SPACE.names}
 MASKING = MaskingConfig((MaskingComponent(ALPHAS, ALPHAS, (6, 14), (8, 18)),))
 

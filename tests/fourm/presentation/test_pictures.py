@@ -83,6 +83,7 @@ def test_text_is_wrapped_into_its_cell_or_cut(words):
     assert text.endswith("...") == (words == 400)
 
 
+@pytest.mark.slow
 def test_curves_survive_gaps_single_points_and_an_empty_log(tmp_path):
     lines = [
         {"stage": "tokenizer/rgb", "step": 10, "loss": 1.0, "reconstruction": 1.0, "usage": 0.5},

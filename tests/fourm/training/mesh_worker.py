@@ -179,7 +179,7 @@ def compile_large() -> dict:
         },
     )
     loss_fn = make_loss(space, mixture("7"), layout)
-    step_fn = make_train_step(nnx.eval_shape(build), loss_fn, optimizer, 0.99, layout=layout)
+    step_fn = make_train_step(nnx.eval_shape(build), loss_fn, optimizer, layout, 0.99)
     compiled = step_fn.lower(state, batch, jax.random.key(0)).compile()
     memory = compiled.memory_analysis()
     batch_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(batch))
@@ -215,7 +215,7 @@ def descend_in_bfloat16(sizes: tuple[int, int, int], devices: Sequence[jax.Devic
     model = layout.create_model(Projections)
     optimizer = optax.sgd(1.0)
     _, state = create_state(model, optimizer, layout)
-    step_fn = make_train_step(model, loss_fn, optimizer, 0.9, layout=layout)
+    step_fn = make_train_step(model, loss_fn, optimizer, layout, 0.9)
     rows = np.random.default_rng(0).integers(-1, 2, (BATCH_SIZE, 4)).astype(np.float32)
     arguments = layout.distribute(rows), jax.random.key(0)
     # Before it is compiled: no CPU exchanges bfloat16, and its compiler takes float32 instead.

@@ -85,6 +85,7 @@ def test_the_newest_two_are_kept_and_the_newest_is_restored(checkpoints, tmp_pat
     assert sorted(kept) == ["2", "3"]
 
 
+@pytest.mark.slow
 def test_the_best_is_kept_beside_the_newest(tmp_path):
     opened = Checkpoints(tmp_path, keep=1)
     losses = {1: 3.0, 2: 1.0, 3: 2.0, 4: math.nan, 5: math.inf, 6: 1.5}
@@ -263,6 +264,7 @@ DAMAGES = ("params", "average", "opt_state", "params/_M*", "params/manifest.*", 
 DAMAGES += ("_CHECKPOINT*", "metrics/m*", "marker", "checksums")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", DAMAGES)
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_restored(copy, kind):
     told = damage(kind, copy / "3")
@@ -286,6 +288,7 @@ def test_where_all_checkpoints_are_damaged_nothing_is_moved(copy):
     assert list_steps(copy) == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_every_bit_that_flips_is_noticed(copy):
     for file in sorted(path for path in (copy / "3").rglob("*") if path.is_file()):
         before = file.read_bytes()
@@ -401,6 +404,7 @@ def test_a_checkpoint_that_can_not_be_written_is_told_with_its_folder(tmp_path):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_threads_and_files_do_not_pile_up(tmp_path):
     def count() -> tuple[int, int]:
         return len(os.listdir("/proc/self/fd")), threading.active_count()

@@ -43,10 +43,11 @@ class Held:
 def trained():
     """A model and a state of it whose average is far from its parameters."""
     model, layout = build_model(space=SPACE), Layout.single()
-    _, state = create_state(model, build_optimizer(OptimizerConfig(), 10), layout)
+    _, state = create_state(model, build_optimizer(OptimizerConfig(), 10, layout), layout)
     return model, state._replace(average=jax.tree.map(lambda x: 1.5 * x + 0.01, state.params))
 
 
+@pytest.mark.slow
 def test_the_held_out_loss_is_that_of_the_averaged_model_over_all_samples_at_once(trained):
     model, state = trained
     masking = MaskingConfig((MaskingComponent(ALPHAS, ALPHAS, (1, 4), (4, 4)),))

@@ -38,6 +38,7 @@ def test_only_tokenizers_of_the_same_name_and_contents_are_shared(tmp_path):
         find_shared(source, folder, {"a": ours["a"]})
 
 
+@pytest.mark.slow
 def test_without_another_run_weights_are_random_and_codes_that_mean_alike_lie_near():
     tokenizers = make_tokenizers(a=3)
     start = find_start(tokenizers, Path("nowhere"))
@@ -49,6 +50,7 @@ def test_without_another_run_weights_are_random_and_codes_that_mean_alike_lie_ne
     assert near < far
 
 
+@pytest.mark.slow
 def test_the_weights_and_roles_of_another_run_are_taken(tmp_path, capsys):
     theirs, ours = make_tokenizers(c=5, d=3), make_tokenizers(a=3, c=5)
     source, folder = write(tmp_path / "source", theirs), write(tmp_path / "run", ours)

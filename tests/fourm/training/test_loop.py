@@ -151,6 +151,7 @@ def uninterrupted(tmp_path_factory):
     return parameters(run(folder)), measured(folder)
 
 
+@pytest.mark.slow
 def test_the_loss_of_the_transformer_falls_to_what_chance_leaves(tmp_path):
     # All tokens of the map are alike, and the text names them.
     def copies(step):
@@ -170,6 +171,7 @@ def test_the_loss_of_the_transformer_falls_to_what_chance_leaves(tmp_path):
     assert losses[-1] < 0.5 * losses[0]
 
 
+@pytest.mark.slow
 def test_the_transformer_that_was_killed_and_started_again_ends_with_the_same_bits(tmp_path):
     found = []
     for name, stops in (("whole", [None]), ("killed", [8, None])):
@@ -186,6 +188,7 @@ def test_the_transformer_that_was_killed_and_started_again_ends_with_the_same_bi
     assert json.dumps(whole_lines) == json.dumps(resumed_lines)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [2, 5, 8, 11])
 def test_a_run_that_was_killed_and_started_again_ends_with_the_same_bits(
     tmp_path, uninterrupted, stop
@@ -199,6 +202,7 @@ def test_a_run_that_was_killed_and_started_again_ends_with_the_same_bits(
     assert measured(tmp_path) == lines
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_twice_logs_no_step_twice(tmp_path, uninterrupted):
     for stop in (7, 11):
         with pytest.raises(Interrupted):
@@ -234,6 +238,7 @@ def test_a_logged_line_is_the_mean_since_the_line_before(tmp_path, uninterrupted
         np.testing.assert_allclose(line["loss"], np.mean([losses[step] for step in steps]))
 
 
+@pytest.mark.slow
 def test_another_seed_or_shape_is_refused_in_one_sentence(tmp_path):
     run(tmp_path, replace(CONFIG, steps=1))
     with pytest.raises(
@@ -247,6 +252,7 @@ def test_another_seed_or_shape_is_refused_in_one_sentence(tmp_path):
         run(tmp_path, muon)
 
 
+@pytest.mark.slow
 def test_checkpoints_come_by_the_minute_too_and_change_no_bit(tmp_path, uninterrupted):
     config = replace(CONFIG, checkpoint_every=100, checkpoint_minutes=1e-9, keep_checkpoints=100)
     with pytest.raises(Interrupted):
@@ -259,6 +265,7 @@ def test_checkpoints_come_by_the_minute_too_and_change_no_bit(tmp_path, uninterr
     assert measured(tmp_path) == uninterrupted[1]
 
 
+@pytest.mark.slow
 def test_the_last_and_the_best_checkpoints_are_kept(tmp_path):
     config = replace(CONFIG, checkpoint_every=2, keep_checkpoints=1, log_every=2)
     run(tmp_path, config)
@@ -274,6 +281,7 @@ def size_of_average(state):
     return {"loss": float(jnp.abs(state.average["kernel"]).sum()), "loss/map": int(state.step)}
 
 
+@pytest.mark.slow
 def test_a_held_out_loss_is_logged_changes_no_bit_and_is_the_same_after_a_kill(
     tmp_path, uninterrupted
 ):
@@ -301,6 +309,7 @@ def test_a_held_out_loss_is_logged_changes_no_bit_and_is_the_same_after_a_kill(
     assert measured(tmp_path / "killed") == lines
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_is_that_of_the_lowest_held_out_loss(tmp_path):
     losses = {4: 1.0, 8: 0.5, 12: math.nan}
     config = replace(CONFIG, checkpoint_every=2, keep_checkpoints=1, evaluate_every=4)
@@ -310,6 +319,7 @@ def test_the_best_checkpoint_is_that_of_the_lowest_held_out_loss(tmp_path):
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"8", "12"}
 
 
+@pytest.mark.slow
 def test_other_data_are_refused_in_one_sentence(tmp_path):
     short = replace(CONFIG, steps=1)
     run(tmp_path, short, data={"num_samples": 48})
@@ -319,6 +329,7 @@ def test_other_data_are_refused_in_one_sentence(tmp_path):
     run(tmp_path, replace(CONFIG, steps=2), data={"num_samples": 40}, forked_at=1)
 
 
+@pytest.mark.slow
 def test_sigterm_ends_the_run_after_the_step_and_its_checkpoint(tmp_path, uninterrupted):
     def batches(first):
         def read():
@@ -363,12 +374,14 @@ def elastic(tmp_path_factory) -> tuple[list[int], dict[str, dict]]:
     return codes, found
 
 
+@pytest.mark.slow
 @shares_runs
 def test_a_run_that_was_killed_goes_on_to_the_same_bits_on_the_same_devices(elastic):
     _, found = elastic
     assert found["resumed"] == found["whole"]
 
 
+@pytest.mark.slow
 @shares_runs
 @pytest.mark.parametrize("name", ["elastic", "together"])
 def test_a_run_goes_on_with_other_devices_over_the_same_samples_and_masks(elastic, name):

@@ -13,6 +13,8 @@ from fourm.masking.mixture import MaskingComponent, MaskingConfig
 from fourm.training.masked_loss import LossConfig, masked_loss
 from tests.fourm.tiny import SPACE, build_model, make_tokens
 
+pytestmark = pytest.mark.slow
+
 MODEL = build_model()
 GRAPH, STATE = nnx.split(MODEL)
 ALPHAS = {name: 1.0 for name in SPACE.names}

@@ -33,6 +33,7 @@ def cut(matrices: np.ndarray, spec: P) -> np.ndarray:
     return np.stack(parts).reshape(*SIZES.values(), *part.shape)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "spec"),
     [

@@ -53,6 +53,7 @@ def test_skipped_steps_are_counted_and_the_learning_rate_belongs_to_updates(tmp_
     assert rates[3] == rates[4] == rates[5] and rates[6] != rates[5] and rates[7] == rates[6]
 
 
+@pytest.mark.slow
 def test_a_run_that_skipped_steps_is_killed_and_ends_with_the_same_bits(tmp_path):
     loss_fn = failing_at(3, 4, 6, 8)
     whole = run(tmp_path / "whole", loss_fn=loss_fn)
@@ -83,6 +84,7 @@ def test_three_in_a_row_stop_the_run_with_their_samples_and_leave_the_checkpoint
     assert max(line["step"] for line in measured(tmp_path)) == 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bad", [(3, 4, 5), (4, 5, 6)])
 def test_steps_in_a_row_are_counted_across_an_interruption(tmp_path, bad):
     # The checkpoint is after step 4, and only what the third one is differs.
@@ -92,6 +94,7 @@ def test_steps_in_a_row_are_counted_across_an_interruption(tmp_path, bad):
         run(tmp_path, loss_fn=failing_at(*bad))
 
 
+@pytest.mark.slow
 def test_with_the_cause_gone_a_stopped_run_goes_on(tmp_path, uninterrupted):
     with pytest.raises(NonFiniteLossError):
         run(tmp_path, loss_fn=failing_at(6, 7, 8))

@@ -71,6 +71,7 @@ def take(steps, state, step, batch=None):
     return jax.device_get(state), jax.device_get(metrics)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slices", [2, 3, 12])
 def test_slices_add_up_to_the_step_of_the_whole_batch(slices):
     whole, whole_metrics = take(4, *start())
@@ -95,6 +96,7 @@ class MeanOfCounted:
         return loss, {"loss/text": loss, "targets/text": counts.sum()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slices", [2, 3, 6])
 def test_a_loss_divides_by_the_counts_of_the_whole_batch_whatever_its_slices_have(slices):
     batch = make_batch(6)[0], jnp.array([1.0, 3.0, 0.0, 0.0, 2.0, 0.0])
@@ -200,6 +202,7 @@ def test_variables_that_are_not_trained_are_carried_along(slices):
     assert state.variables["calls"] == 3 * slices
 
 
+@pytest.mark.slow
 def test_the_key_of_a_step_depends_on_the_seed_and_the_step_alone():
     state, step = start()
     seen = []
@@ -224,6 +227,7 @@ def test_weights_decay_on_kernels_and_tables_alone():
     assert decays["encoder.layers.mlp.up.kernel"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["adamw", "muon"])
 def test_without_a_gradient_a_step_shrinks_what_decays_and_nothing_else(name):
     config = OptimizerConfig(name=name, learning_rate=0.1, warmup_steps=0, weight_decay=0.5)
@@ -290,6 +294,7 @@ def test_merging_writes_parameters_and_variables_into_a_model(use_average):
     assert int(model.calls[...]) == 5
 
 
+@pytest.mark.slow
 def test_a_step_is_that_of_optax():
     state, step = start()
     params = jax.device_get(state.params)

@@ -34,6 +34,7 @@ def build(names, seed, config=CONFIG, shapes=SHAPES):
     return FourM(space, config, nnx.Rngs(seed))
 
 
+@pytest.mark.slow
 def test_a_model_of_the_same_modalities_becomes_the_source_bit_for_bit():
     source, model = build(SHAPES, 0), build(SHAPES, 1)
     take_weights(model, source, list(SHAPES))
@@ -43,6 +44,7 @@ def test_a_model_of_the_same_modalities_becomes_the_source_bit_for_bit():
         np.testing.assert_array_equal(ours.get_value(), theirs.get_value(), str(path))
 
 
+@pytest.mark.slow
 def test_shared_modalities_are_read_and_predicted_alike_wherever_they_lie():
     source = build(("map", "text", "set"), 0)
     model = build(("text", "new", "map", "set"), 1, shapes={**SHAPES, "new": Shape(9, (2, 2))})
@@ -63,6 +65,7 @@ def test_shared_modalities_are_read_and_predicted_alike_wherever_they_lie():
         np.testing.assert_array_equal(place, known)
 
 
+@pytest.mark.slow
 def test_new_modalities_stay_as_they_were():
     source = build(("map", "text", "set"), 0)
     shapes = {**SHAPES, "new": Shape(9, (2, 2))}
@@ -74,6 +77,7 @@ def test_new_modalities_stay_as_they_were():
     np.testing.assert_array_equal(model.modality_table[...][0], fresh.modality_table[...][0])
 
 
+@pytest.mark.slow
 def test_projections_of_features_are_taken_by_name():
     features = Shape(0, (3,), feature_width=6, feature_bias=True)
     shapes = {"map": SHAPES["map"], "seen": features, "other": features}
@@ -85,6 +89,7 @@ def test_projections_of_features_are_taken_by_name():
     np.testing.assert_array_equal(model.projection_0.kernel[...], before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("knobs", "message"),
     [
@@ -101,6 +106,7 @@ def test_another_shape_is_refused_with_the_name_of_what_differs(knobs, message):
         take_weights(model, source, list(SHAPES))
 
 
+@pytest.mark.slow
 def test_another_vocabulary_is_refused():
     model = build(("map",), 0, SMALL, {"map": Shape(8, (2, 3))})
     source = build(("map",), 0, SMALL, {"map": Shape(7, (2, 3))})

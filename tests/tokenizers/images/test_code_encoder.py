@@ -27,6 +27,7 @@ def pictures(grid=(2, 3)) -> jax.Array:
     return jax.random.normal(jax.random.key(1), (2, 2 * grid[0], 2 * grid[1], 3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("quantizer", "grid", "token_shape"),
     [
@@ -54,6 +55,7 @@ def test_ids_lie_on_a_grid_and_stand_for_the_same_codes(quantizer, grid, token_s
     np.testing.assert_allclose(mean, quantized.codes, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_ids_of_several_parts_lie_part_below_part():
     half = encoder(MEMCODES)
     latents = half.latents(pictures())
@@ -62,6 +64,7 @@ def test_ids_of_several_parts_lie_part_below_part():
     np.testing.assert_array_equal(ids[:, 2:4], by_part[..., 1])
 
 
+@pytest.mark.slow
 def test_classes_are_looked_up_and_unknown_ones_are_zero():
     half = encoder(class_channels=5, num_classes=4)
     labels = jnp.zeros((1, 4, 6), jnp.int32).at[0, 0, 0].set(-1).at[0, 1, 1].set(3)
@@ -72,6 +75,7 @@ def test_classes_are_looked_up_and_unknown_ones_are_zero():
     np.testing.assert_allclose(half.latents(labels), by_hand, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_frozen_half_has_no_gradients_and_keeps_its_codes():
     def loss(half, x):
         return jnp.sum(jnp.square(half.quantize(half.latents(x), KEY, train=True).codes - 1))

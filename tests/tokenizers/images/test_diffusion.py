@@ -39,6 +39,7 @@ def test_a_larger_shift_is_noisier_and_some_signal_may_remain():
     assert 0 < remaining[-1] < 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prediction", ["sample", "epsilon", "v_prediction"])
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
 def test_a_network_that_knows_the_truth_leads_back_to_the_clean_picture(prediction, sampler):

@@ -27,7 +27,7 @@ from tokenizers.storage.folders import load_folder, save_folder
 from tokenizers.values import Classes, Colors, Directions, Distances, Reals
 
 # In one worker, so that what they share is trained once.
-pytestmark = pytest.mark.xdist_group("diffusion tokenizer")
+pytestmark = [pytest.mark.xdist_group("diffusion tokenizer"), pytest.mark.slow]
 
 ENCODER = CodeEncoderConfig(
     patch_size=4,
@@ -113,6 +113,7 @@ def trained() -> DiffusionTokenizer:
     return tokenizer
 
 
+@pytest.mark.slow
 def test_training_brings_drawn_pictures_near_the_truth(trained):
     values, raw = KINDS["distances"], pictures("distances")
     untrained = TINY.fit(values, raw, jax.random.key(0))
@@ -123,6 +124,7 @@ def test_training_brings_drawn_pictures_near_the_truth(trained):
     assert after < 0.5 * before
 
 
+@pytest.mark.slow
 def test_it_keeps_the_contract_of_tokenizers(trained):
     assert isinstance(trained, Tokenizer) and isinstance(trained, ExpectedDecoder)
     raw = pictures("distances")
@@ -137,6 +139,7 @@ def test_it_keeps_the_contract_of_tokenizers(trained):
     assert trained.decode(ids[:0]).shape == (0, 8, 16)
 
 
+@pytest.mark.slow
 def test_ids_mean_one_picture_whatever_is_decoded_beside_them(trained):
     ids = trained.encode(pictures("distances"))
     together = trained.decode(ids)
@@ -146,6 +149,7 @@ def test_ids_mean_one_picture_whatever_is_decoded_beside_them(trained):
     assert np.allclose(together, trained.decode_expected(np.asarray(sure)), rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
 def test_a_key_draws_every_picture_from_noise_of_its_own(trained, sampler):
     same = np.repeat(trained.encode(pictures("distances"))[:1], 2, axis=0)
@@ -157,6 +161,7 @@ def test_a_key_draws_every_picture_from_noise_of_its_own(trained, sampler):
     assert not np.array_equal(first[0], first[1])
 
 
+@pytest.mark.slow
 def test_more_steps_and_another_seed_draw_other_pictures(trained):
     ids = trained.encode(pictures("distances"))[:2]
     drawn = [trained.decode(ids)]
@@ -168,6 +173,7 @@ def test_more_steps_and_another_seed_draw_other_pictures(trained):
     assert not np.array_equal(drawn[0], drawn[1]) and not np.array_equal(drawn[0], drawn[2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KINDS)
 def test_every_kind_of_values_has_a_finite_loss_and_comes_back_in_its_shape(name):
     raw, tokenizer = pictures(name, 2), filled(ONE_LEVEL, name)
@@ -185,6 +191,7 @@ def test_unknown_numbers_cost_nothing():
     assert not clean[:, :2, :3].any()
 
 
+@pytest.mark.slow
 def test_a_tokenizer_may_leave_validity_out_and_then_all_is_known():
     encoder = dataclasses.replace(ENCODER, num_channels=1)
     tokenizer = filled(dataclasses.replace(ONE_LEVEL, encoder=encoder), "distances")
@@ -192,6 +199,7 @@ def test_a_tokenizer_may_leave_validity_out_and_then_all_is_known():
     assert (tokenizer.decode(tokenizer.encode(pictures("distances", 2))) > 0).all()
 
 
+@pytest.mark.slow
 def test_errors_beyond_one_count_less_under_smooth_l1():
     raw = jnp.asarray(pictures("distances", 2))
     errors = []
@@ -202,6 +210,7 @@ def test_errors_beyond_one_count_less_under_smooth_l1():
     assert 0 < errors[1] < errors[0] / 2
 
 
+@pytest.mark.slow
 def test_the_same_weights_serve_pictures_of_another_size(trained):
     larger = trained.at_grid((4, 4))
     raw = np.concatenate([pictures("distances", 1)] * 2, axis=1)
@@ -210,6 +219,7 @@ def test_the_same_weights_serve_pictures_of_another_size(trained):
     assert larger.decoder.out.kernel[...] is trained.decoder.out.kernel[...]
 
 
+@pytest.mark.slow
 def test_a_saved_tokenizer_comes_back_whole(trained, tmp_path):
     trained.save(tmp_path / "saved")
     loaded = load_tokenizer(tmp_path / "saved")
@@ -220,6 +230,7 @@ def test_a_saved_tokenizer_comes_back_whole(trained, tmp_path):
     assert np.array_equal(loaded.decode(ids), trained.decode(ids))
 
 
+@pytest.mark.slow
 def test_a_saved_tokenizer_that_does_not_fit_is_refused(trained, tmp_path):
     trained.save(tmp_path / "saved")
     description, arrays, _ = load_folder(tmp_path / "saved")

@@ -22,6 +22,8 @@ from tokenizers.images.patch_tokenizer import (
 from tokenizers.storage.folders import load_folder, save_folder
 from tokenizers.values import Classes, Colors, Directions, Distances, Reals
 
+pytestmark = pytest.mark.slow
+
 TINY = ImageTokenizerConfig(
     patch_size=4, codebook_size=16, code_dim=4, width=16, encoder_depth=1, decoder_depth=1
 )
@@ -80,6 +82,7 @@ def trained() -> ImageTokenizer:
     return tokenizer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "config"), [("colors", TINY), ("reals", FSQ), ("directions", TINY), ("classes", TINY)]
 )
@@ -97,6 +100,7 @@ def test_training_brings_reconstructions_near_the_truth(name, config):
     assert after > before[main] if better == "higher" else after < before[main]
 
 
+@pytest.mark.slow
 def test_it_keeps_the_contract_of_tokenizers(trained):
     assert isinstance(trained, Tokenizer) and isinstance(trained, ExpectedDecoder)
     ids = trained.encode(pictures("distances"))

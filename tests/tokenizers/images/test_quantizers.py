@@ -115,6 +115,7 @@ def test_cosine_ids_do_not_depend_on_the_length_of_latents():
     np.testing.assert_allclose(np.linalg.norm(first.codes, axis=-1), 1, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("distance", ["euclidean", "cosine"])
 def test_the_codebook_follows_the_averages_of_a_naive_reference(distance):
     decay, codes_count = 0.8, 4
@@ -144,6 +145,7 @@ def test_nothing_moves_outside_training():
     np.testing.assert_array_equal(quantizer.codebook(), before)
 
 
+@pytest.mark.slow
 def test_rare_codes_are_replaced_until_every_group_of_latents_has_one():
     latents = blobs(centres=8)
     quantizer = vq(16, 3, distance="euclidean", decay=0.8, rare=0.1)
@@ -234,6 +236,7 @@ def counting(**settings) -> CountingQuantizer:
 LATENTS = np.random.default_rng(2).normal(size=(10, 4)).astype(np.float32) * 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("normalize", [False, True])
 def test_counted_directions_move_towards_the_mean_direction_of_their_latents(normalize):
     latents = np.concatenate([LATENTS[:3], 2 * LATENTS[:2]])
@@ -256,6 +259,7 @@ def test_counted_directions_move_towards_the_mean_direction_of_their_latents(nor
     np.testing.assert_allclose(quantizer.counts[...], 0.9 * counts + 0.1 * hits, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_counted_places_are_averaged_sums_over_averaged_counts():
     quantizer = counting(distance="euclidean", decay=0.9)
     codes, counts = np.asarray(quantizer.codes[...]), np.asarray(quantizer.counts[...])
@@ -271,6 +275,7 @@ def test_counted_places_are_averaged_sums_over_averaged_counts():
     np.testing.assert_allclose(quantizer.counts[...], counts, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("distance", ["cosine", "euclidean"])
 @pytest.mark.parametrize("replacement", ["latents", "split"])
 def test_codes_counted_as_rare_are_replaced_by_what_was_asked_for(distance, replacement):

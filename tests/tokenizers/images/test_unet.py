@@ -36,6 +36,7 @@ def run(unet: UNet, noisy: jax.Array, times: jax.Array, codes: jax.Array) -> Act
     return unet.activations(noisy, times, codes)
 
 
+@pytest.mark.slow
 def test_activations_have_the_sizes_of_their_levels(unet):
     found = run(unet, random_picture(1, 2, 8, 16, 3), TIMES, random_picture(2, 2, 2, 4, 5))
     assert found.time.shape == (2, 16)
@@ -46,12 +47,14 @@ def test_activations_have_the_sizes_of_their_levels(unet):
     assert found.output.shape == (2, 8, 16, 3)
 
 
+@pytest.mark.slow
 def test_a_new_network_answers_zero():
     unet = nnx.jit(lambda: UNet(TINY, channels=3, code_dim=5, rngs=nnx.Rngs(0)))()
     answer = run(unet, random_picture(1, 2, 8, 16, 3), TIMES, random_picture(2, 2, 2, 4, 5)).output
     assert not answer.any()
 
 
+@pytest.mark.slow
 def test_noise_times_and_codes_all_matter_and_samples_do_not_mix(unet):
     noisy, codes = random_picture(1, 2, 8, 16, 3), random_picture(2, 2, 2, 4, 5)
     answer = run(unet, noisy, TIMES, codes).output
@@ -85,6 +88,7 @@ def silu(x: np.ndarray) -> np.ndarray:
     return x / (1 + np.exp(-x))
 
 
+@pytest.mark.slow
 def test_a_residual_block_is_what_it_is_in_plain_numpy(unet):
     block = unet.down[3][0]  # From 4 channels to 8.
     x, time = np.asarray(random_picture(3, 2, 4, 4, 4)), np.asarray(random_picture(4, 2, 16))
@@ -104,6 +108,7 @@ def test_a_residual_block_is_what_it_is_in_plain_numpy(unet):
     assert np.allclose(block(jnp.asarray(x), jnp.asarray(time)), y, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_attention_is_what_it_is_one_head_and_one_query_at_a_time(unet):
     attention = unet.middle[1]
     x = np.asarray(random_picture(5, 1, 2, 3, 8))

@@ -75,6 +75,7 @@ def test_positions_say_the_row_first_and_then_the_column():
     np.testing.assert_allclose(positions[2, 4], by_hand, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("config", "changed"), [(TINY, 6), (MLP, 1)])
 def test_a_vit_sees_the_whole_picture_and_an_mlp_one_patch(config, changed):
     encoder = PatchEncoder(config, 3, 4, (2, 3), nnx.Rngs(0))
@@ -84,6 +85,7 @@ def test_a_vit_sees_the_whole_picture_and_an_mlp_one_patch(config, changed):
     assert int((jnp.abs(difference).max(axis=-1) > 0).sum()) == changed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [TINY, MLP])
 def test_a_decoder_draws_a_patch_per_place(config):
     decoder = PatchDecoder(config, 5, 4, (2, 3), nnx.Rngs(0), convolutions=2)
@@ -91,6 +93,7 @@ def test_a_decoder_draws_a_patch_per_place(config):
     assert apply(decoder, jnp.ones((1, 4, 4, 8))).shape == (1, 16, 16, 5)
 
 
+@pytest.mark.slow
 def test_convolutions_start_as_nothing_and_mix_neighbouring_patches():
     bare = PatchDecoder(TINY, 2, 4, (2, 2), nnx.Rngs(0))
     smooth = PatchDecoder(TINY, 2, 4, (2, 2), nnx.Rngs(0), convolutions=1)

@@ -17,6 +17,8 @@ from tokenizers.modality import load_tokenizer
 from tokenizers.storage.folders import load_folder, save_folder
 from tokenizers.values import Classes, Colors, Reals
 
+pytestmark = pytest.mark.slow
+
 VIT = NetworkConfig(width=16, depth=1, num_heads=2, expansion=2.0)
 MLP = NetworkConfig(kind="mlp", width=16, depth=1)
 VQ = QuantizerConfig(codebook_size=16, code_dim=8)
@@ -76,6 +78,7 @@ def trained() -> ViTTokenizer:
     return tokenizer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("values", "raw", "settings"),
     [
@@ -99,6 +102,7 @@ def test_training_lowers_the_loss(values, raw, settings):
     assert after > before[main] if better == "higher" else after < before[main]
 
 
+@pytest.mark.slow
 def test_convolutions_and_another_patch_size_draw_other_pictures():
     decoder = DecoderConfig(patch_size=2, network=VIT, num_convolutions=2)
     smaller = dataclasses.replace(TINY, decoder=decoder).fit(Colors(), colors(), jax.random.key(0))
@@ -106,6 +110,7 @@ def test_convolutions_and_another_patch_size_draw_other_pictures():
     assert len(smaller.decoder.convolutions) == 2
 
 
+@pytest.mark.slow
 def test_it_keeps_the_contract_of_tokenizers(trained):
     assert isinstance(trained, Tokenizer)
     assert isinstance(trained, ExpectedDecoder) and isinstance(trained, CodeFeatures)
@@ -120,6 +125,7 @@ def test_it_keeps_the_contract_of_tokenizers(trained):
     assert trained.encode(colors()[:0]).shape == (0, 2, 3)
 
 
+@pytest.mark.slow
 def test_chunks_are_no_larger_than_what_there_is_to_do(trained, monkeypatch):
     raw = colors()
     ids = trained.encode(raw)
@@ -130,6 +136,7 @@ def test_chunks_are_no_larger_than_what_there_is_to_do(trained, monkeypatch):
     np.testing.assert_array_equal(trained.encode(raw), ids)
 
 
+@pytest.mark.slow
 def test_several_ids_of_one_vector_are_a_grid():
     tokenizer = config(MLP, MEMCODES, patch_size=1).fit(Reals(6), vectors(), jax.random.key(0))
     ids = tokenizer.encode(vectors())
@@ -148,6 +155,7 @@ def test_a_saved_tokenizer_gives_the_same_bits(trained, tmp_path):
     np.testing.assert_array_equal(loaded.decode(ids), trained.decode(ids))
 
 
+@pytest.mark.slow
 def test_a_saved_tokenizer_of_classes_and_parts_comes_back(tmp_path):
     settings = config(VIT, MEMCODES, patch_size=4, class_channels=3)
     tokenizer = settings.fit(CLASSES, classes(), jax.random.key(0))
@@ -165,6 +173,7 @@ def test_a_description_of_another_version_gets_one_sentence(trained, tmp_path):
         ViTTokenizer.load(tmp_path / "other")
 
 
+@pytest.mark.slow
 def test_the_same_tokenizer_takes_pictures_of_another_size(trained):
     wide = trained.at_grid((2, 6))
     pictures = np.concatenate([colors(), colors()], axis=2)
@@ -176,6 +185,7 @@ def test_the_same_tokenizer_takes_pictures_of_another_size(trained):
         trained.encode(pictures)
 
 
+@pytest.mark.slow
 def test_an_encoder_reads_the_channels_that_it_is_told_to():
     raw = np.random.default_rng(0).normal(size=(4, 8, 8, 2)).astype(np.float32)
     whole = config(VIT, VQ, patch_size=4).fit(Reals(2), raw, jax.random.key(0))

@@ -128,6 +128,7 @@ def test_an_error_without_words_has_its_name():
     assert describe_error(OSError("nothing more")) == "nothing more"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
 def test_interrupted_during_imports_a_command_says_nothing(name):
     # The first import that takes long is replaced by one that never ends.
@@ -151,6 +152,7 @@ run(sys.argv[0], run_name="__main__")
     assert (process.returncode, err) == (130, "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "code", "told"),
     [
@@ -214,6 +216,7 @@ def test_a_restart_that_the_system_refuses_is_none(monkeypatch):
     huge_pages.restart_with_huge_pages()
 
 
+@pytest.mark.slow
 def test_sigterm_ends_a_command_with_75():
     body = """
 import sys, time

@@ -75,6 +75,7 @@ class Cycle:
         os.kill(os.getpid(), self.number)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_what_a_callback_of_the_garbage_collector_swallows_is_raised_at_the_next_step(number):

@@ -210,6 +210,7 @@ def test_words_are_scored_as_a_bag_and_exact_as_a_whole():
     assert score == {"f1_words": pytest.approx(2 * 3 / (4 + 3)), "exact": 0.5}
 
 
+@pytest.mark.slow
 def test_no_training_caption_beats_the_floor_as_a_constant():
     floor = VALUES.floor(CAPTIONS, CAPTIONS)
     for constant in CAPTIONS[::10]:

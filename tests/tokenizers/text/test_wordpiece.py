@@ -19,7 +19,7 @@ from tokenizers.text.sentencepiece import Text
 from tokenizers.text.wordpiece import WordPieceTokenizer
 from tokenizers.text.wordpiece_file import WordPieceFile
 
-pytestmark = pytest.mark.xdist_group("wordpiece")  # The package runs once.
+pytestmark = [pytest.mark.xdist_group("wordpiece"), pytest.mark.slow]  # The package runs once.
 
 SCRIPT = FIXTURES / "package_wordpiece.py"
 NUM_TEXTS = 3000

@@ -10,6 +10,8 @@ from data_pipeline.sources.scenes.language import SIDE_MARGIN, VISIBLE_PIXELS
 from data_pipeline.sources.scenes.sampler import COLOR_NAMES, COLORS, SHAPES, UNSEEN_PAIRS
 from data_pipeline.sources.source import Sample
 
+pytestmark = pytest.mark.slow
+
 NUM_SCENES = 192
 PHRASE = re.compile(r"a (large|small) (shiny )?(\w+) (\w+)")
 RELATION = re.compile(r"the (\w+ \w+) is (left of|right of|in front of|behind) the (\w+ \w+)\.$")
@@ -193,6 +195,7 @@ def test_labels_depth_and_normals_agree_on_where_something_is(samples):
         assert sample["depth"][~is_sky].min() > 2 and sample["depth"].max() < 15
 
 
+@pytest.mark.slow
 def test_other_sizes_show_the_same_kind_of_scenes():
     image_size, max_objects = 48, 2
     config = ScenesData(num_validation=5, image_size=image_size, max_objects=max_objects)

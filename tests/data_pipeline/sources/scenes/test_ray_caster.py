@@ -10,6 +10,8 @@ import pytest
 from data_pipeline.sources.scenes.ray_caster import FIRST_SOLID, GROUND, GROUND_END, SKY, render
 from data_pipeline.sources.scenes.sampler import SHAPES, Scene, sample_scene
 
+pytestmark = pytest.mark.slow
+
 SIZE = 64
 NUM_SCENES = 64
 jitted_render = jax.jit(partial(render, size=SIZE))
@@ -130,6 +132,7 @@ def test_normals_agree_with_differences_of_depth(pictures, points):
         assert np.median(angle) < (0.1 if label == GROUND else 2.5), label
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depths", [(6.0, 9.0), (9.0, 6.0)])
 def test_the_nearer_solid_hides_the_farther_in_any_order(scenes, depths):
     def show(is_present: list[bool]) -> np.ndarray:

@@ -76,6 +76,7 @@ def differing(found: list[Comparison]) -> list[Comparison]:
     return [comparison for comparison in found if not comparison.is_equal]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["divae_tiny", "divae_tiny_v"])
 def test_every_array_recorded_of_a_published_tokenizer_agrees(name):
     if not (RECORDED / name).exists():
@@ -87,6 +88,7 @@ def test_every_array_recorded_of_a_published_tokenizer_agrees(name):
     assert max(comparison.error for comparison in found) < 5e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["divae_tiny", "divae_tiny_v"])
 def test_export_writes_the_tensors_of_the_published_file_bit_for_bit(name):
     if not (RECORDED / name).exists():
@@ -97,6 +99,7 @@ def test_export_writes_the_tensors_of_the_published_file_bit_for_bit(name):
     assert all(np.array_equal(written[tensor], published[tensor]) for tensor in published)
 
 
+@pytest.mark.slow
 def test_import_of_an_export_is_the_identity(tokenizer, folder):
     imported = import_divae(folder)
     assert imported.config == tokenizer.config and imported.values == tokenizer.values
@@ -106,6 +109,7 @@ def test_import_of_an_export_is_the_identity(tokenizer, folder):
     assert np.array_equal(imported.encode(PIXELS), tokenizer.encode(PIXELS))
 
 
+@pytest.mark.slow
 def test_pictures_are_read_in_other_units_and_sizes_if_asked(folder):
     config = json.loads((folder / "config.json").read_text())
     assert config["n_channels"] == 2 and config["image_size"] == [8, 16]
@@ -167,6 +171,7 @@ def test_sizes_that_are_unknown_or_incomplete_are_refused():
         read_divae_config({"dec_type": "unet_own"}, {"unet_own": {"patch_size": 4, "depth": 2}})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -186,6 +191,7 @@ def test_files_with_missing_extra_or_misshapen_tensors_are_refused(folder, chang
         import_divae(folder)
 
 
+@pytest.mark.slow
 def test_tokenizers_that_read_more_than_they_draw_are_not_exported(tmp_path):
     config = dataclasses.replace(TINY, encoder=dataclasses.replace(TINY.encoder, num_channels=0))
     statistics = {"mean": np.zeros(2, np.float32), "std": np.ones(2, np.float32)}
@@ -222,6 +228,7 @@ def recording(tokenizer, folder) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_recording_agrees_with_itself_and_what_differs_is_found(recording):
     found = list(check_divae(recording))
     assert differing(found) == []
@@ -236,6 +243,7 @@ def test_a_recording_agrees_with_itself_and_what_differs_is_found(recording):
     assert wrong == {"tokens", "unet/middle", "ddim2/decoded", "ddim2/decoded_twice"}
 
 
+@pytest.mark.slow
 def test_decodes_that_cannot_be_repeated_are_refused(recording):
     inputs = dict(np.load(recording / "inputs.npz"))
     inputs.pop("ddpm3/step_noise")

@@ -27,6 +27,8 @@ from tokenizers.images.vit_tokenizer import ViTTokenizer, ViTTokenizerConfig
 from tokenizers.modality import load_tokenizer
 from tokenizers.values import Classes, Colors, Directions, Reals
 
+pytestmark = pytest.mark.slow
+
 COMMITTED = ROOT / "tests" / "fixtures" / "goldens"
 SHARED = ROOT.parent / "shared" / "parity" / "goldens"
 NAMES = ["tiny", "tiny_featmap", "tiny_mlp", "tiny_outconv", "tiny_semseg"]

@@ -21,6 +21,7 @@ GOLDENS = SHARED / "parity" / "goldens"
 TEXT = TokenRange("caption", 320, (6,), SequenceTokens(3, 5, 199), 0, 1, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not GOLDENS.is_dir(), reason="The recordings are not at hand.")
 def test_every_recorded_array_is_replayed():
     found = {c.name: c for c in check_generation(GOLDENS / "generation_steps")}

@@ -49,6 +49,7 @@ def wrong(comparisons):
     return {c.name: round(c.error, 2) for c in comparisons if not c.is_equal}
 
 
+@pytest.mark.slow
 def test_all_examples_and_all_statistics_agree_and_none_is_left_out():
     found = list(check_masking(RECORDED, SAMPLES))
     assert wrong(found) == {}
@@ -71,6 +72,7 @@ def test_all_examples_and_all_statistics_agree_and_none_is_left_out():
 # What must not pass
 
 
+@pytest.mark.slow
 def test_a_window_that_begins_elsewhere_is_found(monkeypatch):
     def cut_first(sentinel, spans, budget):
         return jnp.zeros_like(sentinel), jnp.minimum(budget, spans.num_targets)
@@ -81,6 +83,7 @@ def test_a_window_that_begins_elsewhere_is_found(monkeypatch):
     assert all(name.startswith("spans/sequence_mask/") for name in found)
 
 
+@pytest.mark.slow
 def test_draws_in_another_order_are_found():
     changed = json.loads(json.dumps(EXAMPLES))
     for kind in ("simple", "chunk"):
@@ -89,6 +92,7 @@ def test_draws_in_another_order_are_found():
     assert len(wrong(check_examples(changed))) >= 5
 
 
+@pytest.mark.slow
 def test_another_concentration_and_another_keep_rule_are_found():
     changed = json.loads(json.dumps(SETTINGS[ONE]))
     changed["alphas"]["det"]["input"] = [9.0]

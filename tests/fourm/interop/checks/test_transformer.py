@@ -13,6 +13,7 @@ SMALL = ROOT / "tests" / "fixtures" / "goldens" / "fm_4m7_tiny_gelu"
 GOLDENS = ROOT.parent / "shared" / "parity" / "goldens"
 
 
+@pytest.mark.slow
 def test_every_array_of_a_recorded_model_is_compared_and_ours():
     found = {comparison.name: comparison for comparison in check_fm(SMALL)}
     with np.load(SMALL / "outputs.npz") as outputs:
@@ -24,6 +25,7 @@ def test_every_array_of_a_recorded_model_is_compared_and_ours():
     assert [comparison for comparison in found.values() if not comparison.is_equal] == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not GOLDENS.is_dir(), reason="only the small recordings are at hand")
 @pytest.mark.parametrize(
     "name",
@@ -39,6 +41,7 @@ def test_models_of_every_kind_compute_what_was_recorded(name):
     assert [comparison for comparison in check_fm(GOLDENS / name) if not comparison.is_equal] == []
 
 
+@pytest.mark.slow
 def test_what_differs_or_is_not_known_shows_unless_it_is_padding(tmp_path):
     folder = tmp_path / "changed"
     shutil.copytree(SMALL, folder)

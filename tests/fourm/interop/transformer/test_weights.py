@@ -82,6 +82,7 @@ VARIANTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS)
 def test_an_export_is_what_was_imported_and_its_import_the_same_bit_by_bit(tmp_path, changes):
     file = make_file(tmp_path / "model.safetensors", CONFIG | changes)
@@ -98,6 +99,7 @@ def test_an_export_is_what_was_imported_and_its_import_the_same_bit_by_bit(tmp_p
     jax.tree.map(np.testing.assert_array_equal, nnx.state(again), nnx.state(model))
 
 
+@pytest.mark.slow
 def test_every_tensor_ends_up_somewhere_of_its_own(tmp_path):
     """Of a model whose numbers are all different, ours has each exactly once."""
     file = make_file(tmp_path / "model.safetensors", CONFIG | dict(qk_norm=True, norm_bias=True))
@@ -319,6 +321,7 @@ SEVEN = ("caption", "det", "rgb@224", *(f"tok_{name}@224" for name in NAMES))
 SHAPES = {"b": (768, 12, 12, 198), "l": (1024, 24, 16, 705), "xl": (2048, 24, 32, 2822)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", SHAPES)
 @pytest.mark.parametrize("names", [SEVEN, [n for n in PUBLISHED if not n.endswith("448")]])
 def test_the_published_shapes_have_their_numbers_of_parameters(size, names):
@@ -351,6 +354,7 @@ print(time.monotonic() - start, peak() - before)
 """
 
 
+@pytest.mark.slow
 def test_a_base_model_is_imported_in_little_time_and_memory(tmp_path):
     config = CONFIG | dict(dim=768, encoder_depth=12, decoder_depth=12, num_heads=12)
     config |= dict.fromkeys(("qkv_bias", "proj_bias", "mlp_bias"), False)
