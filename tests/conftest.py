@@ -4,6 +4,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 # Four fifths of the time goes to compiling, much of it to compiling the same thing in each worker
@@ -18,6 +19,10 @@ if is_owner:
 
 # What is compiled here runs for milliseconds, so that making it fast costs more than it saves.
 QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+# The older of XLA's two ways to make code compiles twice as fast. Other versions may not know the
+# flag, and end the process at one that they don't know.
+if version("jax").startswith("0.10."):
+    QUICK += " --xla_cpu_use_fusion_emitters=false"
 os.environ.setdefault("XLA_FLAGS", QUICK)
 
 import jax  # noqa: E402
