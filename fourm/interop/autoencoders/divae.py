@@ -298,7 +298,8 @@ def export_divae(tokenizer: DiffusionTokenizer, folder: Path) -> None:
     Raises:
         ValueError: If their classes have no such tokenizer.
     """
-    write_published(folder, export_tensors(tokenizer), *export_config(tokenizer))
+    settings, presets = export_config(tokenizer)  # Which says if there is no such tokenizer.
+    write_published(folder, export_tensors(tokenizer), settings, presets)
 
 
 def _layer_places(layer: nnx.Module, ours: str, theirs: str) -> Places:

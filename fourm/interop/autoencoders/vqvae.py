@@ -243,7 +243,8 @@ def export_vqvae(tokenizer: ViTTokenizer, folder: Path) -> None:
     Raises:
         ValueError: If their classes have no such tokenizer.
     """
-    write_published(folder, export_tensors(tokenizer), *export_config(tokenizer))
+    settings, presets = export_config(tokenizer)  # Which says if there is no such tokenizer.
+    write_published(folder, export_tensors(tokenizer), settings, presets)
 
 
 def _channels_read(config: ViTTokenizerConfig, values: DenseValues) -> int:
