@@ -9,7 +9,14 @@ import jax
 import pytest
 from flax import nnx
 
-from configs.command_line import DEFAULT, PRESETS, load_preset, parse_command_line
+from configs.command_line import (
+    DEFAULT,
+    MOVED_KNOBS,
+    PRESETS,
+    load_preset,
+    parse_command_line,
+    rename_knobs,
+)
 from configs.launch import Launch
 from configs.schema import RunConfig
 from fourm.evaluation.directions import EvaluationConfig
@@ -286,3 +293,20 @@ def test_a_kind_of_data_replaces_another_and_keeps_its_own():
     assert config.data.path == "x" and set(config.data.modalities) == set(config.modalities)
     with pytest.raises(ValueError, match="neither data nor a store of tokens"):
         parse_command_line(["scenes", "none"])
+
+
+def test_knobs_that_moved_are_found_where_they_are_now():
+    for now in MOVED_KNOBS.values():
+        part = load_preset("scenes")[0]
+        for name in now.split("."):
+            part = getattr(part, name)
+    config, _ = parse_command_line(
+        ["scenes", "--model.norm-bias", "True", "--model.learned_positions=False"]
+    )
+    assert config.model.published.norm_bias
+    assert not config.model.published.learned_positions
+
+
+@pytest.mark.parametrize("argument", ["model.qkv-bias", "--model.dim", "--qkv-bias", "x=--model"])
+def test_other_words_of_a_command_line_stay(argument):
+    assert rename_knobs([argument]) == [argument]

@@ -1,13 +1,21 @@
 """Several processes of one run. That they train alike is tested with the meshes and the run."""
 
 import os
+import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from fourm.devices.processes import initialize, is_main, run_on_main, wait_for_all
+from fourm.devices.processes import (
+    initialize,
+    is_main,
+    run_on_main,
+    wait_for_all,
+    wait_for_coordinator,
+)
 from fourm.run_directory.run_log import SilentLog
 from tests.paths import ROOT
 
@@ -43,6 +51,23 @@ def test_one_process_does_everything_at_once():
     with pytest.raises(OSError, match="disk full"):
         run_on_main(lambda: (_ for _ in ()).throw(OSError("disk full")))
     wait_for_all()
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+def test_a_coordinator_is_waited_for_until_it_answers(family):
+    host = "127.0.0.1" if family == socket.AF_INET else "::1"
+    with socket.socket(family) as server:
+        try:
+            server.bind((host, 0))
+        except OSError:
+            pytest.skip("This machine has no such addresses.")
+        shown = host if family == socket.AF_INET else f"[{host}]"
+        address = f"{shown}:{server.getsockname()[1]}"
+        message = rf"Nothing answers at --coordinator {re.escape(address)} after 0 seconds"
+        with pytest.raises(ValueError, match=message):  # It is bound, but does not listen.
+            wait_for_coordinator(address, seconds=0.3)
+        server.listen()
+        wait_for_coordinator(address, seconds=30.0)
 
 
 @pytest.mark.slow

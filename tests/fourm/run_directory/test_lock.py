@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import train
 from fourm.run_directory.lock import locked, undone_if_refused
 from tests.paths import ROOT
 
@@ -37,6 +38,15 @@ def test_a_second_process_is_told_who_writes(holder, tmp_path):
         pass
     with locked(tmp_path / "runs" / "other"):
         pass
+
+
+def test_a_second_train_py_is_told_who_writes(holder, tmp_path, capsys):
+    folder = tmp_path / "runs" / "mine"
+    assert train.main(["scenes", "--run-dir", str(folder)]) == 2
+    said = capsys.readouterr().err
+    assert f"is being written to by process {holder.pid} on " in said
+    assert "Traceback" not in said
+    assert not folder.exists()
 
 
 def test_the_lock_of_a_killed_process_is_free(holder, tmp_path):
