@@ -31,7 +31,7 @@ from configs.command_line import parse_command_line
 from configs.launch import read_launch
 from configs.runs.fork import forked_at
 from configs.runs.samples import Samples, open_sources
-from configs.runs.settings import is_reported, is_trained, open_run, write_config
+from configs.runs.settings import as_begun, is_reported, is_trained, open_run, write_config
 from configs.schema import RunConfig
 from data_pipeline.batches import Batches, BatchOrder
 from data_pipeline.crops import TransformedSource
@@ -88,7 +88,7 @@ def run(arguments: Sequence[str]) -> Path:
     launch = read_launch(arguments)
     if launch.distributed:
         initialize(launch.coordinator, launch.num_processes, launch.process_index)
-    config, _ = parse_command_line(arguments)
+    config = as_begun(parse_command_line(arguments)[0], launch.fork)
     layout = Layout.build(config.mesh)
     layout.check(config.model.num_heads, config.training.batch_size, config.training.accumulation)
     with ExitStack() as stack:

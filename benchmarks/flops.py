@@ -5,6 +5,7 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from fourm.model.config import ModelConfig
+from fourm.model.positions import cells_of, shares_of_cells
 from fourm.model.transformer import can_attend_targets
 from fourm.token_space import MaskedBatch, TokenSpace
 
@@ -51,7 +52,13 @@ def count_flops(space: TokenSpace, config: ModelConfig, batch: MaskedBatch) -> f
     widths = np.array([entry.feature_width for entry in space.ranges], np.float64)
     head = 2 * config.dim * _sum_over(vocabulary, targets.modality, targets.is_real)
     projections = 2 * config.dim * _sum_over(widths, inputs.modality, inputs.is_real)
-    return 3 * float((layers + square * context + head + projections).sum())
+    places = np.zeros(len(shown))
+    if config.same_place:
+        shares = shares_of_cells(cells_of(space), targets.position, inputs.position) > 0
+        are_real = targets.is_real[:, :, None] & inputs.is_real[:, None, :]
+        same = np.asarray((shares & are_real).sum((1, 2)), np.float64)
+        places = square * asked + 2 * config.dim * same
+    return 3 * float((layers + square * context + places + head + projections).sum())
 
 
 def _sum_over(values: np.ndarray, modality: Int[Array, "batch t"], is_real: Array) -> np.ndarray:

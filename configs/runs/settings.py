@@ -14,7 +14,13 @@ from fourm.model.saved_model import load_shape
 from fourm.run_directory.run_log import read_metrics
 from fourm.run_directory.stages import read_seconds
 from tokenizers.modality import SavedTokenizerConfig, load_tokenizer
-from tokenizers.settings.plain import classes_of, differing_knobs, to_plain, up_to_date
+from tokenizers.settings.plain import (
+    classes_of,
+    differing_knobs,
+    to_plain,
+    up_to_date,
+    with_earlier_defaults,
+)
 from tokenizers.storage.folders import check_made_with, fingerprint_files
 from tokenizers.storage.pieces import (
     DESCRIPTION,
@@ -102,6 +108,30 @@ def open_run(config: RunConfig, fork: str = "", use: str = "last") -> Path:
     if folder.is_dir():
         record_pieces(folder)
     return folder
+
+
+def as_begun(config: RunConfig, fork: str = "") -> RunConfig:
+    """Returns a configuration with what a run that was begun by an earlier version has.
+
+    Knobs that came later keep such a run, or a fork of it, as it is; which they are is printed.
+
+    Args:
+        config: As the command line gives it.
+        fork: The run to go on from, if the command names one.
+    """
+    folder = Path(config.run_dir)
+    other = fork or read_fork(folder).get("from", "")
+    for file in (folder / CONFIG, Path(other).expanduser() / CONFIG if other else None):
+        if file is not None and file.is_file():
+            try:
+                before = json.loads(file.read_text(encoding="utf-8"))
+            except (OSError, ValueError, RecursionError):
+                return config  # What is wrong is said when it is opened.
+            earlier = with_earlier_defaults(config, before)
+            for knob in differing_knobs(to_plain(config), to_plain(earlier)):
+                print(f"{file.parent} goes on without {knob}, with which it was not begun.")
+            return earlier
+    return config
 
 
 def check_whole(folder: Path) -> None:

@@ -93,7 +93,7 @@ def generate_grid(
             inputs = with_unconditional(inputs, inputs.modality == entry.index)
             targets = jax.tree.map(lambda array: jnp.concatenate([array, array]), targets)
         context = model.build_context(model.encode(inputs), inputs)
-        features = model.decode(targets, context, inputs.is_real)
+        features = model.decode(targets, context, inputs)
         logits = model.logits(features, entry)
         return logits if config.guidance == 1 else apply_guidance(logits, numbers.guidance)
 

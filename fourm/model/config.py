@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -97,6 +97,9 @@ class ModelConfig(Checked):
     embedding_std: float = 0.5
     """Standard deviation of token and modality embeddings at the start. Small values let
     positions drown contents in short runs; the published models used 0.02."""
+    same_place: bool = True
+    """Start every target of a grid from what the encoder has at the same place, in whatever grids
+    are shown there. Without it, attention has to find the place, which takes hundreds of steps."""
     scan_layers: bool = False
     """Scan over layers (compile time does not grow with depth) instead of unrolling them
     (faster steps on a CPU)."""
@@ -110,6 +113,8 @@ class ModelConfig(Checked):
 
     published: PublishedOptions = field(default_factory=PublishedOptions)
     """What the published 4M models have differently."""
+
+    EARLIER_DEFAULTS: ClassVar[dict[str, Any]] = {"same_place": False}
 
     @property
     def dtype(self) -> jnp.dtype:

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Float, Int
 
 from fourm.token_space import TokenRange, TokenSpace
 
@@ -35,3 +36,40 @@ def find_rows(space: TokenSpace, names: Sequence[str]) -> dict[str, tuple[int, i
         rows[name] = (first, space[name].num_positions)
         first += space[name].num_positions
     return rows
+
+
+def cells_of(space: TokenSpace) -> Float[np.ndarray, "positions 4"]:
+    """Returns what part of the picture every position stands for: top, bottom, left, right.
+
+    As fractions of height and width, the same for grids of any size; all zero for positions that
+    have no place in the picture, such as those of texts.
+    """
+    cells = np.zeros((space.num_positions, 4), np.float32)
+    for entry in space.ranges:
+        if len(entry.token_shape) == 2:
+            height, width = entry.token_shape
+            row, column = np.divmod(np.arange(entry.num_tokens), width)
+            edges = row / height, (row + 1) / height, column / width, (column + 1) / width
+            cells[entry.first_position :][: entry.num_tokens] = np.stack(edges, axis=1)
+    return cells
+
+
+def shares_of_cells(
+    cells: Float[np.ndarray, "positions 4"],
+    position: Int[Array, "batch t"],
+    shown: Int[Array, "batch s"],
+) -> Float[Array, "batch t s"]:
+    """Returns the area that the cell of each position has in common with those of others.
+
+    Args:
+        cells: As from `cells_of`.
+        position: Positions whose cells are filled.
+        shown: Positions whose cells fill them.
+    """
+    own, others = jnp.asarray(cells)[position][:, :, None], jnp.asarray(cells)[shown][:, None]
+
+    def length(start: int, end: int) -> Float[Array, "batch t s"]:
+        ends = jnp.minimum(own[..., end], others[..., end])
+        return jnp.maximum(ends - jnp.maximum(own[..., start], others[..., start]), 0.0)
+
+    return length(0, 1) * length(2, 3)

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from fourm.model.blocks import DecoderBlock, EncoderBlock
 from fourm.model.config import ModelConfig
-from fourm.model.positions import find_rows, sincos_positions
+from fourm.model.positions import cells_of, find_rows, shares_of_cells, sincos_positions
 from fourm.model.projections import apply_flat, dense, norm
 from fourm.model.stack import Stack
 from fourm.token_space import Inputs, MaskedBatch, Targets, TokenRange, TokenSpace
@@ -94,6 +94,8 @@ class FourM(nnx.Module):
         self.context = dense(config, dim, dim, rngs, use_bias=True)
         self.decoder = Stack(DecoderBlock, config.decoder_layers, config, rngs)
         self.decoder_norm = norm(config, dim, rngs)
+
+        self.same_place = dense(config, dim, dim, rngs, False) if config.same_place else None
 
         # What only some models have comes last, so that the others draw what they always drew.
         def table(is_wanted: bool, rows: int, init=init) -> nnx.Param | None:
@@ -212,28 +214,40 @@ class FourM(nnx.Module):
         can_attend = can_attend_targets(targets, self.is_sequence, separate, causal)
         return self.embed_previous(targets.previous) + where, can_attend
 
+    def gather_same_place(
+        self, targets: Targets, context: Float[Array, "batch c dim"], inputs: Inputs
+    ) -> Float[Array, "batch m dim"]:
+        """Returns the mean of the context at every target's place; zero where nothing is shown.
+
+        Grids of different sizes share cells in part: each counts by the area that it shares.
+        """
+        shares = shares_of_cells(cells_of(self.space), targets.position, inputs.position)
+        shares = jnp.where(inputs.is_real[:, None, :], shares, 0.0)
+        shares = shares / jnp.maximum(shares.sum(axis=-1, keepdims=True), 1e-12)
+        shown = context[:, -inputs.ids.shape[1] :]
+        return jnp.einsum("bmn,bnd->bmd", shares.astype(shown.dtype), shown)
+
     def decode(
-        self,
-        targets: Targets,
-        context: Float[Array, "batch c dim"],
-        is_real: Bool[Array, "batch n"],
+        self, targets: Targets, context: Float[Array, "batch c dim"], inputs: Inputs
     ) -> Float[Array, "batch m dim"]:
         """Returns features of the asked tokens, from which `logits` follow.
 
         Args:
             targets: What is asked.
             context: As from `build_context`.
-            is_real: Of the inputs.
+            inputs: What the context was made of.
         """
         x, can_attend = self.start_decoder(targets)
-        is_real = pad_registers(is_real, context.shape[1] - is_real.shape[1])
+        if self.same_place is not None:
+            x = x + apply_flat(self.same_place, self.gather_same_place(targets, context, inputs))
+        is_real = pad_registers(inputs.is_real, context.shape[1] - inputs.is_real.shape[1])
         x = self.decoder(x, context, can_attend, is_real[:, None, :])
         return self.decoder_norm(x)
 
     def __call__(self, batch: MaskedBatch) -> Float[Array, "batch m dim"]:
         features = self.encode(batch.inputs)
         context = self.build_context(features, batch.inputs)
-        return self.decode(batch.targets, context, batch.inputs.is_real)
+        return self.decode(batch.targets, context, batch.inputs)
 
     def logits(
         self, features: Float[Array, "batch m dim"], entry: TokenRange

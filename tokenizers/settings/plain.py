@@ -5,7 +5,11 @@ and a class whose fields were renamed says so in a static method:
 
     def from_earlier(stored: dict[str, Any]) -> dict[str, Any]
 
-It returns fields as they were stored, by the names and with the values that they have now.
+It returns fields as they were stored, by the names and with the values that they have now. A
+class with a field that came later, and whose default changes what is computed, says what holds
+where nothing is stored:
+
+    EARLIER_DEFAULTS: ClassVar[dict[str, Any]]
 """
 
 import ast
@@ -85,6 +89,34 @@ def up_to_date(plain: Any, classes: Classes) -> Any:
         "class": cls.__name__,
         **{name: up_to_date(filled[name], classes) for name in dict.fromkeys([*order, *filled])},
     }
+
+
+def with_earlier_defaults(config: Any, stored: Any) -> Any:
+    """Returns a configuration in which fields that came later are as an earlier version had them.
+
+    Those are fields that have the default of today, whose class has an earlier default of them,
+    and of which that or nothing is stored. All others stay.
+
+    Args:
+        config: Of this version.
+        stored: What `to_plain` wrote of a configuration of its kind, in this version or before.
+    """
+    if not isinstance(stored, dict):
+        return config
+    if isinstance(config, dict):
+        return {name: with_earlier_defaults(v, stored.get(name)) for name, v in config.items()}
+    if not dataclasses.is_dataclass(config) or isinstance(config, type):
+        return config
+    fields, defaults = {}, _defaults(type(config))
+    earlier = getattr(type(config), "EARLIER_DEFAULTS", {})
+    for entry in dataclasses.fields(config):
+        value = fields[entry.name] = getattr(config, entry.name)
+        before = stored.get(entry.name)
+        if entry.name not in earlier:
+            fields[entry.name] = with_earlier_defaults(value, before)
+        elif value == defaults[entry.name] and before in (None, earlier[entry.name]):
+            fields[entry.name] = earlier[entry.name]
+    return dataclasses.replace(config, **fields)
 
 
 def classes_of(*configurations: Any) -> dict[str, type]:
@@ -186,7 +218,8 @@ def _make(cls: type, stored: Mapping[str, Any], classes: Classes) -> Any:
 
 def _from_earlier(cls: type, stored: dict[str, Any]) -> dict[str, Any]:
     upgrade = getattr(cls, "from_earlier", None)
-    return stored if upgrade is None else upgrade(stored)
+    fields = stored if upgrade is None else upgrade(stored)
+    return {**getattr(cls, "EARLIER_DEFAULTS", {}), **fields}
 
 
 def _defaults(cls: type) -> dict[str, Any]:

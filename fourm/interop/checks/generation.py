@@ -258,7 +258,7 @@ def grid_logits(
 def _one_pass(graph, state, inputs, asked, entry):
     model = nnx.merge(graph, state)
     context = model.build_context(model.encode(inputs), inputs)
-    return model.logits(model.decode(asked, context, inputs.is_real), entry)
+    return model.logits(model.decode(asked, context, inputs), entry)
 
 
 def sequence_logits(

@@ -205,7 +205,7 @@ def _run_stages(model: FourM, batch: MaskedBatch) -> dict[str, Array]:
     masks = (context, can_attend, is_real[:, None])
     y, blocks = model.decoder.scan(lambda layer, y, _: keep_each(layer, y, masks), y)
     found |= {f"dec_block{i}": block for i, block in enumerate(blocks)}
-    features = found["dec_out"] = model.decode(targets, context, inputs.is_real)
+    features = found["dec_out"] = model.decode(targets, context, inputs)
     asked = [entry for entry in model.space.ranges if entry.is_target]
     for entry in asked:
         found[f"logits/{entry.name}"] = model.logits(features, entry)

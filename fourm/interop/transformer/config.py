@@ -160,6 +160,7 @@ def to_model_config(config: Config) -> ModelConfig:
             causal_targets=config["decoder_causal_mask"],
         ),
         embedding_std=0.02,
+        same_place=False,
         scan_layers=True,
         remat="blocks" if config["use_act_checkpoint"] else "none",
         # So are they compared with recordings.

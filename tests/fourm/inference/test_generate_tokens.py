@@ -90,7 +90,7 @@ def masked(ids, component):
 @functools.partial(nnx.jit, static_argnums=3)
 def full_logits(model, targets, inputs, name):
     context = model.build_context(model.encode(inputs), inputs)
-    return model.logits(model.decode(targets, context, inputs.is_real), SPACE[name])
+    return model.logits(model.decode(targets, context, inputs), SPACE[name])
 
 
 def text(*rows):

@@ -2,11 +2,13 @@
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 
 from configs.schema import CropConfig, RunConfig
 from fourm.training.masked_loss import LossConfig
+from tokenizers.settings.checked import Checked
 from tokenizers.settings.plain import (
     classes_of,
     differing_knobs,
@@ -15,6 +17,7 @@ from tokenizers.settings.plain import (
     part_from_plain,
     to_plain,
     up_to_date,
+    with_earlier_defaults,
 )
 
 
@@ -128,3 +131,44 @@ def test_classes_are_found_in_types_and_in_objects():
     assert classes_of(Bicycle) == classes_of([{"any": Bicycle()}])
     assert set(classes_of(Bicycle)) == {"Bicycle", "Wheel"}
     assert {"RunConfig", "CropConfig", "GenerationConfig"} <= set(classes_of(RunConfig))
+
+
+@dataclass(frozen=True)
+class Grown(Checked):
+    """A configuration to which a knob was added that changes something."""
+
+    size: int = 3
+    is_fast: bool = True
+    EARLIER_DEFAULTS: ClassVar[dict[str, Any]] = {"is_fast": False}
+
+
+@dataclass(frozen=True)
+class Whole(Checked):
+    part: Grown = field(default_factory=Grown)
+    parts: dict[str, Grown] = field(default_factory=dict)
+
+
+def test_a_knob_that_changes_something_is_off_in_what_was_stored_before_it():
+    assert from_plain({"class": "Grown", "size": 4}, Grown) == Grown(4, False)
+    assert from_plain({"class": "Grown", "is_fast": True}, Grown) == Grown()
+    assert up_to_date({"class": "Grown", "size": 4}, {"Grown": Grown}) == to_plain(Grown(4, False))
+
+
+@pytest.mark.parametrize(
+    ("stored", "config", "expected"),
+    [
+        ({}, Grown(), Grown(is_fast=False)),
+        ({"is_fast": False}, Grown(), Grown(is_fast=False)),
+        ({"is_fast": True}, Grown(), Grown()),
+        ({"is_fast": True}, Grown(is_fast=False), Grown(is_fast=False)),
+        ({"size": 1}, Grown(size=2), Grown(2, False)),
+    ],
+)
+def test_what_was_begun_without_a_knob_goes_on_without_it(stored, config, expected):
+    assert with_earlier_defaults(config, stored) == expected
+    whole = Whole(config, {"mine": config})
+    assert with_earlier_defaults(whole, {"part": stored, "parts": {"mine": stored}}) == Whole(
+        expected, {"mine": expected}
+    )
+    assert with_earlier_defaults(whole, {}) == whole
+    assert with_earlier_defaults(whole, {"part": [], "parts": 3}) == whole
