@@ -9,8 +9,7 @@ import functools
 import json
 import math
 import numbers
-import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +21,7 @@ from jaxtyping import Float, Int
 
 from fourm.inference.embedding import embed_tokens
 from fourm.inference.generate_tokens import generate_tokens
+from fourm.inference.raw_values import as_batch, describe_values, tokenize_values
 from fourm.inference.settings import GenerationConfig
 from fourm.model.saved_model import load_model, load_shape, save_model
 from fourm.model.transformer import FourM
@@ -31,7 +31,7 @@ from fourm.run_directory.saved_checkpoints import (
     load_average,
 )
 from fourm.token_space import TokenSpace
-from tokenizers.base import PADDING, Boxes, ExpectedDecoder, RawBatch, Tokenizer
+from tokenizers.base import PADDING, ExpectedDecoder, RawBatch, Tokenizer, described, is_described
 from tokenizers.modality import load_tokenizer
 from tokenizers.settings.plain import from_plain
 from tokenizers.storage.folders import check_made_with, fingerprint_together
@@ -87,37 +87,31 @@ class Any2Any:
             ValueError: If a modality is unknown, a value is not allowed, or lengths differ.
         """
         self._check_names(samples)
-        samples = {name: _as_batch(name, raw) for name, raw in samples.items()}
+        samples = {name: as_batch(name, raw) for name, raw in samples.items()}
         lengths = {name: len(raw) for name, raw in samples.items()}
         if len(set(lengths.values())) > 1:
             told = ", ".join(f"{length} of {name}" for name, length in lengths.items())
             raise ValueError(f"The inputs differ in number: {told}; give equally many of each.")
-        return {name: self._tokenize_one(name, raw) for name, raw in samples.items()}
+        return {
+            name: tokenize_values(name, raw, self.tokenizers[name], self.space[name])
+            for name, raw in samples.items()
+        }
 
-    def _tokenize_one(self, name: str, raw: RawBatch) -> np.ndarray:
-        tokenizer, entry = self.tokenizers[name], self.space[name]
-        present = [row for row, value in enumerate(raw) if value is not None]
-        if entry.kind == "features":
-            shape = (len(raw), entry.num_tokens, entry.feature_width)
-            ids = np.full(shape, np.nan, np.float32)
-        else:
-            ids = np.full((len(raw), entry.num_tokens), PADDING, np.int32)
-        if present:
-            values: Any = [tokenizer.values.check(raw[row], name) for row in present]
-            _tell_of_cuts(name, tokenizer, values)
-            # Sequences may differ in length.
-            if isinstance(values[0], np.ndarray) and len(entry.token_shape) == 2:
-                shapes = sorted({value.shape for value in values})
-                if len(shapes) > 1:
-                    raise ValueError(
-                        f"The inputs of {name} differ in shape, such as {shapes[0]} and "
-                        f"{shapes[1]}; resize them to one size."
-                    )
-                values = np.stack(values)
-            ids[present] = np.asarray(tokenizer.encode(values)).reshape(
-                len(present), *ids.shape[1:]
-            )
-        return ids
+    def describe(self, samples: Mapping[str, RawBatch | Any]) -> dict[str, np.ndarray]:
+        """Returns the numbers that describe tokens to the encoder beside their ids.
+
+        By `tokenizers.base.described(name)`, float32 [batch, tokens, width], of the modalities that
+        have such; NaN where a sample lacks the modality.
+
+        Args:
+            samples: As `tokenize` takes them.
+        """
+        self._check_names(samples)
+        return {
+            described(name): describe_values(name, as_batch(name, raw), tokenizer)
+            for name, raw in samples.items()
+            if is_described(tokenizer := self.tokenizers[name])
+        }
 
     def detokenize(self, name: str, tokens: np.ndarray) -> RawBatch:
         """Returns raw values from ids [batch, tokens] or, of floats, probabilities of ids.
@@ -226,7 +220,7 @@ class Any2Any:
         twice = [name for name in known if name in inputs]
         if twice:
             raise ValueError(f"{twice[0]} is given both as raw values and as tokens; give one.")
-        ids = self.tokenize(inputs)
+        ids = self.tokenize(inputs) | self.describe(inputs)
         for name in inputs:
             special = self.space[name].special
             if name in targets and special is not None:
@@ -293,7 +287,7 @@ class Any2Any:
         Raises:
             ValueError: As `tokenize` does.
         """
-        ids = self.tokenize(inputs)
+        ids = self.tokenize(inputs) | self.describe(inputs)
         graph, state = nnx.split(self.model)
         parts = []
         for rows, real in _batches(self._count(ids, None), batch_size):
@@ -310,37 +304,6 @@ class Any2Any:
                     f"There is no modality {name!r} in this run; {hint} has "
                     f"{', '.join(self.tokenizers)}."
                 )
-
-
-def _as_batch(name: str, raw: Any) -> RawBatch:
-    """Returns values of one modality as a batch; a single one is a batch of one.
-
-    Raises:
-        ValueError: If it is neither.
-    """
-    is_array = isinstance(raw, np.ndarray | jax.Array)
-    if isinstance(raw, str | Boxes | numbers.Real) or (is_array and not raw.ndim):
-        return [raw]
-    if isinstance(raw, bytes | Mapping | Set) or not hasattr(raw, "__len__"):
-        raise ValueError(
-            f"{name} is a {type(raw).__name__}; give a list or an array of values, one per sample, "
-            "with None where a sample lacks it."
-        )
-    return raw
-
-
-def _tell_of_cuts(name: str, tokenizer: Tokenizer, values: Sequence[Any]) -> None:
-    """Warns if texts have more tokens than there is room for."""
-    count_tokens = getattr(tokenizer, "count_tokens", None)
-    if count_tokens is None:
-        return
-    counts, most = count_tokens(values), tokenizer.token_shape[0]
-    if (counts > most).any():
-        warnings.warn(
-            f"{(counts > most).sum()} of {len(counts)} values of {name} have more than {most} "
-            f"tokens, the longest {counts.max()}; what is beyond is cut off.",
-            stacklevel=2,
-        )
 
 
 def _check_whole(name: str, value: Any, least: int, most: int | None = None) -> None:

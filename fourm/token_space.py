@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 
 from jaxtyping import Array, Bool, Float, Int
 
-from tokenizers.base import SequenceTokens, Tokenizer
+from tokenizers.base import SequenceTokens, Tokenizer, described, is_described
 from tokenizers.settings.checked import Checked
 
 MASK_ID = 0
@@ -37,7 +37,8 @@ class TokenRange(Checked):
         index: The modality's row in the modality table.
         first_id: Shared id of the modality's id 0.
         first_position: Row of the modality's position 0 in the position table.
-        feature_width: Numbers per token of features; 0 for ids.
+        feature_width: Numbers per token of features, or that describe a token of a grid to the
+            encoder beside its id; 0 for ids alone.
         feature_bias: Whether the projection of features has a bias.
         is_input: False for a modality that the encoder never learned to read.
         is_target: False for a modality that the decoder never learned to predict.
@@ -57,9 +58,14 @@ class TokenRange(Checked):
 
     @property
     def kind(self) -> Literal["grid", "sequence", "features"]:
-        if self.feature_width:
+        if not self.vocab_size:
             return "features"
         return "grid" if self.special is None else "sequence"
+
+    @property
+    def features_name(self) -> str:
+        """Under which name the vectors of its tokens are found, if it has any."""
+        return self.name if self.kind == "features" else described(self.name)
 
     @property
     def num_tokens(self) -> int:
@@ -98,8 +104,10 @@ class TokenSpace(Checked):
                 index=index,
                 first_id=first_id,
                 first_position=first_position,
-                # Of tokenizers without ids, see `tokenizers.features`.
-                feature_width=getattr(tokenizer, "feature_width", 0),
+                # Of tokenizers without ids, see `tokenizers.features`, or that describe tokens.
+                feature_width=getattr(tokenizer, "feature_width", 0)
+                if not tokenizer.vocab_size or is_described(tokenizer)
+                else 0,
                 feature_bias=getattr(tokenizer, "feature_bias", False),
             )
             ranges.append(entry)
@@ -133,8 +141,8 @@ class TokenSpace(Checked):
             raise ValueError("A token space needs modalities, each of a name of its own.")
         for index, entry in enumerate(self.ranges):
             found = (entry.index, entry.first_id, entry.first_position)
-            least = 0 if entry.feature_width else 1
             special = entry.special
+            least = 0 if entry.feature_width and special is None else 1
             ids = [] if special is None else [special.end, special.first_sentinel]
             ids += [] if special is None else [special.first_sentinel + special.num_sentinels - 1]
             is_possible = (
@@ -188,8 +196,9 @@ class Inputs(NamedTuple):
         modality: Row of the modality table.
         position: Row of the position table.
         is_real: False on padding, which attention must ignore.
-        features: Per modality of kind "features" that is shown, the vectors of all its tokens, by
-            position within the modality. The ids of such tokens mean nothing.
+        features: By `TokenRange.features_name`, of modalities that are shown, the vectors of all
+            their tokens, by position within the modality. Ids of modalities of kind "features" mean
+            nothing. Vectors that describe tokens of a grid are NaN where its ids are all there is.
     """
 
     ids: Int[Array, "batch inputs"]

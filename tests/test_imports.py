@@ -27,7 +27,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "tokenizers/storage": {"tokenizers/settings"},
     "tokenizers/values": {"tokenizers/settings", "tokenizers/base"},
     "tokenizers/text": BELOW,
-    "tokenizers/images": {*BELOW, "tokenizers/values"},
+    "tokenizers/images": {*BELOW, "tokenizers/values", "tokenizers/features"},
     "tokenizers/boxes": {*BELOW, "tokenizers/spread", "tokenizers/text"},
     "tokenizers/scalars": BELOW,
     "tokenizers/codes": BELOW,

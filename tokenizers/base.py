@@ -6,7 +6,7 @@ head_dim k, vocab v, height y, width x, channels c.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, TypeGuard, runtime_checkable
 
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
@@ -60,8 +60,9 @@ class TokenBatch(NamedTuple):
             [0, vocab_size), or `PADDING` after the end of a sequence or where absent.
         num_real: Per modality, int32 [batch]; how many leading ids are real; 0 = absent.
         index: int32 [batch], the sample's index in its data set. It keys the masking.
-        features: Per modality that has vectors in place of ids, float [batch, tokens, width];
-            None if there is no such modality.
+        features: Per modality that has vectors in place of ids, float [batch, tokens, width], and
+            under `described(name)` the numbers beside a modality's ids, with a `num_real` of their
+            own; None if there are neither.
     """
 
     ids: dict[str, Int[Array, "batch _"]]
@@ -167,6 +168,36 @@ class CodeFeatures(Protocol):
 
     def code_features(self) -> Float[np.ndarray, "vocab features"]:
         """Returns a row per id, alike for ids that mean alike; zeros where nothing is known."""
+
+
+@runtime_checkable
+class Described(Protocol):
+    """A tokenizer that also describes every token of a grid by numbers, for the encoder to read.
+
+    An id is what is predicted; the numbers keep what it leaves out of the values that it stands
+    for.
+    """
+
+    token_shape: tuple[int, ...]
+    """(height, width) of the grid."""
+    feature_width: int
+    """Numbers per token; 0 for none."""
+    packed: Any
+    """How a token store keeps them, see `tokenizers.features.PackedFeatures`."""
+
+    def pack(self, values: RawBatch) -> list[np.ndarray]:
+        """Returns of each sample the numbers to keep, [tokens, width], in reading order."""
+
+
+def is_described(tokenizer: Any) -> TypeGuard[Described]:
+    """True if the tokenizer describes its tokens by numbers beside their ids."""
+    has_both = isinstance(tokenizer, Described) and getattr(tokenizer, "vocab_size", 0) > 0
+    return has_both and tokenizer.feature_width > 0
+
+
+def described(name: str) -> str:
+    """Returns under which name the numbers are kept that describe a modality's tokens."""
+    return f"{name}:features"
 
 
 def main_metric(values: Values) -> tuple[str, Better]:

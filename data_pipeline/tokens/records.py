@@ -12,7 +12,8 @@ A record, all numbers little-endian:
                      then the sample's key, UTF-8, up to the end
 
 Modalities with ids come before those with features, both in the order of their names. One that is
-absent has no bytes; sequences have those of their real tokens only.
+absent has no bytes; sequences have those of their real tokens only. The numbers that describe the
+tokens of a grid beside its ids lie there like a modality of their own, NAME:features.
 """
 
 import math
@@ -20,12 +21,12 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Int, Shaped
 
-from tokenizers.base import PADDING, TokenBatch, Tokenizer
+from tokenizers.base import PADDING, TokenBatch, Tokenizer, described, is_described
 from tokenizers.features import FeatureTokenizer, PackedFeatures
 
 MOST_TOKENS = 2**16 - 1
@@ -77,18 +78,24 @@ class ModalityLayout:
                 f"{MOST_TOKENS}."
             )
         if isinstance(tokenizer, FeatureTokenizer):
-            return cls(
-                kind="features",
-                vocab_size=0,
-                token_shape=shape,
-                width=tokenizer.feature_width,
-                **asdict(tokenizer.packed),
-            )
+            return cls.of_features(tokenizer)
         return cls(
             kind="grid" if tokenizer.special is None else "sequence",
             vocab_size=tokenizer.vocab_size,
             token_shape=shape,
             dtype=np.min_scalar_type(tokenizer.vocab_size - 1).name,
+        )
+
+    @classmethod
+    def of_features(cls, tokenizer: Any) -> "ModalityLayout":
+        """Returns how the features of a tokenizer are laid out that has them in place of ids, or
+        beside them."""
+        return cls(
+            kind="features",
+            vocab_size=0,
+            token_shape=tuple(tokenizer.token_shape),
+            width=tokenizer.feature_width,
+            **asdict(tokenizer.packed),
         )
 
     def check(self, name: str) -> None:
@@ -134,6 +141,9 @@ Layouts = dict[str, ModalityLayout]
 def build_layouts(tokenizers: dict[str, Tokenizer]) -> Layouts:
     """Returns how the tokens of several tokenizers are laid out, in whatever order they come."""
     layouts = {name: ModalityLayout.of(each, name) for name, each in tokenizers.items()}
+    for name, each in tokenizers.items():
+        if is_described(each):
+            layouts[described(name)] = ModalityLayout.of_features(each)
     return dict(sorted(layouts.items(), key=lambda entry: (entry[1].kind == "features", entry[0])))
 
 

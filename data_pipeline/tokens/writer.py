@@ -20,7 +20,7 @@ from data_pipeline.crops import CropConfig
 from data_pipeline.sources.source import ChosenSamples, Source, key_of
 from data_pipeline.tokens.index import INDEX, Counts, Shard, StoreIndex
 from data_pipeline.tokens.records import build_layouts, pack_record
-from tokenizers.base import PADDING, RawBatch, Tokenizer
+from tokenizers.base import PADDING, RawBatch, Tokenizer, described, is_described
 from tokenizers.features import FeatureTokenizer
 from tokenizers.spread import evenly_spread
 from tokenizers.storage.unfinished import clear_unfinished, partial_name
@@ -63,7 +63,9 @@ def plan_store(
             "to the number of samples."
         )
     layouts = build_layouts(tokenizers)
-    return StoreIndex(samples, num_shards, layouts, fingerprints, made_from)
+    made_by = {name: fingerprints[name] for name in tokenizers}
+    made_by |= {described(name): made_by[name] for name in made_by if described(name) in layouts}
+    return StoreIndex(samples, num_shards, layouts, made_by, made_from)
 
 
 def describe_source(data: Any, crops: CropConfig, seed: int, split: str) -> dict[str, Any]:
@@ -257,15 +259,18 @@ def _records(
         keys = [key_of(source, index) for index in chunk]
         samples = source.__getitems__(list(chunk))
         tokens = [{} for _ in samples]
-        for name in plan.layouts:
+        for name, tokenizer in tokenizers.items():
             rows = [row for row, sample in enumerate(samples) if name in sample]
             values = [samples[row][name] for row in rows]
-            encoded = encode(tokenizers[name], name, values, [keys[row] for row in rows])
+            encoded = encode(tokenizer, name, values, [keys[row] for row in rows])
             for row, own in zip(rows, encoded, strict=True):
                 tokens[row][name] = own
             if name in counts and encoded:
                 ids = np.concatenate(encoded)
                 counts[name] += np.bincount(ids, minlength=len(counts[name]))
+            if is_described(tokenizer) and values:
+                for row, own in zip(rows, tokenizer.pack(_stack(values)), strict=True):
+                    tokens[row][described(name)] = own
         for key, own in zip(keys, tokens, strict=True):
             yield pack_record(key, own, plan.layouts)
         progress(len(chunk))

@@ -2,15 +2,16 @@
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from tqdm import tqdm
 
 from fourm.evaluation.results import Pair, Row, why_failed
+from fourm.evaluation.rivals import SCORED, answer_simply
 from fourm.run_directory.sample_set import SampleSet
 from tokenizers.base import Better, RawBatch, Tokenizer, Values, main_metric
 from tokenizers.settings.checked import Checked, name_knob
@@ -71,6 +72,11 @@ class EvaluationConfig(Checked):
     """Held-out samples for each direction of the matrix."""
     seed: int = 0
     """Seed of generation."""
+    rivals: bool = True
+    """Whether to say beside each direction what a simple method makes of the same samples: a random
+    forest on pixels, ridge regression, or the most similar training sample."""
+
+    EARLIER_DEFAULTS: ClassVar[dict[str, Any]] = {"rivals": False}
 
     def check_knobs(self, knob: str) -> None:
         for pair in self.pairs:
@@ -166,7 +172,7 @@ class Evaluator:
         """
         rows, self.examples = [], []
         for pair in tqdm(self._pairs, desc="evaluation", unit="direction", dynamic_ncols=True):
-            found, example = self._try_to_measure(pair, self.config.num_samples)
+            found, example = self._try_to_measure(pair, self.config.num_samples, self.config.rivals)
             rows += found
             self.examples += [example] if example else []
         return rows
@@ -185,10 +191,12 @@ class Evaluator:
             rows += [row for row in found if row["metric"] == main]
         return rows
 
-    def _try_to_measure(self, pair: Pair, num_samples: int) -> tuple[list[Row], Example | None]:
+    def _try_to_measure(
+        self, pair: Pair, num_samples: int, with_rival: bool = False
+    ) -> tuple[list[Row], Example | None]:
         values = self._values(pair.target)
         try:
-            return self._measure(pair, num_samples)
+            return self._measure(pair, num_samples, with_rival)
         except Exception as error:  # Whatever it is: other directions can still be measured.
             main, better = main_metric(values)
             note = why_failed(f"{'+'.join(pair.inputs)} -> {pair.target}", error)
@@ -196,7 +204,9 @@ class Evaluator:
             row = {"inputs": list(pair.inputs), "target": pair.target, "metric": main}
             return [{**row, "better": better, **numbers, "note": note}], None
 
-    def _measure(self, pair: Pair, num_samples: int) -> tuple[list[Row], Example | None]:
+    def _measure(
+        self, pair: Pair, num_samples: int, with_rival: bool
+    ) -> tuple[list[Row], Example | None]:
         """Returns one row per metric of a direction."""
         names = (*pair.inputs, pair.target)
         rows = self._samples(names, num_samples)
@@ -208,9 +218,11 @@ class Evaluator:
         predicted = self._predict(shown, pair.target)
         truth, values = self.heldout.take(pair.target, rows), self._values(pair.target)
         found, read = [], None
+        score_rival = self._rival(pair, shown, truth) if with_rival else None
         for bounds in self._bounds(pair.target, rows):
             scores = values.score(predicted, truth, bounds.where)
-            found += _as_rows(pair, values.metrics, bounds, scores, "{}" + bounds.suffix)
+            own = _as_rows(pair, values.metrics, bounds, scores, "{}" + bounds.suffix)
+            found += own if score_rival is None else score_rival(own, bounds.where)
         if pair.readback is not None:
             read = self._predict({pair.target: readable(predicted, values)}, pair.readback)
             found += self._score_read(pair, read, rows)
@@ -218,11 +230,34 @@ class Evaluator:
         order = spread_order(self.heldout.size)
         places = np.searchsorted(rows, np.sort(order[np.isin(order, rows)][:NUM_EXAMPLES]))
 
-        def kept(raw: RawBatch) -> RawBatch:
-            return raw[places] if isinstance(raw, np.ndarray) else [raw[i] for i in places]
+        read = None if read is None else _take(read, places)
+        return found, Example(pair, rows[places], _take(predicted, places), read)
 
-        read = None if read is None else kept(read)
-        return found, Example(pair, rows[places], kept(predicted), read)
+    def _rival(
+        self, pair: Pair, shown: dict[str, RawBatch], truth: RawBatch
+    ) -> Callable[[list[Row], Bool[np.ndarray, "rows y x"] | None], list[Row]] | None:
+        """Returns what adds the scores of a simple method to rows of a direction.
+
+        None if there is no simple method for it. One that fails leaves a note.
+        """
+        chosen = evenly_spread(len(truth), SCORED)
+        values = {name: tokenizer.values for name, tokenizer in self.model.tokenizers.items()}
+        given = {name: _take(raw, chosen) for name, raw in shown.items()}
+        try:
+            answer = answer_simply(given, pair.target, self.training, values)
+        except Exception as error:  # Whatever it is: the model's own prediction is there.
+            note = why_failed(f"The simple method for {pair.target}", error)
+            return lambda rows, where: [{**row, "note": row.get("note", note)} for row in rows]
+        if answer is None:
+            return None
+
+        def add(rows: list[Row], where: Bool[np.ndarray, "rows y x"] | None) -> list[Row]:
+            region = None if where is None else where[chosen]
+            scores = values[pair.target].score(answer.predicted, _take(truth, chosen), region)
+            simple = zip(rows, scores.values(), strict=True)
+            return [{**row, "simple": score, "method": answer.method} for row, score in simple]
+
+        return add
 
     def tokenizers(self) -> dict[str, dict[str, Any]]:
         """Returns, per modality, how its tokenizer's round trip scores and which codes it uses.
@@ -374,6 +409,11 @@ class Evaluator:
         if not isinstance(truth, np.ndarray) or truth.shape[:3] != where.shape:
             return None
         return where
+
+
+def _take(raw: RawBatch, rows: Int[np.ndarray, "taken"]) -> RawBatch:
+    """Returns the values in some rows."""
+    return raw[rows] if isinstance(raw, np.ndarray) else [raw[int(row)] for row in rows]
 
 
 def readable(predicted: RawBatch, values: Values) -> RawBatch:

@@ -14,7 +14,8 @@ from tokenizers.storage.unfinished import write_file
 
 Row = dict[str, Any]
 """{"inputs": [...], "target", "metric", "better", "floor", "value", "ceiling"}; where one of the
-last three is None or NaN, a "note" says why."""
+last three is None or NaN, a "note" says why. Where a simple method was measured, too, "simple" is
+its score and "method" its name, see `fourm.evaluation.rivals`."""
 
 
 class Pair(NamedTuple):
@@ -75,6 +76,14 @@ def beats_floor(row: Row) -> bool:
     return row["value"] > row["floor"] if row["better"] == "higher" else row["value"] < row["floor"]
 
 
+def beats_rival(row: Row) -> bool:
+    """Returns whether a value is better than that of the simple method beside it."""
+    if row["value"] is None or not math.isfinite(row.get("simple", math.nan)):
+        return False
+    difference = row["value"] - row["simple"]
+    return difference > 0 if row["better"] == "higher" else difference < 0
+
+
 def format_share(row: Row) -> str:
     """Returns the share of the way as a percentage, "-" where there is none."""
     share = share_of_way(row)
@@ -106,12 +115,15 @@ def notes_of(*tables: Iterable[Mapping[str, Any]]) -> list[str]:
 
 def format_table(rows: Sequence[Row]) -> str:
     """Returns results as aligned text."""
-    lines = [("direction", "metric", "floor", "value", "ceiling", "share")]
+    columns = ["floor", "value", "ceiling"]
+    if any("simple" in row for row in rows):
+        columns.insert(1, "simple")
+    lines = [("direction", "metric", *columns, "share")]
     for row in rows:
         direction = f"{'+'.join(row['inputs'])} -> {row['target']}"
-        numbers = [format_number(row[name]) for name in ("floor", "value", "ceiling")]
+        numbers = [format_number(row.get(name)) for name in columns]
         lines.append((direction, row["metric"], *numbers, format_share(row)))
-    widths = [max(len(line[i]) for line in lines) for i in range(6)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     return "\n".join(
         "  ".join(
             text.ljust(width) if i < 2 else text.rjust(width)

@@ -14,7 +14,8 @@ from tokenizers.base import PADDING
 
 Known = Mapping[str, Int[Array | np.ndarray, "batch _"] | Float[Array | np.ndarray, "batch _ _"]]
 """Per modality ids [batch, tokens] in its own vocabulary, `PADDING` where unknown; of features the
-vectors [batch, tokens, width], NaN where unknown."""
+vectors [batch, tokens, width], NaN where unknown. Under `tokenizers.base.described(name)` the
+vectors that describe a grid's tokens, NaN where its ids are all that is known."""
 
 
 def gather_inputs(space: TokenSpace, known: Known) -> Inputs:
@@ -32,6 +33,8 @@ def gather_inputs(space: TokenSpace, known: Known) -> Inputs:
             is_real = jnp.isfinite(ids).all(axis=-1)
             features[entry.name] = jnp.where(is_real[..., None], ids, 0.0)
             ids = jnp.zeros(is_real.shape, jnp.int32)
+        elif entry.features_name in known:
+            features[entry.features_name] = jnp.asarray(known[entry.features_name])
         if entry.special is not None:
             length = is_real.sum(axis=1)
             is_open = (length > 0) & ~has_ended(ids, entry)

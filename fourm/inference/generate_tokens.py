@@ -18,7 +18,7 @@ from fourm.inference.grids import generate_grid
 from fourm.inference.sequences import generate_sequence
 from fourm.inference.settings import GenerationConfig, split_settings
 from fourm.model.transformer import FourM
-from fourm.token_space import TokenRange
+from fourm.token_space import TokenSpace
 
 
 class GeneratedTokens(NamedTuple):
@@ -58,7 +58,7 @@ def generate_tokens(
         ValueError: If a modality is not the model's, a shape is wrong, or a setting is; or if the
             model's logits are not finite.
     """
-    known = {name: _as_known(ids, model.space[name], len(keys)) for name, ids in known.items()}
+    known = {name: _as_known(ids, name, model.space, len(keys)) for name, ids in known.items()}
     graph, state = nnx.split(model)
     probabilities, generated, failed = {}, {}, {}
     for name in targets:
@@ -86,16 +86,19 @@ def generate_tokens(
 
 def _as_known(
     given: Int[Array | np.ndarray, "..."] | Float[Array | np.ndarray, "..."],
-    entry: TokenRange,
+    name: str,
+    space: TokenSpace,
     batch: int,
 ) -> Array:
     """Returns known ids or vectors as the array that they should be."""
-    is_features = entry.kind == "features"
+    entry = next((e for e in space.ranges if e.feature_width and e.features_name == name), None)
+    is_features = entry is not None
+    entry = space[name] if entry is None else entry
     array = jnp.asarray(given, jnp.float32 if is_features else jnp.int32)
     shape = (batch, entry.num_tokens, *([entry.feature_width] if is_features else []))
     if array.shape != shape:
         raise ValueError(
-            f"The tokens of {entry.name} have shape {array.shape}; {shape} is needed: one row per "
+            f"The tokens of {name} have shape {array.shape}; {shape} is needed: one row per "
             "key, one column per token."
         )
     return array

@@ -75,7 +75,8 @@ def generate_grid(
     order = draw_order(keys, config, tokens)
     if order is not None:
         order = order_best(order, given == PADDING)
-    conditions = {name: ids for name, ids in known.items() if name != entry.name}
+    own_names = (entry.name, entry.features_name)
+    conditions = {name: given for name, given in known.items() if name not in own_names}
 
     def run_pass(
         ids: Int[Array, "batch tokens"],

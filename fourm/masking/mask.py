@@ -7,14 +7,17 @@ span corruption: Raffel et al. 2020, section 3.1.4).
 """
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from fourm.masking import ml4m, ours
 from fourm.masking.mixture import MaskingConfig
 from fourm.masking.packing import pack_inputs, pack_targets
 from fourm.token_space import MaskedBatch, TokenSpace
-from tokenizers.base import TokenBatch
+from tokenizers.base import TokenBatch, described
 
+DESCRIBED = 1
+"""Folded into the key of what else is drawn of a sample than its tokens."""
 SPLIT = {"ours": ours.split_sample, "ml4m": ml4m.split_sample}
 
 
@@ -53,7 +56,26 @@ def mask_sample(
     """Splits one sample's tokens into inputs and targets; see `mask_batch`."""
     split = SPLIT[config.rules](key, ids, num_real, features, space, config)
     inputs = pack_inputs(split.shown, config.max_inputs)
+    shown = split.features | describe_some(key, num_real, features, space, config.ids_alone)
     return MaskedBatch(
-        inputs._replace(features=split.features or None),
+        inputs._replace(features=shown or None),
         pack_targets(split.asked, config.max_targets),
     )
+
+
+def describe_some(
+    key: Key[Array, ""],
+    num_real: dict[str, Int[Array, ""]],
+    features: dict[str, Float[Array, "_ _"]],
+    space: TokenSpace,
+    ids_alone: float,
+) -> dict[str, Float[Array, "_ _"]]:
+    """Returns what describes the tokens of a sample's grids, NaN where ids are all there is."""
+    shown = {}
+    for entry in space.ranges:
+        name = described(entry.name)
+        if entry.feature_width and name in features:
+            own_key = jax.random.fold_in(jax.random.fold_in(key, DESCRIBED), entry.index)
+            is_shown = jax.random.uniform(own_key) >= ids_alone
+            shown[name] = jnp.where(is_shown & (num_real[name] > 0), features[name], jnp.nan)
+    return shown

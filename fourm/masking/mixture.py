@@ -84,6 +84,9 @@ class MaskingConfig(Checked):
 
     components: tuple[MaskingComponent, ...] = ()
     """The mixture."""
+    ids_alone: float = 0.2
+    """How often a grid whose tokens are described by numbers, too, is shown by its ids alone, as it
+    is where the model itself made it."""
     rules: Rules = "ours"
     """How budgets and spans are drawn. ml4m repeats what ml-4m does, for training its published
     weights further just as they were trained; `fourm.masking.ml4m` lists how the two differ."""
@@ -114,6 +117,10 @@ class MaskingConfig(Checked):
         if not self.components:
             raise ValueError(
                 f"The masking mixture is empty; {name_knob(knob, 'components')} needs at least one."
+            )
+        if not 0 <= self.ids_alone <= 1:
+            raise ValueError(
+                f"{name_knob(knob, 'ids_alone')} is {self.ids_alone}; it must be 0 to 1."
             )
         if self.ml4m != Ml4mRules() and self.rules != "ml4m":
             raise ValueError(

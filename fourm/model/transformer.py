@@ -111,7 +111,7 @@ class FourM(nnx.Module):
         self.input_position_table = table(bool(separate), rows, small)
         self.target_position_table = table(bool(separate), rows, small)
         for entry in space.ranges:
-            if entry.kind == "features":
+            if entry.feature_width:
                 # One attribute each: a dictionary here would be in the state of all models.
                 projection = dense(config, entry.feature_width, dim, rngs, entry.feature_bias)
                 setattr(self, projection_name(entry), projection)
@@ -155,15 +155,23 @@ class FourM(nnx.Module):
         return table[...][ids].astype(self.config.compute_dtype)
 
     def embed_inputs(self, inputs: Inputs) -> Float[Array, "batch n dim"]:
-        """Returns contents of inputs: rows of the table, and projections of features."""
+        """Returns contents of inputs: rows of the table, and projections of features.
+
+        Where features describe a token that has an id, they are added to its row.
+        """
         x = self.embed(inputs.ids)
-        for name, features in (inputs.features or {}).items():
-            entry = self.space[name]
+        for entry in self.space.ranges:
+            features = (inputs.features or {}).get(entry.features_name)
+            if features is None:
+                continue
             place = jnp.clip(inputs.position - entry.first_position, 0, features.shape[1] - 1)
             shown = jnp.take_along_axis(features, place[..., None], axis=1)
-            projected = apply_flat(getattr(self, projection_name(entry)), shown)
             is_own = (inputs.modality == entry.index)[..., None]
-            x = jnp.where(is_own, projected.astype(x.dtype), x)
+            if entry.kind != "features":
+                is_own = is_own & jnp.isfinite(shown[..., :1])
+                shown = jnp.where(is_own, shown, 0.0)
+            projected = apply_flat(getattr(self, projection_name(entry)), shown).astype(x.dtype)
+            x = jnp.where(is_own, projected if entry.kind == "features" else x + projected, x)
         return x
 
     def start_encoder(

@@ -13,6 +13,7 @@ import jax
 from fourm.evaluation.results import (
     Row,
     beats_floor,
+    beats_rival,
     format_json,
     format_share,
     share_of_way,
@@ -37,6 +38,13 @@ input again from its own answer, and is scored against the input that was given;
 constant answer, the ceiling is what it reads from true pictures. Metrics of a region, such as
 `_objects`, score the same predictions on its pixels alone; their floor is the one best value for
 the region's training pixels."""
+
+RIVALS = """\
+**Simple method**: what takes seconds on the same inputs and at most some thousand of the same
+training samples, scored on at most 64 of the held-out ones. *forest*: a random forest on every
+pixel, the means of 3 x 3 and 5 x 5 pixels around it, and its place; *ridge*: ridge regression on
+means of 8 x 8 cells of pictures, and on counts of words and boxes; *nearest*: the answer of the
+training sample whose input is most similar by these."""
 
 PROBES = """\
 Accuracy of a linear classifier (logistic regression on standardised features, fitted on training
@@ -135,6 +143,8 @@ def format_report(folder: Path, report: Report) -> str:
 def _measured(report: Report) -> list[str]:
     parts = [f"## Predictions on held-out samples ({report.split})"]
     parts += [_results_table(report.results), EXPLANATION]
+    if any("simple" in row for row in report.results):
+        parts.append(RIVALS)
     if report.num_kept:
         kept = " and ".join(f"{count:,} of {split}" for split, count in report.num_kept.items())
         parts.append(
@@ -176,6 +186,12 @@ def _headline(report: Report, total: float) -> str:
             f" In {sum(map(beats_floor, mains.values()))} of {len(mains)} directions the "
             f"prediction of {report.num_samples} held-out samples beats the best constant answer"
         )
+        rivalled = [row for row in mains.values() if "simple" in row]
+        if rivalled:
+            text += (
+                f", and in {sum(map(beats_rival, rivalled))} of {len(rivalled)} it beats a simple "
+                "method"
+            )
         shares = [share for share in map(share_of_way, mains.values()) if math.isfinite(share)]
         if shares:
             text += (
@@ -188,6 +204,7 @@ def _headline(report: Report, total: float) -> str:
 
 def _results_table(rows: Sequence[Row]) -> str:
     lines, last = [], None
+    has_rivals = any("simple" in row for row in rows)
     for row in rows:
         direction = f"{' + '.join(row['inputs'])} \N{RIGHTWARDS ARROW} {row['target']}"
         lines.append(
@@ -195,13 +212,20 @@ def _results_table(rows: Sequence[Row]) -> str:
                 "" if direction == last else direction,
                 f"{row['metric']} {ARROWS[row['better']]}",
                 _number(row["floor"]),
+                *([_simple(row)] if has_rivals else []),
                 f"**{_number(row['value'])}**",
                 _number(row["ceiling"]),
                 format_share(row),
             )
         )
         last = direction
-    return _table(("direction", "metric", "floor", "value", "ceiling", "share"), lines)
+    simple = ["simple method"] if has_rivals else []
+    return _table(("direction", "metric", "floor", *simple, "value", "ceiling", "share"), lines)
+
+
+def _simple(row: Row) -> str:
+    """Returns the score of the simple method and its name."""
+    return f"{_number(row['simple'])} {row['method']}" if "simple" in row else "-"
 
 
 def _tokenizers_table(tokenizers: Mapping[str, Mapping[str, Any]]) -> str:

@@ -55,7 +55,7 @@ def take_weights(model: FourM, source: FourM, names: Sequence[str]) -> None:
         new[path].set_value(taken.astype(value.dtype))
     for name in names:
         ours, theirs = model.space[name], source.space[name]
-        if ours.kind == "features":
+        if ours.feature_width:
             projection = getattr(source, projection_name(theirs))
             nnx.update(getattr(model, projection_name(ours)), nnx.state(projection))
 

@@ -101,7 +101,8 @@ def test_a_runs_configuration_is_read_back_from_json():
     assert evaluation.pairs == ("rgb->depth",) and evaluation.num_samples == 5
     assert evaluation.region == RegionConfig("semseg", ("a",))
     assert probes == ProbeConfig(tasks=("x",), inverse_regularization=(0.5,))
-    assert configs_of_run({}) == (EvaluationConfig(), ProbeConfig())
+    # Runs of versions without simple methods are measured without them.
+    assert configs_of_run({}) == (EvaluationConfig(rivals=False), ProbeConfig())
     with pytest.raises(ValueError, match="EvaluationConfig has no knob 'colour' in this version"):
         configs_of_run({"evaluation": {"colour": 1}})
 

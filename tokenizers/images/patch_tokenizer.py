@@ -5,17 +5,20 @@ many times faster than convolutions at full resolution. Neighbours still matter:
 a window of twice the patch, and the decoder the codes around its own.
 """
 
+import functools
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Array, Float, Int, Shaped, UInt8
 
 from tokenizers.base import RawBatch
-from tokenizers.images.learned_tokenizer import DenseTokenizer
+from tokenizers.features import PackedFeatures
+from tokenizers.images.learned_tokenizer import DenseTokenizer, Statistic
+from tokenizers.images.patch_features import fit_components
 from tokenizers.images.quantizers import (
     Distance,
     FiniteScalarQuantizer,
@@ -23,7 +26,12 @@ from tokenizers.images.quantizers import (
     VectorQuantizer,
 )
 from tokenizers.settings.checked import Checked, name_knob
-from tokenizers.values.dense import DenseValues
+from tokenizers.values.dense import DenseValues, evenly_spaced
+
+MOST_SHOWN = 4096
+"""Numbers that may describe a patch."""
+PACKED = PackedFeatures("uint8", (0.5,), (1 / 16,))
+"""Features between -8 and 8, in steps of 1/16."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +62,9 @@ class ImageTokenizerConfig(Checked):
     """Residual blocks of the decoder."""
     code_context: int = 1
     """How many codes away, in every direction, the decoder sees."""
+    shown_numbers: int = 64
+    """Numbers that describe a patch to the encoder beside its id: principal components of its
+    pixels, of which the id keeps little. 0 shows ids alone."""
     steps: int = 1000
     """Training steps."""
     batch_size: int = 8
@@ -63,7 +74,14 @@ class ImageTokenizerConfig(Checked):
     weight_decay: float = 0.01
     """Of matrices."""
 
+    EARLIER_DEFAULTS: ClassVar[dict[str, Any]] = {"shown_numbers": 0}
+
     def check_knobs(self, knob: str) -> None:
+        if not 0 <= self.shown_numbers <= MOST_SHOWN:
+            raise ValueError(
+                f"{name_knob(knob, 'shown_numbers')} is {self.shown_numbers}; it must be 0 to "
+                f"{MOST_SHOWN}."
+            )
         if self.patch_size < 2 or self.patch_size % 2:
             raise ValueError(
                 f"{name_knob(knob, 'patch_size')} is {self.patch_size}; give an even number, at "
@@ -98,6 +116,7 @@ class ImageTokenizer(DenseTokenizer):
 
     config_type = ImageTokenizerConfig
     saved_as = "image"
+    packed = PACKED
 
     def __init__(
         self,
@@ -132,6 +151,43 @@ class ImageTokenizer(DenseTokenizer):
         self.decoder = nnx.List([ResidualBlock(width, rngs) for _ in range(config.decoder_depth)])
         self.decoder_norm = nnx.LayerNorm(width, rngs=rngs)
         self.decoder_out = nnx.Linear(width, pixels * values.num_outputs, rngs=rngs)
+        numbers = pixels * values.num_inputs
+        self.feature_width = min(config.shown_numbers, numbers)
+        shape = numbers, self.feature_width
+        self.patch_mean = Statistic(jnp.zeros(numbers)) if self.feature_width else None
+        self.components = Statistic(jnp.zeros(shape)) if self.feature_width else None
+
+    @classmethod
+    def fitted(
+        cls, config: ImageTokenizerConfig, values: DenseValues, training: RawBatch, key: Array
+    ) -> "ImageTokenizer":
+        """See `DenseTokenizer.fitted`; the numbers that describe patches are fitted as well."""
+        tokenizer = super().fitted(config, values, training, key)
+        if tokenizer.feature_width:
+            patches = _patches(*nnx.split(tokenizer), evenly_spaced(training, 256))
+            patches = np.asarray(patches).reshape(-1, patches.shape[-1])
+            mean, components = fit_components(patches, tokenizer.feature_width)
+            tokenizer.patch_mean[...] = jnp.asarray(mean)
+            tokenizer.components[...] = jnp.asarray(components)
+        return tokenizer
+
+    def patches(self, raw: Shaped[Array, "batch y x ..."]) -> Float[Array, "batch gy gx pixels"]:
+        """Returns the normalised pixels of every patch."""
+        return to_patches(self.values.normalize(raw, self._statistics), self.config.patch_size)
+
+    def describe(self, raw: Shaped[Array, "batch y x ..."]) -> UInt8[Array, "batch tokens width"]:
+        """Returns the numbers that describe every patch, as they are kept."""
+        patches = self.patches(raw)
+        rows = patches.reshape(-1, patches.shape[-1]) - self.patch_mean[...]
+        shares = (rows @ self.components[...]) * PACKED.std[0] + PACKED.mean[0]
+        stored = jnp.round(255 * jnp.clip(shares, 0.0, 1.0)).astype(jnp.uint8)
+        return stored.reshape(len(patches), -1, self.feature_width)
+
+    def pack(self, values: RawBatch) -> list[UInt8[np.ndarray, "tokens width"]]:
+        """Returns of each sample the numbers to keep, see `tokenizers.base.Described`."""
+        if not len(values):
+            return []
+        return list(self._in_chunks(_describe, values))
 
     def latents(self, raw: Shaped[Array, "batch y x ..."]) -> Float[Array, "batch gy gx dim"]:
         """Returns what the encoder makes of raw values, before the quantiser."""
@@ -180,6 +236,16 @@ class ImageTokenizer(DenseTokenizer):
     def code_features(self) -> Float[np.ndarray, "vocab features"]:
         """Returns the codes: what looks alike has like codes."""
         return np.asarray(self.quantizer.codebook())
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _patches(graph, state, raw):
+    return nnx.merge(graph, state).patches(raw)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _describe(graph, state, raw):
+    return nnx.merge(graph, state).describe(raw)
 
 
 def patch_windows(

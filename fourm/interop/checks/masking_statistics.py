@@ -62,15 +62,16 @@ def build_space(setting: Mapping[str, Any]) -> TokenSpace:
     ranges, first_position = [], 0
     for index, name in enumerate(setting["modalities"]):
         is_text = name in setting["seq_modalities"]
+        is_features = name in setting["raw_tokens"] and not is_text
         entry = TokenRange(
             name=name,
-            vocab_size=30_000,
+            vocab_size=0 if is_features else 30_000,
             token_shape=(setting["max_tokens"][name],),
             special=SPECIAL if is_text else None,
             index=index,
             first_id=1 + 30_000 * index,
             first_position=first_position,
-            feature_width=int(name in setting["raw_tokens"] and not is_text),
+            feature_width=int(is_features),
         )
         ranges.append(entry)
         first_position += entry.num_positions

@@ -16,7 +16,7 @@ PAIRS = ("rgb->depth", "rgb->semseg", "depth->caption", "rgb->boxes", "caption->
 
 
 def evaluator(kind="perfect", heldout=None, **options):
-    config = EvaluationConfig(**{"pairs": PAIRS, "region": OBJECTS, **options})
+    config = EvaluationConfig(**{"pairs": PAIRS, "region": OBJECTS, "rivals": False, **options})
     return Evaluator(FakeModel(kind), heldout or make_set(40, seed=1), make_set(60), config)
 
 

@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 from tests.tokenizers.images.edges import values_of
-from tokenizers.base import ExpectedDecoder, Tokenizer
+from tokenizers.base import ExpectedDecoder, Tokenizer, is_described
 from tokenizers.images.patch_tokenizer import (
     ImageTokenizer,
     ImageTokenizerConfig,
@@ -226,3 +226,39 @@ def test_inputs_of_another_size_are_refused(trained):
         trained.decode(np.ones((1, 3, 3), np.int32))
     with pytest.raises(ValueError, match="no id 16; ids are 0 to 15"):
         trained.decode(np.full((1, 2, 3), 16))
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_patches_are_described_beside_their_ids(name, tmp_path):
+    raw = pictures(name, 32)
+    tokenizer = TINY.fit(KINDS[name], raw, jax.random.key(0))
+    pixels = 16 * KINDS[name].num_inputs
+    assert tokenizer.feature_width == min(64, pixels) and is_described(tokenizer)
+    kept = np.stack(tokenizer.pack(raw))
+    assert kept.dtype == np.uint8 and kept.shape == (32, 6, tokenizer.feature_width)
+    assert tokenizer.pack(raw[:0]) == []
+    # By hand: normalised pixels of a patch, its components, and their rounding.
+    normalized = tokenizer.values.normalize(jnp.asarray(raw), tokenizer._statistics)
+    patches = np.asarray(to_patches(normalized, 4))
+    rows = patches.reshape(32, 6, pixels) - np.asarray(tokenizer.patch_mean[...])
+    by_hand = (rows @ np.asarray(tokenizer.components[...])).clip(-8, 8)
+    np.testing.assert_allclose(tokenizer.packed.unpack(kept), by_hand, atol=1 / 16)
+    tokenizer.save(tmp_path / "saved")
+    again = ImageTokenizer.load(tmp_path / "saved")
+    np.testing.assert_array_equal(np.stack(again.pack(raw)), kept)
+
+
+def test_without_numbers_to_show_a_tokenizer_is_what_it_was(tmp_path):
+    raw = pictures("colors")
+    bare = dataclasses.replace(TINY, shown_numbers=0).fit(Colors(), raw, jax.random.key(0))
+    described = TINY.fit(Colors(), raw, jax.random.key(0))
+    assert bare.feature_width == 0 and not is_described(bare)
+    np.testing.assert_array_equal(bare.encode(raw), described.encode(raw))
+    bare.save(tmp_path / "new")
+    description, arrays, _ = load_folder(tmp_path / "new")
+    assert not {"patch_mean", "components"} & set(arrays)
+    del description["config"]["shown_numbers"]  # As earlier versions wrote it.
+    save_folder(tmp_path / "earlier", description, arrays)
+    earlier = ImageTokenizer.load(tmp_path / "earlier")
+    assert earlier.config.shown_numbers == earlier.feature_width == 0
+    np.testing.assert_array_equal(earlier.encode(raw), bare.encode(raw))

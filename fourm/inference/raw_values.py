@@ -1,0 +1,102 @@
+"""Raw values as a run takes them, and as what its model reads."""
+
+import numbers
+import warnings
+from collections.abc import Mapping, Set
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float, Shaped
+
+from fourm.token_space import TokenRange
+from tokenizers.base import PADDING, Boxes, Described, RawBatch, Tokenizer
+
+
+def as_batch(name: str, raw: Any) -> RawBatch:
+    """Returns values of one modality as a batch; a single one is a batch of one.
+
+    Raises:
+        ValueError: If it is neither.
+    """
+    is_array = isinstance(raw, np.ndarray | jax.Array)
+    if isinstance(raw, str | Boxes | numbers.Real) or (is_array and not raw.ndim):
+        return [raw]
+    if isinstance(raw, bytes | Mapping | Set) or not hasattr(raw, "__len__"):
+        raise ValueError(
+            f"{name} is a {type(raw).__name__}; give a list or an array of values, one per sample, "
+            "with None where a sample lacks it."
+        )
+    return raw
+
+
+def check_values(name: str, raw: RawBatch, tokenizer: Any) -> tuple[list[int], Any]:
+    """Returns in which rows there is a value, and these, checked, as the tokenizer takes them.
+
+    Raises:
+        ValueError: If a value is not allowed, or pictures differ in shape.
+    """
+    present = [row for row, value in enumerate(raw) if value is not None]
+    if not present:
+        return [], []
+    values: Any = [tokenizer.values.check(raw[row], name) for row in present]
+    # Sequences may differ in length.
+    if isinstance(values[0], np.ndarray) and len(tokenizer.token_shape) == 2:
+        shapes = sorted({value.shape for value in values})
+        if len(shapes) > 1:
+            raise ValueError(
+                f"The inputs of {name} differ in shape, such as {shapes[0]} and {shapes[1]}; "
+                "resize them to one size."
+            )
+        values = np.stack(values)
+    return present, values
+
+
+def tokenize_values(
+    name: str, raw: RawBatch, tokenizer: Tokenizer, entry: TokenRange
+) -> Shaped[np.ndarray, "batch tokens ..."]:
+    """Returns the ids of some samples, or their vectors; `PADDING` or NaN where one has no value.
+
+    Raises:
+        ValueError: As `check_values` does.
+    """
+    if entry.kind == "features":
+        shape = (len(raw), entry.num_tokens, entry.feature_width)
+        tokens = np.full(shape, np.nan, np.float32)
+    else:
+        tokens = np.full((len(raw), entry.num_tokens), PADDING, np.int32)
+    present, values = check_values(name, raw, tokenizer)
+    if present:
+        tell_of_cuts(name, tokenizer, values)
+        encoded = np.asarray(tokenizer.encode(values))
+        tokens[present] = encoded.reshape(len(present), *tokens.shape[1:])
+    return tokens
+
+
+def describe_values(
+    name: str, raw: RawBatch, tokenizer: Described
+) -> Float[np.ndarray, "batch tokens width"]:
+    """Returns what describes the tokens of some samples beside their ids; NaN where one has no
+    value."""
+    present, values = check_values(name, raw, tokenizer)
+    if not present:
+        tokens = int(np.prod(tokenizer.token_shape))
+        return np.full((len(raw), tokens, tokenizer.feature_width), np.nan, np.float32)
+    described = tokenizer.packed.unpack(np.stack(tokenizer.pack(values)))
+    found = np.full((len(raw), *described.shape[1:]), np.nan, np.float32)
+    found[present] = described
+    return found
+
+
+def tell_of_cuts(name: str, tokenizer: Tokenizer, values: RawBatch) -> None:
+    """Warns if texts have more tokens than there is room for."""
+    count_tokens = getattr(tokenizer, "count_tokens", None)
+    if count_tokens is None:
+        return
+    counts, most = count_tokens(values), tokenizer.token_shape[0]
+    if (counts > most).any():
+        warnings.warn(
+            f"{(counts > most).sum()} of {len(counts)} values of {name} have more than {most} "
+            f"tokens, the longest {counts.max()}; what is beyond is cut off.",
+            stacklevel=2,
+        )
