@@ -16,7 +16,7 @@ import tyro
 from benchmarks.measure import print_line, time_call
 from configs.presets.scenes import scenes
 from data_pipeline.tokens.records import build_layouts, pack_record
-from data_pipeline.tokens.writer import encode, plan_store, write_tokens
+from data_pipeline.tokens.writer import encode_samples, plan_store, write_tokens
 from fourm.run_directory.sample_set import SampleSet
 from tokenizers.process.huge_pages import restart_with_huge_pages
 
@@ -45,18 +45,11 @@ def run(config: Tokenize) -> dict[str, Any]:
         )
     }
 
-    def encode_all(samples: list[dict]) -> dict[str, list]:
-        keys = [""] * len(samples)
-        return {
-            name: encode(each, name, [sample[name] for sample in samples], keys)
-            for name, each in tokenizers.items()
-        }
+    def encode_all(samples: list[dict]) -> list[dict]:
+        return encode_samples(tokenizers, samples, [""] * len(samples))
 
-    def pack_all(tokens: dict[str, list]) -> list[bytes]:
-        return [
-            pack_record(str(row), {name: rows[row] for name, rows in tokens.items()}, layouts)
-            for row in range(config.samples)
-        ]
+    def pack_all(tokens: list[dict]) -> list[bytes]:
+        return [pack_record(str(row), own, layouts) for row, own in enumerate(tokens)]
 
     everything = list(range(config.samples))
     layouts = build_layouts(tokenizers)

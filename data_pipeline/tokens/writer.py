@@ -8,7 +8,7 @@ of machines, may work on one folder, and whatever was interrupted is continued b
 import hashlib
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from tqdm import tqdm
 
 from data_pipeline.crops import CropConfig
-from data_pipeline.sources.source import ChosenSamples, Source, key_of
+from data_pipeline.sources.source import ChosenSamples, Sample, Source, key_of
 from data_pipeline.tokens.index import INDEX, Counts, Shard, StoreIndex
 from data_pipeline.tokens.records import build_layouts, pack_record
 from tokenizers.base import PADDING, RawBatch, Tokenizer, described, is_described
@@ -257,23 +257,40 @@ def _records(
     for start in range(0, len(indices), CHUNK):
         chunk = indices[start : start + CHUNK]
         keys = [key_of(source, index) for index in chunk]
-        samples = source.__getitems__(list(chunk))
-        tokens = [{} for _ in samples]
-        for name, tokenizer in tokenizers.items():
-            rows = [row for row, sample in enumerate(samples) if name in sample]
-            values = [samples[row][name] for row in rows]
-            encoded = encode(tokenizer, name, values, [keys[row] for row in rows])
-            for row, own in zip(rows, encoded, strict=True):
-                tokens[row][name] = own
-            if name in counts and encoded:
-                ids = np.concatenate(encoded)
-                counts[name] += np.bincount(ids, minlength=len(counts[name]))
-            if is_described(tokenizer) and values:
-                for row, own in zip(rows, tokenizer.pack(_stack(values)), strict=True):
-                    tokens[row][described(name)] = own
+        tokens = encode_samples(tokenizers, source.__getitems__(list(chunk)), keys)
+        for name, count in counts.items():
+            ids = [own[name] for own in tokens if name in own]
+            if ids:
+                count += np.bincount(np.concatenate(ids), minlength=len(count))
         for key, own in zip(keys, tokens, strict=True):
             yield pack_record(key, own, plan.layouts)
         progress(len(chunk))
+
+
+def encode_samples(
+    tokenizers: Mapping[str, Tokenizer], samples: Sequence[Sample], keys: Sequence[str]
+) -> list[dict[str, np.ndarray]]:
+    """Returns, per sample, what is kept of it by name, as `pack_record` takes it.
+
+    Args:
+        tokenizers: By modality.
+        samples: Raw values; what a sample lacks has no key.
+        keys: Names of the samples, for errors.
+
+    Raises:
+        ValueError: If ids are outside the vocabulary or of the wrong shape.
+    """
+    tokens: list[dict[str, np.ndarray]] = [{} for _ in samples]
+    for name, tokenizer in tokenizers.items():
+        rows = [row for row, sample in enumerate(samples) if name in sample]
+        values = [samples[row][name] for row in rows]
+        encoded = encode(tokenizer, name, values, [keys[row] for row in rows])
+        for row, own in zip(rows, encoded, strict=True):
+            tokens[row][name] = own
+        if is_described(tokenizer) and values:
+            for row, own in zip(rows, tokenizer.pack(_stack(values)), strict=True):
+                tokens[row][described(name)] = own
+    return tokens
 
 
 def encode(tokenizer: Tokenizer, name: str, values: list[Any], keys: list[str]) -> list[np.ndarray]:

@@ -21,6 +21,8 @@ class Range(NamedTuple):
     first_id: int
     vocab_size: int
     is_sequence: bool
+    first_position: int
+    token_shape: tuple[int, ...]
 
 
 class Slots(NamedTuple):
@@ -83,6 +85,39 @@ def count_layers(tree) -> int:
     return len(tree.array)
 
 
+def cell_of(position: int, ranges: Sequence[Range]) -> tuple[float, ...] | None:
+    """Returns the part of the picture that a token stands for: top, bottom, left, right."""
+    for each in ranges:
+        place = position - each.first_position
+        if len(each.token_shape) == 2 and 0 <= place < math.prod(each.token_shape):
+            height, width = each.token_shape
+            row, column = divmod(place, width)
+            return row / height, (row + 1) / height, column / width, (column + 1) / width
+    return None
+
+
+def shared_area(one: tuple[float, ...] | None, other: tuple[float, ...] | None) -> float:
+    """Returns the area of what two parts of the picture have in common."""
+    if one is None or other is None:
+        return 0.0
+    height = min(one[1], other[1]) - max(one[0], other[0])
+    width = min(one[3], other[3]) - max(one[2], other[2])
+    return max(height, 0.0) * max(width, 0.0)
+
+
+def same_place(inputs: Slots, targets: Slots, ranges: Sequence[Range]) -> np.ndarray:
+    """Returns what each target reads of each input [batch, targets, inputs]: the mean over what
+    shares its part of the picture, by area."""
+    shares = np.zeros((*targets.position.shape, inputs.position.shape[1]))
+    for sample, target, shown in np.ndindex(*shares.shape):
+        if inputs.is_real[sample, shown]:
+            own = cell_of(int(targets.position[sample, target]), ranges)
+            other = cell_of(int(inputs.position[sample, shown]), ranges)
+            shares[sample, target, shown] = shared_area(own, other)
+    total = shares.sum(-1, keepdims=True)
+    return np.divide(shares, total, out=np.zeros_like(shares), where=total > 1e-9)
+
+
 def features_of(params: Tree, inputs: Slots, targets: Slots, ranges: Sequence[Range], heads: int):
     """Returns the decoder's features [batch, targets, dim]."""
 
@@ -100,6 +135,7 @@ def features_of(params: Tree, inputs: Slots, targets: Slots, ranges: Sequence[Ra
     context = dense(norm_of(params, "encoder_norm", x), params["context"]) + place(inputs)
 
     y = params["input_table"][targets.previous] + place(targets)
+    y = y + dense(wrap(same_place(inputs, targets, ranges)) @ context, params["same_place"])
     number_of = np.arange(targets.ids.shape[1])
     is_sequence = np.array([each.is_sequence for each in ranges])[targets.modality]
     own = targets.modality[:, :, None] == targets.modality[:, None, :]

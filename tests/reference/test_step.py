@@ -27,7 +27,14 @@ from tests.reference.step_worker import (
 
 TOLERANCE = 1e-5
 RANGES = [
-    Range(entry.name, entry.first_id, entry.vocab_size, entry.kind == "sequence")
+    Range(
+        entry.name,
+        entry.first_id,
+        entry.vocab_size,
+        entry.kind == "sequence",
+        entry.first_position,
+        entry.token_shape,
+    )
     for entry in SPACE.ranges
 ]
 # Tests of one group run in one process, which starts the program once.

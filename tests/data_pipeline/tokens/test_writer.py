@@ -30,7 +30,7 @@ from tests.data_pipeline.token_samples import (
     write,
 )
 from tokenizers.base import PADDING
-from tokenizers.features import Vectors, VectorTokenizer
+from tokenizers.features import PackedFeatures, Vectors, VectorTokenizer
 
 
 def test_neither_shards_nor_chunks_change_tokens(tmp_path, monkeypatch):
@@ -230,3 +230,39 @@ def test_a_folder_that_can_not_be_written_is_named(tmp_path):
     plan = plan_store(source, tokenizers, {n: n for n in tokenizers}, {}, 5)
     with pytest.raises(ValueError, match=r"partial-\d+ can't be written .*; make room"):
         write_shard(source, tokenizers, tmp_path / "none", plan, 0, lambda samples: None)
+
+
+class Described(Grid):
+    """A grid each of whose tokens is described by two numbers, beside its id."""
+
+    feature_width = 2
+    packed = PackedFeatures("uint8", (0.5,), (1 / 16,))
+
+    def pack(self, values):
+        return list(np.stack([values, 255 - values % 256], -1).reshape(len(values), 6, 2) % 256)
+
+
+def test_numbers_that_describe_tokens_lie_beside_their_ids(tmp_path):
+    tokenizers = build_tokenizers() | {"grid": Described()}
+    store = build(tmp_path / "both", tokenizers=tokenizers, num_shards=3)
+    assert "grid:features" in store.index.layouts
+    bare = build(tmp_path / "ids", num_shards=3)
+    both, ids = everything(store), everything(bare)
+    assert set(both.features) - set(ids.features) == {"grid:features"}
+    for name in ids.ids:
+        np.testing.assert_array_equal(both.ids[name], ids.ids[name])
+    source = Samples()
+    for index in range(len(source)):
+        has_grid = "grid" in source[index]
+        assert both.num_real["grid:features"][index] == 6 * has_grid
+        if has_grid:
+            stored = np.uint8(Described().pack(source[index]["grid"][None])[0])
+            expected = (stored / np.float32(255) - 0.5) * 16
+            np.testing.assert_allclose(both.features["grid:features"][index], expected, atol=1e-5)
+    # A model that reads them trains on tokens that have none, and the other way round.
+    wanted = TokenStore.open(tmp_path / "ids", store.index.layouts)
+    without = everything(wanted)
+    assert not without.num_real["grid:features"].any()
+    assert without.features["grid:features"].shape == (23, 6, 2)
+    fewer = everything(TokenStore.open(tmp_path / "both", bare.index.layouts))
+    assert_same(fewer, ids)
