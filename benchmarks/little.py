@@ -2,7 +2,7 @@
 
 Every set is trained on for the same seconds, with several seeds; one line of JSON per set and seed
 says, per direction and metric, what the model scores beside floor, ceiling and a simple method.
-Any knob may be changed, as in `--knobs --model.same-place False`.
+Knobs of train.py may follow, as in `--sets tiles --model.same-place False`.
 
 tiles       400 tiles of an imagined satellite, see `benchmarks/tiles.py`
 scenes300   the built-in scenes, 300 samples
@@ -51,11 +51,9 @@ class Little:
     """Folder with the sets that are not made here."""
     out: Path | None = None
     """Where to keep the runs; nothing is kept by default."""
-    knobs: tuple[str, ...] = ()
-    """Further words of the command line of train.py."""
 
 
-def main(options: Little) -> None:
+def main(options: Little, knobs: list[str]) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         out = options.out or Path(scratch)
         out.mkdir(parents=True, exist_ok=True)
@@ -64,14 +62,14 @@ def main(options: Little) -> None:
             if words is None:
                 print(f"{name}: no data in {options.data}; skipped", file=sys.stderr)
                 continue
-            words += options.knobs
+            words += knobs
             steps = options.steps or count_steps(words, out / f"{name}-speed", options.seconds)
             for seed in options.seeds:
                 folder = out / f"{name}-{seed}"
                 began = time.monotonic()
                 run([*words, "--training.steps", str(steps), "--seed", str(seed)], folder)
                 took = time.monotonic() - began
-                settings = {"set": name, "seed": seed, "knobs": options.knobs, "steps": steps}
+                settings = {"set": name, "seed": seed, "knobs": knobs, "steps": steps}
                 print_line("little", settings, {**read_figures(folder), "all_seconds": round(took)})
 
 
@@ -110,7 +108,7 @@ def run(words: list[str], folder: Path) -> None:
 def count_steps(words: list[str], folder: Path, seconds: float) -> int:
     """Returns how many training steps fit into the seconds, as a short training tells."""
     short = ["--training.steps", str(CALIBRATION), "--training.log-every", str(CALIBRATION // 3)]
-    run([*words, *short, "--evaluation.num-samples", "8", "--no-evaluation.rivals"], folder)
+    run([*words, *short, "--evaluation.num-samples", "8", "--evaluation.rivals", "False"], folder)
     config = json.loads((folder / "config.json").read_text())
     lines = [line for line in read_metrics(folder) if line.get("stage") == "model"]
     step = config["training"]["batch_size"] / lines[-1]["samples_per_second"]
@@ -136,4 +134,4 @@ def read_figures(folder: Path) -> dict[str, Any]:
 
 if __name__ == "__main__":
     restart_with_huge_pages()
-    main(tyro.cli(Little, description=__doc__))
+    main(*tyro.cli(Little, description=__doc__, return_unknown_args=True))

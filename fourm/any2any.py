@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 
 from fourm.inference.embedding import embed_tokens
 from fourm.inference.generate_tokens import generate_tokens
-from fourm.inference.raw_values import as_batch, describe_values, tokenize_values
+from fourm.inference.raw_values import as_batch, encode_values
 from fourm.inference.settings import GenerationConfig
 from fourm.model.saved_model import load_model, load_shape, save_model
 from fourm.model.transformer import FourM
@@ -31,7 +31,7 @@ from fourm.run_directory.saved_checkpoints import (
     load_average,
 )
 from fourm.token_space import TokenSpace
-from tokenizers.base import PADDING, ExpectedDecoder, RawBatch, Tokenizer, described, is_described
+from tokenizers.base import PADDING, ExpectedDecoder, RawBatch, Tokenizer
 from tokenizers.modality import load_tokenizer
 from tokenizers.settings.plain import from_plain
 from tokenizers.storage.folders import check_made_with, fingerprint_together
@@ -86,32 +86,37 @@ class Any2Any:
         Raises:
             ValueError: If a modality is unknown, a value is not allowed, or lengths differ.
         """
+        return self._encode(samples, with_numbers=False)
+
+    def encode_inputs(self, samples: Mapping[str, RawBatch | Any]) -> dict[str, np.ndarray]:
+        """Returns all that the encoder reads of raw values: tokens, and what describes them.
+
+        To what `tokenize` returns are added, under `tokenizers.base.described(name)`, the numbers
+        that describe tokens beside their ids, float32 [batch, tokens, width], of the modalities
+        that have such; NaN where a sample lacks the modality.
+
+        Args:
+            samples: As `tokenize` takes them.
+
+        Raises:
+            ValueError: As `tokenize` does.
+        """
+        return self._encode(samples, with_numbers=True)
+
+    def _encode(
+        self, samples: Mapping[str, RawBatch | Any], with_numbers: bool
+    ) -> dict[str, np.ndarray]:
         self._check_names(samples)
         samples = {name: as_batch(name, raw) for name, raw in samples.items()}
         lengths = {name: len(raw) for name, raw in samples.items()}
         if len(set(lengths.values())) > 1:
             told = ", ".join(f"{length} of {name}" for name, length in lengths.items())
             raise ValueError(f"The inputs differ in number: {told}; give equally many of each.")
-        return {
-            name: tokenize_values(name, raw, self.tokenizers[name], self.space[name])
-            for name, raw in samples.items()
-        }
-
-    def describe(self, samples: Mapping[str, RawBatch | Any]) -> dict[str, np.ndarray]:
-        """Returns the numbers that describe tokens to the encoder beside their ids.
-
-        By `tokenizers.base.described(name)`, float32 [batch, tokens, width], of the modalities that
-        have such; NaN where a sample lacks the modality.
-
-        Args:
-            samples: As `tokenize` takes them.
-        """
-        self._check_names(samples)
-        return {
-            described(name): describe_values(name, as_batch(name, raw), tokenizer)
-            for name, raw in samples.items()
-            if is_described(tokenizer := self.tokenizers[name])
-        }
+        found = {}
+        for name, raw in samples.items():
+            own = self.tokenizers[name], self.space[name]
+            found |= encode_values(name, raw, *own, with_numbers)
+        return found
 
     def detokenize(self, name: str, tokens: np.ndarray) -> RawBatch:
         """Returns raw values from ids [batch, tokens] or, of floats, probabilities of ids.
@@ -220,7 +225,7 @@ class Any2Any:
         twice = [name for name in known if name in inputs]
         if twice:
             raise ValueError(f"{twice[0]} is given both as raw values and as tokens; give one.")
-        ids = self.tokenize(inputs) | self.describe(inputs)
+        ids = self.encode_inputs(inputs)
         for name in inputs:
             special = self.space[name].special
             if name in targets and special is not None:
@@ -287,7 +292,7 @@ class Any2Any:
         Raises:
             ValueError: As `tokenize` does.
         """
-        ids = self.tokenize(inputs) | self.describe(inputs)
+        ids = self.encode_inputs(inputs)
         graph, state = nnx.split(self.model)
         parts = []
         for rows, real in _batches(self._count(ids, None), batch_size):

@@ -23,7 +23,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "tokenizers/settings": set(),
     "tokenizers/process": set(),
     "tokenizers/base": set(),
-    "tokenizers/spread": set(),
+    "tokenizers/spread": {"tokenizers/base"},
     "tokenizers/storage": {"tokenizers/settings"},
     "tokenizers/values": {"tokenizers/settings", "tokenizers/base"},
     "tokenizers/text": BELOW,

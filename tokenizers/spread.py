@@ -3,6 +3,8 @@
 import numpy as np
 from jaxtyping import Int
 
+from tokenizers.base import RawBatch
+
 
 def evenly_spread(total: int, most: int) -> Int[np.ndarray, "chosen"]:
     """Returns which of `total` are taken, at most so many: ascending, at equal distances, from 0.
@@ -30,3 +32,8 @@ def spread_order(total: int) -> Int[np.ndarray, "total"]:
     bits = max(1, (total - 1).bit_length())
     reversed_bits = [int(f"{index:0{bits}b}"[::-1], 2) for index in range(total)]
     return np.argsort(reversed_bits, kind="stable")
+
+
+def take_rows(raw: RawBatch, rows: Int[np.ndarray, "taken"]) -> RawBatch:
+    """Returns the values in some rows of a batch, an array of an array and a list of a list."""
+    return raw[rows] if isinstance(raw, np.ndarray) else [raw[int(row)] for row in rows]

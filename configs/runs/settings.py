@@ -10,6 +10,7 @@ from configs.runs.fork import fork_run, read_fork
 from configs.schema import RunConfig
 from data_pipeline.tokens.index import is_complete
 from data_pipeline.tokens.mixture import open_store
+from fourm.devices.processes import is_main
 from fourm.model.saved_model import load_shape
 from fourm.run_directory.run_log import read_metrics
 from fourm.run_directory.stages import read_seconds
@@ -128,8 +129,9 @@ def as_begun(config: RunConfig, fork: str = "") -> RunConfig:
             except (OSError, ValueError, RecursionError):
                 return config  # What is wrong is said when it is opened.
             earlier = with_earlier_defaults(config, before)
-            for knob in differing_knobs(to_plain(config), to_plain(earlier)):
-                print(f"{file.parent} goes on without {knob}, with which it was not begun.")
+            knobs = ", ".join(differing_knobs(to_plain(config), to_plain(earlier)))
+            if knobs and is_main():
+                print(f"{file.parent} was begun before there was {knobs}; it goes on without.")
             return earlier
     return config
 

@@ -15,7 +15,7 @@ from fourm.evaluation.rivals import SCORED, answer_simply
 from fourm.run_directory.sample_set import SampleSet
 from tokenizers.base import Better, RawBatch, Tokenizer, Values, main_metric
 from tokenizers.settings.checked import Checked, name_knob
-from tokenizers.spread import evenly_spread, spread_order
+from tokenizers.spread import evenly_spread, spread_order, take_rows
 
 NUM_EXAMPLES = 32
 """Predictions per direction that are kept to be drawn."""
@@ -230,8 +230,8 @@ class Evaluator:
         order = spread_order(self.heldout.size)
         places = np.searchsorted(rows, np.sort(order[np.isin(order, rows)][:NUM_EXAMPLES]))
 
-        read = None if read is None else _take(read, places)
-        return found, Example(pair, rows[places], _take(predicted, places), read)
+        read = None if read is None else take_rows(read, places)
+        return found, Example(pair, rows[places], take_rows(predicted, places), read)
 
     def _rival(
         self, pair: Pair, shown: dict[str, RawBatch], truth: RawBatch
@@ -242,7 +242,7 @@ class Evaluator:
         """
         chosen = evenly_spread(len(truth), SCORED)
         values = {name: tokenizer.values for name, tokenizer in self.model.tokenizers.items()}
-        given = {name: _take(raw, chosen) for name, raw in shown.items()}
+        given = {name: take_rows(raw, chosen) for name, raw in shown.items()}
         try:
             answer = answer_simply(given, pair.target, self.training, values)
         except Exception as error:  # Whatever it is: the model's own prediction is there.
@@ -253,7 +253,7 @@ class Evaluator:
 
         def add(rows: list[Row], where: Bool[np.ndarray, "rows y x"] | None) -> list[Row]:
             region = None if where is None else where[chosen]
-            scores = values[pair.target].score(answer.predicted, _take(truth, chosen), region)
+            scores = values[pair.target].score(answer.predicted, take_rows(truth, chosen), region)
             simple = zip(rows, scores.values(), strict=True)
             return [{**row, "simple": score, "method": answer.method} for row, score in simple]
 
@@ -409,11 +409,6 @@ class Evaluator:
         if not isinstance(truth, np.ndarray) or truth.shape[:3] != where.shape:
             return None
         return where
-
-
-def _take(raw: RawBatch, rows: Int[np.ndarray, "taken"]) -> RawBatch:
-    """Returns the values in some rows."""
-    return raw[rows] if isinstance(raw, np.ndarray) else [raw[int(row)] for row in rows]
 
 
 def readable(predicted: RawBatch, values: Values) -> RawBatch:

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from fourm.run_directory.sample_set import SampleSet
 from tokenizers.base import Boxes, RawBatch, Values
 from tokenizers.scalars import Scalar
-from tokenizers.spread import evenly_spread
+from tokenizers.spread import evenly_spread, take_rows
 from tokenizers.values import Classes, Colors, DenseValues, Directions
 
 SCORED = 64
@@ -90,10 +90,7 @@ def answer_simply(
     if isinstance(values[target], Scalar):
         ridge = RidgeCV(STRENGTHS).fit(train, np.asarray(known, np.float64))
         return SimpleAnswer("ridge", [float(number) for number in ridge.predict(test)])
-    nearest = pairwise_distances_argmin(test, train)
-    if isinstance(known, np.ndarray):
-        return SimpleAnswer("nearest", known[nearest])
-    return SimpleAnswer("nearest", [known[int(row)] for row in nearest])
+    return SimpleAnswer("nearest", take_rows(known, pairwise_distances_argmin(test, train)))
 
 
 def _grow_forest(

@@ -7,10 +7,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Shaped
 
 from fourm.token_space import TokenRange
-from tokenizers.base import PADDING, Boxes, Described, RawBatch, Tokenizer
+from tokenizers.base import PADDING, Boxes, RawBatch, Tokenizer, described, is_described
 
 
 def as_batch(name: str, raw: Any) -> RawBatch:
@@ -52,39 +52,32 @@ def check_values(name: str, raw: RawBatch, tokenizer: Any) -> tuple[list[int], A
     return present, values
 
 
-def tokenize_values(
-    name: str, raw: RawBatch, tokenizer: Tokenizer, entry: TokenRange
-) -> Shaped[np.ndarray, "batch tokens ..."]:
-    """Returns the ids of some samples, or their vectors; `PADDING` or NaN where one has no value.
+def encode_values(
+    name: str, raw: RawBatch, tokenizer: Tokenizer, entry: TokenRange, with_numbers: bool = True
+) -> dict[str, Shaped[np.ndarray, "batch tokens ..."]]:
+    """Returns what a model reads of some samples, by the names of `fourm.inference.conditions`.
+
+    That is their ids, `PADDING` where one has no value; or their vectors, NaN there; and beside ids
+    the numbers that describe them, NaN there, if the tokenizer has such and they are wanted.
 
     Raises:
         ValueError: As `check_values` does.
     """
+    vectors = np.full((len(raw), entry.num_tokens, entry.feature_width), np.nan, np.float32)
     if entry.kind == "features":
-        shape = (len(raw), entry.num_tokens, entry.feature_width)
-        tokens = np.full(shape, np.nan, np.float32)
+        tokens = vectors
     else:
         tokens = np.full((len(raw), entry.num_tokens), PADDING, np.int32)
     present, values = check_values(name, raw, tokenizer)
+    found = {name: tokens}
     if present:
         tell_of_cuts(name, tokenizer, values)
         encoded = np.asarray(tokenizer.encode(values))
         tokens[present] = encoded.reshape(len(present), *tokens.shape[1:])
-    return tokens
-
-
-def describe_values(
-    name: str, raw: RawBatch, tokenizer: Described
-) -> Float[np.ndarray, "batch tokens width"]:
-    """Returns what describes the tokens of some samples beside their ids; NaN where one has no
-    value."""
-    present, values = check_values(name, raw, tokenizer)
-    if not present:
-        tokens = int(np.prod(tokenizer.token_shape))
-        return np.full((len(raw), tokens, tokenizer.feature_width), np.nan, np.float32)
-    described = tokenizer.packed.unpack(np.stack(tokenizer.pack(values)))
-    found = np.full((len(raw), *described.shape[1:]), np.nan, np.float32)
-    found[present] = described
+    if with_numbers and is_described(tokenizer):
+        found[described(name)] = vectors
+        if present:
+            vectors[present] = tokenizer.packed.unpack(np.stack(tokenizer.pack(values)))
     return found
 
 

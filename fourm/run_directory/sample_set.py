@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Int
 
 from tokenizers.base import Boxes, RawBatch
-from tokenizers.spread import evenly_spread
+from tokenizers.spread import evenly_spread, take_rows
 from tokenizers.storage.folders import load_folder, save_folder
 from tokenizers.storage.pieces import check_pieces, record_pieces
 from tokenizers.storage.run_paths import HELDOUT
@@ -204,10 +204,7 @@ def _column(samples: Sequence[Mapping[str, Any]], name: str) -> Column:
 
 
 def _take(column: Column, rows: Int[np.ndarray, "rows"]) -> RawBatch:
-    places = np.searchsorted(column.index, rows)
-    if isinstance(column.values, np.ndarray):
-        return column.values[places]
-    return [column.values[place] for place in places]
+    return take_rows(column.values, np.searchsorted(column.index, rows))
 
 
 def _pack(column: Column, name: str) -> tuple[str, bytes]:

@@ -132,7 +132,7 @@ def test_embeddings_are_means_over_real_tokens(run):
     found = run.embed({"rgb": pictures, "caption": captions}, batch_size=2)
     assert found.shape == (3, 16)
     shown = {"rgb": pictures, "caption": captions}
-    inputs = gather_inputs(run.space, run.tokenize(shown) | run.describe(shown))
+    inputs = gather_inputs(run.space, run.encode_inputs(shown))
     features = np.asarray(nnx.jit(lambda model: model.encode(inputs))(run.model))
     for row in range(3):
         mean = features[row][np.asarray(inputs.is_real[row])].mean(axis=0)

@@ -127,8 +127,8 @@ def test_generation_and_embeddings_read_the_numbers_of_what_is_given():
     pictures = make_pictures(4)
     ids = run.tokenize({"rgb": pictures})
     assert list(ids) == ["rgb"]
-    numbers = run.describe({"rgb": [pictures[0], None, pictures[2], pictures[3]]})
-    assert list(numbers) == ["rgb:features"]
+    numbers = run.encode_inputs({"rgb": [pictures[0], None, pictures[2], pictures[3]]})
+    assert list(numbers) == ["rgb", "rgb:features"]
     assert np.isnan(numbers["rgb:features"][1]).all()
     assert np.isfinite(numbers["rgb:features"][[0, 2, 3]]).all()
 

@@ -10,7 +10,13 @@ from pathlib import Path
 import pytest
 
 from configs.command_line import parse_command_line
-from configs.runs.settings import is_changeable, is_reported, open_run, write_config
+from configs.runs.settings import (
+    as_begun,
+    is_changeable,
+    is_reported,
+    open_run,
+    write_config,
+)
 from configs.schema import RunConfig
 from fourm.run_directory.sample_set import HELDOUT
 from fourm.run_directory.stages import SECONDS
@@ -170,3 +176,24 @@ def test_what_killed_processes_left_is_cleared_at_the_start(tmp_path):
     open_run(config)
     assert not any(path.exists() for path in left)
     assert ours.exists() and shard.exists()
+
+
+def test_a_run_of_before_goes_on_without_knobs_that_came_later_and_says_so(tmp_path, capsys):
+    config = begin(tmp_path / "run")
+    assert as_begun(config) == config
+    write_config(config)
+    assert as_begun(config) == config and not capsys.readouterr().out
+    file = tmp_path / "run" / "config.json"
+    plain = json.loads(file.read_text())
+    del plain["model"]["same_place"], plain["modalities"]["rgb"]["tokenizer"]["shown_numbers"]
+    file.write_text(json.dumps(plain))
+    found = as_begun(config)
+    assert not found.model.same_place
+    assert found.modalities["rgb"].tokenizer.shown_numbers == 0
+    assert found.modalities["depth"] == config.modalities["depth"]
+    said = capsys.readouterr().out
+    assert "modalities.rgb.tokenizer.shown_numbers, model.same_place; it goes on without" in said
+    # So does a fork of it.
+    forked = as_begun(begin(tmp_path / "fork"), str(tmp_path / "run"))
+    assert not forked.model.same_place
+    assert open_run(found) == tmp_path / "run"
