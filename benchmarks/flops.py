@@ -5,7 +5,7 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from fourm.model.config import ModelConfig
-from fourm.model.positions import cells_of, shares_of_cells
+from fourm.model.positions import cells_of, has_cells_of_different_size, shares_of_cells
 from fourm.model.transformer import can_attend_targets
 from fourm.token_space import MaskedBatch, TokenSpace
 
@@ -57,7 +57,9 @@ def count_flops(space: TokenSpace, config: ModelConfig, batch: MaskedBatch) -> f
         shares = shares_of_cells(cells_of(space), targets.position, inputs.position) > 0
         are_real = targets.is_real[:, :, None] & inputs.is_real[:, None, :]
         same = np.asarray((shares & are_real).sum((1, 2)), np.float64)
-        places = square * asked + 2 * config.dim * same
+        # Of the mean, and of what is weighted by each of three offsets.
+        has_offsets = config.within_place and has_cells_of_different_size(space)
+        places = (4 if has_offsets else 1) * (square * asked + 2 * config.dim * same)
     return 3 * float((layers + square * context + places + head + projections).sum())
 
 

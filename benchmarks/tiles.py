@@ -89,7 +89,11 @@ PATCHES = ImageTokenizerConfig()
 MODALITIES = {
     "bands": Modality(Reals(channels=BANDS, picture=(3, 2, 1)), PATCHES),
     "radar": Modality(Reals(channels=2, unit="dB"), PATCHES),
-    "land_cover": Modality(Classes(names=LAND_COVER), PATCHES),
+    # Small patches of few classes need few codes, and are exact up to the pixels at borders.
+    "land_cover": Modality(
+        Classes(names=LAND_COVER),
+        ImageTokenizerConfig(patch_size=4, codebook_size=256, width=128, steps=500, batch_size=4),
+    ),
     "day": Modality(Scalar(unit="d"), ScalarTokenizerConfig(num_bins=64)),
     "caption": Modality(Text(), TextTokenizerConfig(vocab_size=320, max_tokens=8, num_sentinels=4)),
 }
@@ -108,7 +112,7 @@ config = RunConfig(
         },
         splits_by=SplitByFraction(folder="", validation=0.0, test=0.15),
     ),
-    crops=CropConfig(size=64, views=4, scale=(0.5, 1.0)),
+    crops=CropConfig(size=64, views=8, scale=(0.8, 1.0), turn=True),
     masking=MaskingConfig(
         components=(
             *(one_to_all(name, EQUALLY, num_inputs=64, num_targets=96) for name in MODALITIES),

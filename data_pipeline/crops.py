@@ -1,4 +1,4 @@
-"""Crops and flips that treat all modalities of a sample alike, so that they stay aligned."""
+"""Crops, flips and turns that treat all modalities of a sample alike, so that they stay aligned."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +25,9 @@ class CropConfig(Checked):
     """Smallest and largest area of a random square, as a share of the centre square."""
     flip: bool = True
     """Mirror half of the random squares."""
+    turn: bool = False
+    """Turn random squares by 0 to 3 right angles: for pictures without an upper side, such as those
+    taken from above."""
 
     def check_knobs(self, knob: str) -> None:
         if self.size < 1 or self.views < 1:
@@ -54,6 +57,7 @@ class CropConfig(Checked):
             views=self.views if with_views else 1,
             crop_scale=self.scale,
             flip=self.flip,
+            turn=self.turn,
             seed=seed,
         )
 
@@ -62,7 +66,8 @@ class TransformedSource:
     """A source whose samples are checked, cut square and resized, once or in several views.
 
     View 0 of a sample is its largest centred square. Every further view is a smaller square at a
-    random place, mirrored in half of the cases. Pixels stay square, so shapes are never stretched.
+    random place, mirrored in half of the cases, and turned where that is asked for. A value that
+    would be wrong there is missing. Pixels stay square, so shapes are never stretched.
     The views of one sample follow each other: sample `index // views`, view `index % views`. A
     view depends on the seed and the index alone.
     """
@@ -75,6 +80,7 @@ class TransformedSource:
         views: int = 1,
         crop_scale: tuple[float, float] = (0.4, 1.0),
         flip: bool = True,
+        turn: bool = False,
         seed: int = 0,
     ):
         """Wraps a source.
@@ -87,6 +93,7 @@ class TransformedSource:
             crop_scale: Smallest and largest area of a random square, as a share of the largest
                 centred square.
             flip: Whether random views are mirrored in half of the cases.
+            turn: Whether random views are turned by 0 to 3 right angles.
             seed: Of the random views.
 
         Raises:
@@ -105,6 +112,7 @@ class TransformedSource:
         self._views = views
         self._crop_scale = crop_scale
         self._flip = flip
+        self._turn = turn
         self._seed = seed
 
     def __len__(self) -> int:
@@ -172,12 +180,13 @@ class TransformedSource:
 
     def _view(self, sample: Sample, index: int) -> Sample:
         crop = self._crop(self._shape_of(sample), index)
-        return {
+        seen = {
             name: value
             if name == "metadata"
             else self._values[name].crop(value, crop, self._sizes[name])
             for name, value in sample.items()
         }
+        return {name: value for name, value in seen.items() if value is not None}
 
     def _crop(self, shape: tuple[int, int], index: int) -> Crop:
         height, width = shape
@@ -188,8 +197,8 @@ class TransformedSource:
         original, view = divmod(index, self._views)
         sequence = np.random.SeedSequence([self._seed, original, view])
         random = np.random.Generator(np.random.Philox(sequence))
-        # Always four draws, so that no option changes what the others mean.
-        area, vertical, horizontal, mirror = random.random(4)
+        # Always five draws, so that no option changes what the others mean.
+        area, vertical, horizontal, mirror, turns = random.random(5)
         low, high = self._crop_scale
         side = side * np.sqrt(low + (high - low) * area)
         top, left = vertical * (height - side), horizontal * (width - side)
@@ -199,6 +208,7 @@ class TransformedSource:
             float(side / height),
             float(side / width),
             flip=bool(self._flip and mirror < 0.5),
+            quarter_turns=int(4 * turns) if self._turn else 0,
         )
 
     def _shape_of(self, sample: Sample) -> tuple[int, int]:

@@ -42,6 +42,8 @@ class Crop(NamedTuple):
     width: float
     flip: bool
     """Mirror left and right after cropping."""
+    quarter_turns: int = 0
+    """Turn anticlockwise by so many right angles after that; 0 to 3."""
 
 
 class SequenceTokens(NamedTuple):
@@ -91,7 +93,10 @@ class Values(Protocol):
         """
 
     def crop(self, value: Any, crop: Crop, size: int) -> Any:
-        """Returns one sample's value as seen through `crop`, resized to `size` pixels square."""
+        """Returns one sample's value as seen through `crop`, resized to `size` pixels square.
+
+        None if it would be wrong there, as a text about left and right is in a turned picture.
+        """
 
     def score(
         self, predicted: RawBatch, truth: RawBatch, where: np.ndarray | None = None

@@ -119,6 +119,9 @@ class BoxList(Checked):
         kept = _area(corners) >= np.maximum(self.min_visible * _area(moved), 1e-9)
         if crop.flip:
             corners[:, [0, 2]] = 1 - corners[:, [2, 0]]
+        for _ in range(crop.quarter_turns):
+            left, top, right, bottom = corners.T
+            corners = np.stack([top, 1 - right, bottom, 1 - left], axis=1)
         return Boxes(corners[kept].astype(np.float32), value.classes[kept])
 
     def score(

@@ -63,8 +63,9 @@ class Codes(Checked):
         """
         if crop != Crop(0.0, 0.0, 1.0, 1.0, flip=False):
             raise ValueError(
-                "Ids made beforehand can't be cropped or mirrored; set crops.views to 1, "
-                "crops.scale to 1 and crops.flip to false, or tokenize the raw values here."
+                "Ids made beforehand can't be cropped, mirrored or turned; set crops.views to 1, "
+                "crops.scale to 1 and crops.flip and crops.turn to false, or tokenize the raw "
+                "values here."
             )
         return value
 

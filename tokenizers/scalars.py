@@ -54,8 +54,13 @@ class Scalar(Checked):
             )
         return number
 
-    def crop(self, value: float, crop: Crop, size: int) -> float:
-        """Returns the number, negated if the crop mirrors and `flip_negates` is set."""
+    def crop(self, value: float, crop: Crop, size: int) -> float | None:
+        """Returns the number, negated if the crop mirrors and `flip_negates` is set.
+
+        A number to which left and right matter means nothing in a turned picture: None.
+        """
+        if self.flip_negates and crop.quarter_turns:
+            return None
         return -value if crop.flip and self.flip_negates else value
 
     def score(

@@ -99,8 +99,7 @@ def nyuv2() -> RunConfig:
             splits_by=SplitByFraction(group_column="scene", validation=0.1, test=0.15),
             table="train_scenes.csv",
         ),
-        # Captions and boxes are listed from left to right, which no mirror respects.
-        crops=CropConfig(size=64, views=8, scale=(0.5, 1.0), flip=False),
+        crops=CropConfig(size=64, views=8, scale=(0.5, 1.0)),
         masking=MaskingConfig(
             components=(
                 one_to_all("rgb", NYU_TARGETS, num_inputs=64, num_targets=96, weight=4.0),

@@ -100,6 +100,9 @@ class ModelConfig(Checked):
     same_place: bool = True
     """Start every target of a grid from what the encoder has at the same place, in whatever grids
     are shown there. Without it, attention has to find the place, which takes hundreds of steps."""
+    within_place: bool = True
+    """Where grids differ in size, also start from where within its place a target lies, so that a
+    fine grid can tell the quarters of a coarse cell apart."""
     scan_layers: bool = False
     """Scan over layers (compile time does not grow with depth) instead of unrolling them
     (faster steps on a CPU)."""
@@ -114,7 +117,7 @@ class ModelConfig(Checked):
     published: PublishedOptions = field(default_factory=PublishedOptions)
     """What the published 4M models have differently."""
 
-    EARLIER_DEFAULTS: ClassVar[dict[str, Any]] = {"same_place": False}
+    EARLIER_DEFAULTS: ClassVar[dict[str, Any]] = {"same_place": False, "within_place": False}
 
     @property
     def dtype(self) -> jnp.dtype:

@@ -54,6 +54,11 @@ def cells_of(space: TokenSpace) -> Float[np.ndarray, "positions 4"]:
     return cells
 
 
+def has_cells_of_different_size(space: TokenSpace) -> bool:
+    """Tells whether cells of two grids can share a place without being the same."""
+    return len({entry.token_shape for entry in space.ranges if len(entry.token_shape) == 2}) > 1
+
+
 def shares_of_cells(
     cells: Float[np.ndarray, "positions 4"],
     position: Int[Array, "batch t"],
@@ -73,3 +78,22 @@ def shares_of_cells(
         return jnp.maximum(ends - jnp.maximum(own[..., start], others[..., start]), 0.0)
 
     return length(0, 1) * length(2, 3)
+
+
+def offsets_of_cells(
+    cells: Float[np.ndarray, "positions 4"],
+    position: Int[Array, "batch t"],
+    shown: Int[Array, "batch s"],
+) -> tuple[Float[Array, "batch t s"], Float[Array, "batch t s"]]:
+    """Returns how far down and right of the middle of others' cells that of each position lies.
+
+    In quarters of the longer of both sides: 1 or -1 for halves of a cell, 0 for the whole of it.
+    """
+    own, others = jnp.asarray(cells)[position][:, :, None], jnp.asarray(cells)[shown][:, None]
+
+    def offset(start: int, end: int) -> Float[Array, "batch t s"]:
+        longer = jnp.maximum(own[..., end] - own[..., start], others[..., end] - others[..., start])
+        between = own[..., start] + own[..., end] - others[..., start] - others[..., end]
+        return 2 * between / jnp.maximum(longer, 1e-6)
+
+    return offset(0, 1), offset(2, 3)

@@ -7,16 +7,23 @@ from jaxtyping import Array, Float
 
 from fourm.model.config import ModelConfig
 
+XAVIER = nnx.initializers.xavier_uniform()
+
 
 def dense(
-    config: ModelConfig, inputs: int, outputs: int, rngs: nnx.Rngs, use_bias: bool
+    config: ModelConfig,
+    inputs: int,
+    outputs: int,
+    rngs: nnx.Rngs,
+    use_bias: bool,
+    kernel_init: nnx.Initializer = XAVIER,
 ) -> nnx.Linear:
-    """Builds a projection with Xavier-uniform weights."""
+    """Builds a projection, by default with Xavier-uniform weights."""
     return nnx.Linear(
         inputs,
         outputs,
         use_bias=use_bias,
-        kernel_init=nnx.initializers.xavier_uniform(),
+        kernel_init=kernel_init,
         dtype=config.dtype,
         rngs=rngs,
     )

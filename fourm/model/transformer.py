@@ -13,7 +13,14 @@ from jaxtyping import Array, Bool, Float, Int
 
 from fourm.model.blocks import DecoderBlock, EncoderBlock
 from fourm.model.config import ModelConfig
-from fourm.model.positions import cells_of, find_rows, shares_of_cells, sincos_positions
+from fourm.model.positions import (
+    cells_of,
+    find_rows,
+    has_cells_of_different_size,
+    offsets_of_cells,
+    shares_of_cells,
+    sincos_positions,
+)
 from fourm.model.projections import apply_flat, dense, norm
 from fourm.model.stack import Stack
 from fourm.token_space import Inputs, MaskedBatch, Targets, TokenRange, TokenSpace
@@ -63,6 +70,8 @@ def pad_registers(is_real: Bool[Array, "batch n"], count: int) -> Bool[Array, "b
 
 PROJECTION = "projection_"
 """Begins the names of what projects features."""
+WITHIN_PLACE = "within_place"
+"""Name of what projects offsets within a place."""
 
 
 def projection_name(entry: TokenRange) -> str:
@@ -115,6 +124,11 @@ class FourM(nnx.Module):
                 # One attribute each: a dictionary here would be in the state of all models.
                 projection = dense(config, entry.feature_width, dim, rngs, entry.feature_bias)
                 setattr(self, projection_name(entry), projection)
+        is_wanted = config.same_place and config.within_place and has_cells_of_different_size(space)
+        # Of zeros, so that a model that takes its weights from one without predicts the same.
+        zeros = nnx.initializers.zeros
+        within = dense(config, 3 * dim, dim, rngs, False, zeros) if is_wanted else None
+        self.within_place = within
 
     @property
     def is_sequence(self) -> Bool[Array, "modalities"]:
@@ -225,15 +239,28 @@ class FourM(nnx.Module):
     def gather_same_place(
         self, targets: Targets, context: Float[Array, "batch c dim"], inputs: Inputs
     ) -> Float[Array, "batch m dim"]:
-        """Returns the mean of the context at every target's place; zero where nothing is shown.
+        """Returns what every target starts from of the context at its place; zero where nothing is
+        shown.
 
-        Grids of different sizes share cells in part: each counts by the area that it shares.
+        That is a projection of the mean. Grids of different sizes share cells in part: each counts
+        by the area that it shares. With `within_place` there are three more means, weighted by how
+        far down, how far right, and both, the target lies of what is shown: together with the first
+        they tell the quarters of a cell apart.
         """
-        shares = shares_of_cells(cells_of(self.space), targets.position, inputs.position)
-        shares = jnp.where(inputs.is_real[:, None, :], shares, 0.0)
+        where = cells_of(self.space), targets.position, inputs.position
+        shares = jnp.where(inputs.is_real[:, None, :], shares_of_cells(*where), 0.0)
         shares = shares / jnp.maximum(shares.sum(axis=-1, keepdims=True), 1e-12)
         shown = context[:, -inputs.ids.shape[1] :]
-        return jnp.einsum("bmn,bnd->bmd", shares.astype(shown.dtype), shown)
+
+        def mean(shares: Float[Array, "batch m n"]) -> Float[Array, "batch m dim"]:
+            return jnp.einsum("bmn,bnd->bmd", shares.astype(shown.dtype), shown)
+
+        start = apply_flat(self.same_place, mean(shares))
+        if self.within_place is None:
+            return start
+        down, right = offsets_of_cells(*where)
+        moments = [mean(shares * offset) for offset in (down, right, down * right)]
+        return start + apply_flat(self.within_place, jnp.concatenate(moments, axis=-1))
 
     def decode(
         self, targets: Targets, context: Float[Array, "batch c dim"], inputs: Inputs
@@ -247,7 +274,7 @@ class FourM(nnx.Module):
         """
         x, can_attend = self.start_decoder(targets)
         if self.same_place is not None:
-            x = x + apply_flat(self.same_place, self.gather_same_place(targets, context, inputs))
+            x = x + self.gather_same_place(targets, context, inputs)
         is_real = pad_registers(inputs.is_real, context.shape[1] - inputs.is_real.shape[1])
         x = self.decoder(x, context, can_attend, is_real[:, None, :])
         return self.decoder_norm(x)

@@ -53,8 +53,9 @@ def test_the_count_is_the_one_made_by_hand():
     decoder += (4 + 4) * 2 * projection + 4 * 4 * (2 * 2 * 8)
     head = 2 * 8 * (50 + 50 + 70 + 70)
     pixels = 2 * 12 * 8
-    # All tokens are of position 0, so every target reads all that is shown.
-    same_place = 4 * projection + 4 * 4 * (2 * 8)
+    # All tokens are of position 0, so every target reads all that is shown: the mean, and, as the
+    # grids differ in size, three means weighted by offsets.
+    same_place = 4 * (4 * projection + 4 * 4 * (2 * 8))
     by_hand = 3 * (2 * encoder + decoder + same_place + 4 * projection + head + pixels)
     assert count_flops(SPACE, config, batch) == by_hand
 

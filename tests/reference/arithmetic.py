@@ -118,6 +118,31 @@ def same_place(inputs: Slots, targets: Slots, ranges: Sequence[Range]) -> np.nda
     return np.divide(shares, total, out=np.zeros_like(shares), where=total > 1e-9)
 
 
+def offset_in(
+    one: tuple[float, ...] | None, other: tuple[float, ...] | None
+) -> tuple[float, float]:
+    """Returns how far the middle of one part is below and right of another's, in quarters of the
+    longer side."""
+    if one is None or other is None:
+        return 0.0, 0.0
+    middle_y, middle_x = (one[0] + one[1]) / 2, (one[2] + one[3]) / 2
+    other_y, other_x = (other[0] + other[1]) / 2, (other[2] + other[3]) / 2
+    longer_y = max(one[1] - one[0], other[1] - other[0])
+    longer_x = max(one[3] - one[2], other[3] - other[2])
+    return 4 * (middle_y - other_y) / longer_y, 4 * (middle_x - other_x) / longer_x
+
+
+def offsets(inputs: Slots, targets: Slots, ranges: Sequence[Range]) -> np.ndarray:
+    """Returns how far each target lies below and right of each input
+    [2, batch, targets, inputs]."""
+    found = np.zeros((2, *targets.position.shape, inputs.position.shape[1]))
+    for sample, target, shown in np.ndindex(*found.shape[1:]):
+        own = cell_of(int(targets.position[sample, target]), ranges)
+        other = cell_of(int(inputs.position[sample, shown]), ranges)
+        found[:, sample, target, shown] = offset_in(own, other)
+    return found
+
+
 def features_of(params: Tree, inputs: Slots, targets: Slots, ranges: Sequence[Range], heads: int):
     """Returns the decoder's features [batch, targets, dim]."""
 
@@ -135,7 +160,13 @@ def features_of(params: Tree, inputs: Slots, targets: Slots, ranges: Sequence[Ra
     context = dense(norm_of(params, "encoder_norm", x), params["context"]) + place(inputs)
 
     y = params["input_table"][targets.previous] + place(targets)
-    y = y + dense(wrap(same_place(inputs, targets, ranges)) @ context, params["same_place"])
+    shares = same_place(inputs, targets, ranges)
+    y = y + dense(wrap(shares) @ context, params["same_place"])
+    below, right = offsets(inputs, targets, ranges)
+    kernel, dim = params["within_place"]["kernel"], context.array.shape[-1]
+    for number, offset in enumerate((below, right, below * right)):
+        part = kernel[number * dim : (number + 1) * dim]
+        y = y + (wrap(shares * offset) @ context) @ part
     number_of = np.arange(targets.ids.shape[1])
     is_sequence = np.array([each.is_sequence for each in ranges])[targets.modality]
     own = targets.modality[:, :, None] == targets.modality[:, None, :]

@@ -43,7 +43,8 @@ class Text(Checked):
     """Attributes that bind: ("color", "shape") scores a colour word directly followed by a shape
     word as one finding, "f1_color_shape". The first pair is the main metric."""
     flip_words: tuple[tuple[str, str], ...] = (("left", "right"),)
-    """Words that change places when the picture is mirrored."""
+    """Words that change places when the picture is mirrored. A text that has one of them is left
+    out of turned pictures."""
 
     def check_knobs(self, knob: str) -> None:
         for name in {name for pair in self.pairs for name in pair} - set(self.attributes):
@@ -85,16 +86,22 @@ class Text(Checked):
             raise ValueError(f"{name} holds a lone surrogate; give valid Unicode text.")
         return str(value)
 
-    def crop(self, value: str, crop: Crop, size: int) -> str:
-        """Returns the text with `flip_words` exchanged if the crop mirrors.
+    def crop(self, value: str, crop: Crop, size: int) -> str | None:
+        """Returns the text with `flip_words` exchanged if the crop mirrors; None if it has one and
+        the crop turns.
 
         What a crop removes from the picture stays in the text, and coordinates that a text
         mentions stay as they are.
         """
-        if not crop.flip or not self.flip_words:
+        if not self.flip_words or not (crop.flip or crop.quarter_turns):
             return value
         other = {a: b for pair in self.flip_words for a, b in (pair, pair[::-1])}
         pattern = r"\b(" + "|".join(map(re.escape, other)) + r")\b"
+
+        if crop.quarter_turns and re.search(pattern, value, flags=re.IGNORECASE):
+            return None
+        if not crop.flip:
+            return value
 
         def exchange(match: re.Match[str]) -> str:
             word = other[match[0].lower()]

@@ -21,6 +21,7 @@ from tokenizers.values.dense import (
     masked_mean,
     require_plane,
     resize_smooth,
+    turned,
 )
 
 
@@ -50,8 +51,7 @@ class Colors(DenseValues):
     def crop(
         self, value: UInt8[np.ndarray, "y x 3"], crop: Crop, size: int
     ) -> UInt8[np.ndarray, "{size} {size} 3"]:
-        cut = resize_smooth(value, crop, size, Image.Resampling.BICUBIC)
-        return np.ascontiguousarray(cut[:, ::-1]) if crop.flip else cut
+        return turned(resize_smooth(value, crop, size, Image.Resampling.BICUBIC), crop)
 
     def draw(self, value: UInt8[np.ndarray, "y x 3"], size: int) -> UInt8[np.ndarray, "s s 3"]:
         smaller = size < max(value.shape[:2])
@@ -167,8 +167,7 @@ class Reals(DenseValues):
                 )
                 cut = np.where(weight > 0.5, cut / np.maximum(weight, 0.5), np.nan)
             planes.append(cut)
-        cut = np.stack(planes, axis=-1).astype(np.float32)
-        return np.ascontiguousarray(cut[:, ::-1]) if crop.flip else cut
+        return turned(np.stack(planes, axis=-1).astype(np.float32), crop)
 
     def draw(self, value: Float[np.ndarray, "y x c"], size: int) -> UInt8[np.ndarray, "s s 3"]:
         shown = value[..., list(self.picture)]

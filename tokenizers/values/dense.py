@@ -56,8 +56,7 @@ class DenseValues(Checked, ABC):
     def check(self, value: Any, name: str) -> np.ndarray: ...
 
     def crop(self, value: np.ndarray, crop: Crop, size: int) -> np.ndarray:
-        cut = resize_nearest(value, crop, size)
-        return np.ascontiguousarray(cut[:, ::-1]) if crop.flip else cut
+        return turned(resize_nearest(value, crop, size), crop)
 
     @abstractmethod
     def draw(self, value: np.ndarray, size: int) -> np.ndarray: ...
@@ -201,6 +200,12 @@ def resize_smooth(value: np.ndarray, crop: Crop, size: int, filter: Image.Resamp
     box = (left, top, left + crop.width * width, top + crop.height * height)
     box = (max(box[0], 0), max(box[1], 0), min(box[2], width), min(box[3], height))
     return np.asarray(Image.fromarray(value).resize((size, size), filter, box))
+
+
+def turned(cut: np.ndarray, crop: Crop) -> np.ndarray:
+    """Returns a window [y, x, ...] that was cut out, mirrored and turned as the crop says."""
+    mirrored = cut[:, ::-1] if crop.flip else cut
+    return np.ascontiguousarray(np.rot90(mirrored, crop.quarter_turns))
 
 
 WHOLE = Crop(0.0, 0.0, 1.0, 1.0, flip=False)

@@ -224,8 +224,11 @@ class Directions(DenseValues):
         self, value: Float[np.ndarray, "y x 3"], crop: Crop, size: int
     ) -> Float[np.ndarray, "{size} {size} 3"]:
         cut = super().crop(value, crop, size)
-        # A mirror turns what faced left to face right. + 0 turns -0 into 0.
-        return cut * np.array([-1, 1, 1], np.float32) + np.float32(0) if crop.flip else cut
+        if crop.flip:  # What faced left faces right.
+            cut = cut * np.array([-1, 1, 1], np.float32)
+        for _ in range(crop.quarter_turns):  # What faced right faces up, what faced up left.
+            cut = cut[..., [1, 0, 2]] * np.array([-1, 1, 1], np.float32)
+        return cut + np.float32(0)  # Turns -0 into 0.
 
     def draw(self, value: Float[np.ndarray, "y x 3"], size: int) -> UInt8[np.ndarray, "s s 3"]:
         known = np.abs(value).sum(axis=-1, keepdims=True) > 0

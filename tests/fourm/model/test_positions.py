@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from fourm.model.config import ModelConfig
-from fourm.model.positions import cells_of, shares_of_cells
+from fourm.model.positions import cells_of, offsets_of_cells, shares_of_cells
 from fourm.model.transformer import FourM
 from fourm.token_space import Inputs, Targets, TokenSpace
 from tests.fourm.tiny import Shape
@@ -59,8 +59,56 @@ def random_batch(seed: int, batch: int = 3, asked: int = 30, shown: int = 20):
 
 @pytest.fixture(scope="module")
 def model() -> FourM:
+    """A model that shows the mean of what is shown, and nothing of offsets."""
     config = ModelConfig(dim=8, num_heads=2, encoder_layers=1, decoder_layers=1)
-    return nnx.jit(lambda: FourM(SPACE, config, nnx.Rngs(0)))()
+    built = nnx.jit(lambda: FourM(SPACE, config, nnx.Rngs(0)))()
+    built.same_place.kernel[...] = jnp.eye(8)
+    return built
+
+
+def test_offsets_are_of_the_middles_of_cells():
+    every = jnp.arange(SPACE.num_positions)[None]
+    below, right = offsets_of_cells(cells_of(SPACE), every, every)
+    row, column = np.mgrid[:FINEST, :FINEST] + 0.5
+    sizes = PIXELS.any(2).sum(1), PIXELS.any(1).sum(1)
+    for found, coordinate, size in zip((below, right), (row, column), sizes, strict=True):
+        middle = (PIXELS * coordinate).sum((1, 2)) / np.maximum(PIXELS.sum((1, 2)), 1)
+        longer = np.maximum(size[:, None], size[None])
+        expected = 4 * (middle[:, None] - middle[None]) / np.maximum(longer, 1)
+        shares = SHARES > 0  # Elsewhere nothing is read.
+        np.testing.assert_allclose(found[0][shares], expected[shares], atol=1e-5)
+
+
+def test_a_fine_grid_tells_the_quarters_of_a_coarse_cell_apart(model):
+    """Each quarter can be made to read a part of its own of what is shown there."""
+    coarse, fine = SPACE["coarse"], SPACE["fine"]
+    one = jnp.array([[coarse.first_position]])
+    places = jnp.array([0, 1, 6, 7])[None]  # Its quarters, of a grid of twice as many columns.
+    asked = fine.first_position + places
+    inputs = Inputs(one, jnp.full_like(one, coarse.index), one, jnp.ones_like(one, bool))
+    targets = Targets(
+        *[jnp.zeros_like(asked)] * 2, jnp.full_like(asked, fine.index), asked, asked > 0
+    )
+    signs = np.array([[-1, -1, 1, 1], [-1, 1, -1, 1]])
+    patterns = np.stack([np.ones(4), *signs, signs.prod(0)])
+    chooser = nnx.clone(model)
+    # The quarter q reads numbers 2 q and 2 q + 1: a sum of the four patterns chooses them.
+    kernels = [np.zeros((8, 8)) for _ in patterns]
+    for kernel, pattern in zip(kernels, patterns, strict=True):
+        for quarter in range(4):
+            for number in range(2):
+                kernel[2 * quarter + number, number] = pattern[quarter] / 4
+    chooser.same_place.kernel[...] = jnp.asarray(kernels[0], jnp.float32)
+    chooser.within_place.kernel[...] = jnp.asarray(np.concatenate(kernels[1:]), jnp.float32)
+    context = jnp.arange(1.0, 9.0)[None, None]
+    found = chooser.gather_same_place(targets, context, inputs)[0]
+    np.testing.assert_allclose(found[:, :2], [[1, 2], [3, 4], [5, 6], [7, 8]], atol=1e-5)
+
+
+def test_grids_of_one_size_need_no_offsets():
+    space = TokenSpace.build({name: Shape(5, (2, 2)) for name in "ab"})
+    config = ModelConfig(dim=8, num_heads=2, encoder_layers=1, decoder_layers=1)
+    assert nnx.eval_shape(lambda: FourM(space, config, nnx.Rngs(0))).within_place is None
 
 
 def test_a_target_starts_from_the_mean_of_what_is_shown_at_its_place(model):
