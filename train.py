@@ -32,6 +32,7 @@ from configs.launch import read_launch
 from configs.runs.fork import forked_at
 from configs.runs.samples import Samples, open_sources
 from configs.runs.settings import as_begun, is_reported, is_trained, open_run, write_config
+from configs.runs.sizes import close_sizes
 from configs.schema import RunConfig
 from data_pipeline.batches import Batches, BatchOrder
 from data_pipeline.crops import TransformedSource
@@ -89,6 +90,7 @@ def run(arguments: Sequence[str]) -> Path:
     if launch.distributed:
         initialize(launch.coordinator, launch.num_processes, launch.process_index)
     config = as_begun(parse_command_line(arguments)[0], launch.fork)
+    config = close_sizes(config, launch.fork)
     layout = Layout.build(config.mesh)
     layout.check(config.model.num_heads, config.training.batch_size, config.training.accumulation)
     with ExitStack() as stack:

@@ -19,8 +19,9 @@ class CropConfig(Checked):
 
     size: int = 64
     """Height and width in pixels of everything that is a picture."""
-    views: int = 1
-    """Versions of every training sample: the centre square, and further random squares."""
+    views: int = 0
+    """Versions of every training sample: the centre square, and further random squares. 0: chosen
+    when a run begins, the more the fewer samples there are; elsewhere 1."""
     scale: tuple[float, float] = (0.4, 1.0)
     """Smallest and largest area of a random square, as a share of the centre square."""
     flip: bool = True
@@ -30,10 +31,10 @@ class CropConfig(Checked):
     taken from above."""
 
     def check_knobs(self, knob: str) -> None:
-        if self.size < 1 or self.views < 1:
+        if self.size < 1 or self.views < 0:
             raise ValueError(
                 f"{name_knob(knob, 'size')} is {self.size} and {name_knob(knob, 'views')} "
-                f"{self.views}; both must be at least 1."
+                f"{self.views}; both must be at least 1, or views 0 to have them chosen."
             )
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
             raise ValueError(
@@ -54,7 +55,7 @@ class CropConfig(Checked):
             source,
             values,
             sizes,
-            views=self.views if with_views else 1,
+            views=max(self.views, 1) if with_views else 1,
             crop_scale=self.scale,
             flip=self.flip,
             turn=self.turn,

@@ -68,14 +68,47 @@ class Modality(Checked):
 
     values: AnyValues
     """What the raw numbers mean: units, validity, symmetry, metric, picture."""
-    tokenizer: AnyTokenizerConfig
-    """How they become tokens."""
+    tokenizer: AnyTokenizerConfig = None  # type: ignore[assignment]  # Never: see __post_init__.
+    """How they become tokens. If left out, as is usual for the kind, see `tokenizer_for`."""
     size: int = 0
     """Height and width of its pictures in pixels; 0 for --crops.size, which most share."""
+
+    def __post_init__(self) -> None:
+        if self.tokenizer is None:
+            object.__setattr__(self, "tokenizer", tokenizer_for(self.values))
+        super().__post_init__()
 
     def check_knobs(self, knob: str) -> None:
         if self.size < 0:
             raise ValueError(f"{name_knob(knob, 'size')} is {self.size}; 0 or more is allowed.")
+
+
+def tokenizer_for(values: AnyValues) -> AnyTokenizerConfig:
+    """Returns the settings that are usual for a kind; the number of codes is left open.
+
+    Patches of class maps are half as long as others: their borders are all there is to be lost, and
+    a small network is enough.
+
+    Raises:
+        ValueError: If the kind has none, as ids and vectors come from tokenizers made before.
+    """
+    match values:
+        case Classes():
+            return ImageTokenizerConfig(
+                patch_size=4, codebook_size=0, width=128, steps=500, batch_size=4
+            )
+        case Colors() | Distances() | Directions() | Reals():
+            return ImageTokenizerConfig(codebook_size=0)
+        case Text():
+            return TextTokenizerConfig()
+        case BoxList():
+            return BoxTokenizerConfig()
+        case Scalar():
+            return ScalarTokenizerConfig(num_bins=64)
+    raise ValueError(
+        f"Modality has values of the kind {type(values).__name__} and no tokenizer; give one, such "
+        "as SavedTokenizerConfig(path)."
+    )
 
 
 TOKENIZERS: dict[str, type[Any]] = {

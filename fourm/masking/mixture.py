@@ -83,7 +83,7 @@ class MaskingConfig(Checked):
     """A mixture of ways to split a sample."""
 
     components: tuple[MaskingComponent, ...] = ()
-    """The mixture."""
+    """The mixture; if empty, it is chosen when a run begins."""
     ids_alone: float = 0.2
     """How often a grid whose tokens are described by numbers, too, is shown by its ids alone, as it
     is where the model itself made it."""
@@ -114,10 +114,6 @@ class MaskingConfig(Checked):
         return max(component.num_targets[1] for component in self.components)
 
     def check_knobs(self, knob: str) -> None:
-        if not self.components:
-            raise ValueError(
-                f"The masking mixture is empty; {name_knob(knob, 'components')} needs at least one."
-            )
         if not 0 <= self.ids_alone <= 1:
             raise ValueError(
                 f"{name_knob(knob, 'ids_alone')} is {self.ids_alone}; it must be 0 to 1."
@@ -133,11 +129,15 @@ class MaskingConfig(Checked):
                     f"{name_knob(knob, 'ml4m.predict_all_hidden')} names component {number}; there "
                     f"are {len(self.components)}, counted from 0."
                 )
-        if not any(component.weight > 0 for component in self.components):
+        if self.components and not any(component.weight > 0 for component in self.components):
             raise ValueError("Every masking component has weight 0; give one a positive weight.")
 
     def check_fits(self, space: TokenSpace) -> None:
         """Raises ValueError, in one sentence, if the mixture can't be drawn in `space`."""
+        if not self.components:
+            raise ValueError(
+                "The masking mixture is empty; MaskingConfig.components needs at least one."
+            )
         for name in self.ml4m.chunk_sizes:
             if space[name].special is None:
                 raise ValueError(

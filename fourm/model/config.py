@@ -27,7 +27,7 @@ ACTIVATIONS: dict[str, tuple[Callable[[Array], Array], bool]] = {
 
 
 BOUNDS = {
-    "dim": (4, 2**16),
+    "dim": (0, 2**16),
     "num_heads": (1, 2**12),
     "encoder_layers": (1, 2**10),
     "decoder_layers": (1, 2**10),
@@ -76,7 +76,8 @@ class ModelConfig(Checked):
     """The shape of the transformer."""
 
     dim: int = 128
-    """Width of the residual stream."""
+    """Width of the residual stream. 0: chosen when a run begins, with the number of heads and
+    layers, from the number of samples and the machine."""
     num_heads: int = 4
     """Attention heads; dim must be divisible by it."""
     encoder_layers: int = 3

@@ -40,9 +40,10 @@ class TrainingConfig(Checked):
     """How long and how to train."""
 
     steps: int = 1500
-    """Optimizer steps. With 0 the given weights are evaluated unchanged."""
+    """Optimizer steps. With 0 the given weights are evaluated unchanged. -1: chosen when a run
+    begins, from the number of samples and the machine."""
     batch_size: int = 32
-    """Samples per step."""
+    """Samples per step. 0: chosen when a run begins, by the machine."""
     accumulation: int = 1
     """Number of slices that a batch is computed in, to fit the memory; must divide batch_size."""
     average_decay: float = 0.99
@@ -65,8 +66,8 @@ class TrainingConfig(Checked):
     """The optimizer."""
 
     def check_knobs(self, knob: str) -> None:
-        least = dict.fromkeys(("batch_size", "accumulation", "log_every", "checkpoint_every"), 1)
-        least |= {"keep_checkpoints": 1, "steps": 0, "checkpoint_minutes": 0}
+        least = dict.fromkeys(("accumulation", "log_every", "checkpoint_every"), 1)
+        least |= {"keep_checkpoints": 1, "steps": -1, "batch_size": 0, "checkpoint_minutes": 0}
         least |= {"evaluate_every": 0, "evaluate_samples": 1}
         for name, smallest in least.items():
             if not smallest <= getattr(self, name) < math.inf:

@@ -43,7 +43,8 @@ class ImageTokenizerConfig(Checked):
     quantizer: Literal["vq", "fsq"] = "vq"
     """vq learns its codes; fsq rounds to a fixed grid."""
     codebook_size: int = 512
-    """Number of codes of vq. More draw finer pictures, fewer are easier to predict."""
+    """Number of codes of vq. More draw finer pictures, fewer are easier to predict. 0: chosen when
+    a run begins, from the number of samples."""
     code_dim: int = 24
     """Length of a code of vq."""
     distance: Distance = "euclidean"
@@ -81,6 +82,11 @@ class ImageTokenizerConfig(Checked):
             raise ValueError(
                 f"{name_knob(knob, 'shown_numbers')} is {self.shown_numbers}; it must be 0 to "
                 f"{MOST_SHOWN}."
+            )
+        if self.codebook_size < 0:
+            raise ValueError(
+                f"{name_knob(knob, 'codebook_size')} is {self.codebook_size}; at least 1 is "
+                "allowed, or 0 to have it chosen."
             )
         if self.patch_size < 2 or self.patch_size % 2:
             raise ValueError(
