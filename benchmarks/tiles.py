@@ -10,29 +10,16 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from configs import (
-    ArrayFile,
     Classes,
     CropConfig,
     EvaluationConfig,
     FilesData,
-    GenerationConfig,
-    ImageTokenizerConfig,
-    MaskingConfig,
     Modality,
-    NumberFile,
-    OptimizerConfig,
-    ProbeConfig,
     Reals,
     RunConfig,
     Scalar,
-    ScalarTokenizerConfig,
     SplitByFraction,
     Text,
-    TextFile,
-    TextTokenizerConfig,
-    TrainingConfig,
-    any_to_any,
-    one_to_all,
 )
 
 LAND_COVER = ("water", "trees", "crops", "built", "bare", "snow", "wetland", "grass")
@@ -85,47 +72,16 @@ def make_tiles(folder: str | Path, count: int = 400, size: int = 128, seed: int 
             (folder / "caption" / f"{key}.txt").write_text(f"mostly {commonest}")
 
 
-PATCHES = ImageTokenizerConfig()
-MODALITIES = {
-    "bands": Modality(Reals(channels=BANDS, picture=(3, 2, 1)), PATCHES),
-    "radar": Modality(Reals(channels=2, unit="dB"), PATCHES),
-    # Small patches of few classes need few codes, and are exact up to the pixels at borders.
-    "land_cover": Modality(
-        Classes(names=LAND_COVER),
-        ImageTokenizerConfig(patch_size=4, codebook_size=256, width=128, steps=500, batch_size=4),
-    ),
-    "day": Modality(Scalar(unit="d"), ScalarTokenizerConfig(num_bins=64)),
-    "caption": Modality(Text(), TextTokenizerConfig(vocab_size=320, max_tokens=8, num_sentinels=4)),
-}
-EQUALLY = {name: 1.0 for name in MODALITIES}
-ONE_PASS = GenerationConfig(num_steps=1, temperature=0.0, decode="expected")
-
 config = RunConfig(
-    modalities=MODALITIES,
-    data=FilesData(
-        modalities={
-            "bands": ArrayFile(),
-            "radar": ArrayFile(),
-            "land_cover": ArrayFile(),
-            "day": NumberFile(),
-            "caption": TextFile(),
-        },
-        splits_by=SplitByFraction(folder="", validation=0.0, test=0.15),
-    ),
-    crops=CropConfig(size=64, views=8, scale=(0.8, 1.0), turn=True),
-    masking=MaskingConfig(
-        components=(
-            *(one_to_all(name, EQUALLY, num_inputs=64, num_targets=96) for name in MODALITIES),
-            any_to_any(EQUALLY, num_inputs=(8, 64), num_targets=96, weight=2.0),
-        )
-    ),
-    training=TrainingConfig(
-        steps=400, batch_size=64, optimizer=OptimizerConfig(name="muon", learning_rate=2e-3)
-    ),
-    generation={
-        **{name: ONE_PASS for name in ("bands", "radar", "land_cover", "day")},
-        "caption": GenerationConfig(scheme="autoregressive", temperature=0.0),
+    modalities={
+        "bands": Modality(Reals(channels=BANDS, picture=(3, 2, 1))),
+        "radar": Modality(Reals(channels=2, unit="dB")),
+        "land_cover": Modality(Classes(names=LAND_COVER)),
+        "day": Modality(Scalar(unit="d")),
+        "caption": Modality(Text()),
     },
+    data=FilesData(splits_by=SplitByFraction(folder="", validation=0.0, test=0.15)),
+    crops=CropConfig(scale=(0.8, 1.0), turn=True),
     evaluation=EvaluationConfig(
         pairs=(
             "bands->land_cover",
@@ -136,5 +92,4 @@ config = RunConfig(
             "land_cover->bands",
         )
     ),
-    probes=ProbeConfig(input="bands"),
 )

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from configs.presets.components import any_to_any, complete_from, one_to_all
-from configs.schema import RunConfig
+from configs.schema import CropConfig, RunConfig
 from data_pipeline.sources.scenes.data import SEMSEG_CLASSES, ScenesData
 from data_pipeline.sources.scenes.sampler import COLOR_NAMES, SHAPES
 from fourm.evaluation.directions import EvaluationConfig, RegionConfig
@@ -97,6 +97,7 @@ def scenes() -> RunConfig:
     return RunConfig(
         modalities=SCENE_MODALITIES,
         data=ScenesData(num_train=12_000, num_validation=64, num_test=1024),
+        crops=CropConfig(views=1),
         masking=SCENE_MIXTURE,
         loss=LossConfig(weights={"caption": 2.0, "distance": 0.25}),
         model=ModelConfig(),

@@ -50,6 +50,14 @@ FEW_CLASSES = 16
 """A class map of so many classes gets on with half the codes."""
 MANY_SAMPLES = 5000
 """Enough to learn of twice as many codes."""
+LARGE = {
+    "dim": 384,
+    "num_heads": 6,
+    "encoder_layers": 6,
+    "decoder_layers": 6,
+    "scan_layers": True,
+}
+"""Shape of a model for many samples, as in the preset scenes_gpu."""
 
 
 @dataclass(frozen=True)
@@ -140,14 +148,11 @@ def choose_sizes(config: RunConfig, samples: int, machine: Machine) -> RunConfig
         config = replace(config, masking=replace(config.masking, components=components))
     if not config.model.dim:
         is_large = machine.is_accelerator and samples >= 4 * MANY_SAMPLES
-        shape = ModelConfig(dim=128)
-        if is_large:
-            shape = ModelConfig(
-                dim=384, num_heads=6, encoder_layers=6, decoder_layers=6, scan_layers=True
-            )
-        names = ("dim", "num_heads", "encoder_layers", "decoder_layers", "scan_layers")
-        found = {name: getattr(shape, name) for name in names}
-        config = replace(config, model=replace(config.model, **found))
+        sizes = LARGE if is_large else {"dim": 128}
+        usual = ModelConfig(dim=0)
+        given = {name for name in sizes if getattr(config.model, name) != getattr(usual, name)}
+        sizes = {name: value for name, value in sizes.items() if name not in given}
+        config = replace(config, model=replace(config.model, **sizes))
     training = config.training
     if not training.batch_size:
         large = 256 if samples * views >= 16 * 256 else 64
@@ -176,7 +181,11 @@ def mixture_of(modalities: Mapping[str, Modality], sizes: Mapping[str, int]) -> 
     # Half of the grids can be shown whole; of finer ones a part is.
     num_inputs = min(max(grids[len(grids) // 2] if grids else max(counts.values()), 16), 256)
     num_targets = 3 * num_inputs // 2
-    targets = {name: 0.2 if count == 1 else 1.0 for name, count in counts.items()}
+    targets = {
+        name: 0.2 if count == 1 else 1.0
+        for name, count in counts.items()
+        if not isinstance(modalities[name].values, Vectors)  # Which are only ever shown.
+    }
     budgets = {"num_inputs": num_inputs, "num_targets": num_targets}
     if len(modalities) == 1:
         name = next(iter(modalities))
@@ -188,14 +197,10 @@ def mixture_of(modalities: Mapping[str, Modality], sizes: Mapping[str, int]) -> 
     texts = [name for name, each in modalities.items() if isinstance(each.values, Text)]
     pictures = [name for name, each in modalities.items() if isinstance(each.values, Colors)]
     components += [complete_from((t,), p, **budgets) for t in texts for p in pictures]
-    components.append(
-        any_to_any(
-            targets,
-            num_inputs=(num_inputs // 8, num_inputs),
-            num_targets=num_targets,
-            weight=2.0,
-        )
+    parts = any_to_any(
+        targets, num_inputs=(num_inputs // 8, num_inputs), num_targets=num_targets, weight=2.0
     )
+    components.append(replace(parts, inputs=dict.fromkeys(modalities, 0.3)))
     return MaskingConfig(tuple(components))
 
 
@@ -204,6 +209,10 @@ def count_tokens(modality: Modality, size: int) -> int:
     settings = modality.tokenizer
     if isinstance(settings, SavedTokenizerConfig):
         return math.prod(load_tokenizer(Path(settings.path).expanduser()).token_shape)
+    if isinstance(modality.values, Vectors):
+        return modality.values.longest
+    if isinstance(modality.values, Codes):
+        return math.prod(modality.values.shape)
     if _is_grid(modality):
         return (size // getattr(settings, "patch_size", size)) ** 2
     if isinstance(modality.values, BoxList):
@@ -258,9 +267,10 @@ def describe_sizes(before: RunConfig, after: RunConfig, samples: int, machine: M
     if not machine.is_accelerator:
         seconds = training.steps * _step_work(after) / (CORE_SPEED * machine.cores)
         time = f"; training takes about {max(round(seconds / 60), 1)} minutes"
+    given = ", ".join(f"--{knob.replace('_', '-')}" for knob in knobs)
     return (
-        f"{samples:,} samples of {kinds} modalities, {where}: {', '.join(chosen)}{time}. Knobs "
-        f"that set it: {', '.join('--' + knob.replace('_', '-') for knob in knobs)}."
+        f"{samples:,} samples of {kinds} modalities, {where}: {', '.join(chosen)}{time}. Chosen "
+        f"unless given: {given}."
     )
 
 
@@ -283,8 +293,7 @@ def _closed_as(config: RunConfig, before: RunConfig) -> RunConfig:
         components = before.masking.components
         config = replace(config, masking=replace(config.masking, components=components))
     if "model" in knobs:
-        names = ("dim", "num_heads", "encoder_layers", "decoder_layers", "scan_layers")
-        found = {name: getattr(before.model, name) for name in names}
+        found = {name: getattr(before.model, name) for name in LARGE}
         config = replace(config, model=replace(config.model, **found))
     for name in ("batch_size", "steps"):
         if f"training.{name}" in knobs:
@@ -313,4 +322,6 @@ def _with_codes(modality: Modality, samples: int) -> Modality:
 
 
 def _is_grid(modality: Modality) -> bool:
-    return isinstance(modality.values, DenseValues | Codes | Vectors)
+    return isinstance(modality.values, DenseValues) or (
+        isinstance(modality.values, Codes) and len(modality.values.shape) == 2
+    )

@@ -27,7 +27,7 @@ ACTIVATIONS: dict[str, tuple[Callable[[Array], Array], bool]] = {
 
 
 BOUNDS = {
-    "dim": (0, 2**16),
+    "dim": (4, 2**16),
     "num_heads": (1, 2**12),
     "encoder_layers": (1, 2**10),
     "decoder_layers": (1, 2**10),
@@ -155,7 +155,8 @@ class ModelConfig(Checked):
 
     def check_knobs(self, knob: str) -> None:
         for name, (least, most) in BOUNDS.items():
-            if not least <= getattr(self, name) <= most:
+            is_open = name == "dim" and self.dim == 0
+            if not is_open and not least <= getattr(self, name) <= most:
                 raise ValueError(
                     f"{name_knob(knob, name)} is {getattr(self, name)}; it must be {least} to "
                     f"{most}."

@@ -18,6 +18,7 @@ from configs.command_line import (
     rename_knobs,
 )
 from configs.launch import Launch
+from configs.runs.sizes import Machine, choose_sizes
 from configs.schema import RunConfig
 from fourm.evaluation.directions import EvaluationConfig
 from fourm.evaluation.results import Pair
@@ -32,7 +33,9 @@ from tokenizers.text.sentencepiece import TextTokenizerConfig
 
 EXAMPLE = ROOT / "docs" / "satellite.py"
 CONFIGS = {**{name: build() for name, build in PRESETS.items()}}
-CONFIGS["docs/satellite.py"] = load_preset(str(EXAMPLE))[0]
+CONFIGS["docs/satellite.py"] = choose_sizes(
+    load_preset(str(EXAMPLE))[0], samples=1000, machine=Machine(cores=2, is_accelerator=False)
+)
 
 
 def space_of(config: RunConfig) -> TokenSpace:
@@ -220,8 +223,8 @@ def test_a_value_of_the_wrong_type_is_refused_by_name(value, capsys):
 
 
 def test_a_value_out_of_range_is_one_sentence():
-    with pytest.raises(ValueError, match=r"--training\.steps is -1; it must be at least 0"):
-        parse_command_line(["--training.steps", "-1"])
+    with pytest.raises(ValueError, match=r"--training\.steps is -2; it must be at least -1"):
+        parse_command_line(["--training.steps", "-2"])
 
 
 def test_a_file_of_ones_own_is_loaded_and_overridden():

@@ -179,7 +179,7 @@ with checked_later():
         r"patch-size is 8, which does not divide --crops\.size, 60": dict(
             crops=CropConfig(size=60)
         ),
-        r"--crops\.views 0; both must be": dict(crops=CropConfig(views=0)),
+        r"--crops\.views -1; both must be": dict(crops=CropConfig(views=-1)),
         r"--crops\.scale is 0\.9 0\.2": dict(crops=CropConfig(scale=(0.9, 0.2))),
         r"--seed is -1": dict(seed=-1),
         r"--tokenizer-samples is 0": dict(tokenizer_samples=0),

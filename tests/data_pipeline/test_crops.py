@@ -131,6 +131,29 @@ def test_flip_off_changes_nothing_but_the_flips():
     assert crops(10, flip=False) == [crop._replace(flip=False) for crop in crops(10)]
 
 
+def test_turns_are_drawn_apart_from_all_else():
+    turned = crops(50, turn=True)
+    assert [crop._replace(quarter_turns=0) for crop in turned] == crops(50)
+    turns = [crop.quarter_turns for number, crop in enumerate(turned) if number % 8]
+    assert not any(crop.quarter_turns for crop in turned[::8])
+    assert np.allclose(np.bincount(turns, minlength=4) / len(turns), 0.25, atol=0.06)
+
+
+def test_turned_modalities_show_the_landmark_at_the_same_place():
+    source = transformed(turn=True)
+    seen = set()
+    for index, sample in enumerate(source.__getitems__(range(len(source)))):
+        turns = source._crop((HEIGHT, WIDTH), index).quarter_turns
+        # A text about left and right is not true of a turned picture.
+        assert ("caption" in sample) == (turns == 0)
+        if len(sample["boxes"].classes):
+            seen.add(turns)
+            box = sample["boxes"].corners[0]
+            assert np.abs(bounds(sample["field"][..., 0] > 0.5) - box).max() < 2.5 / 32
+            assert np.abs(bounds(sample["coarse"] == 1) - box).max() < 3.5 / 32
+    assert seen == {0, 1, 2, 3}
+
+
 def test_each_sample_is_read_once_for_all_its_views():
     source = transformed(length=6)
     source.__getitems__(range(48))

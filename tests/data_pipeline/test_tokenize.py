@@ -228,7 +228,7 @@ def test_files_are_read_as_the_tokenizers_of_an_imported_run_need_them(tmp_path)
         (["RUN", "--out", "x", "--shards", "1:3"], "--shards is 1:3; of 1 shards, 0:1 are there"),
         (["RUN", "--out", "x", "--num-shards", "13"], "12 samples can't be divided into 13"),
         (["RUN", "--out", "x", "--modalities", "depth"], "tokenizers of distance, rgb"),
-        (["RUN", "--out", "x", "--crops.views", "0"], "--crops.views 0; both must be at least 1"),
+        (["RUN", "--out", "x", "--crops.views", "-1"], "--crops.views -1; both must be at least 1"),
         (["RUN", "--out", "x", "--split", "valid"], "no split 'valid'"),
         (["RUN", "tfds", "--out", "x", "--data.name", "nothing"], "TFDS can't read the split"),
     ],

@@ -102,6 +102,25 @@ def test_mirrored_normals_face_the_other_way():
     np.testing.assert_allclose(flipped[0, 1], [-0.6, 0.0, 0.8])
 
 
+def test_turning_four_times_is_the_identity(name):
+    value = samples(name)[0]
+    once = kind(name).crop(value, WHOLE._replace(quarter_turns=1), 16)
+    assert not np.array_equal(once, value, equal_nan=name != "classes")
+    for _ in range(3):
+        once = kind(name).crop(once, WHOLE._replace(quarter_turns=1), 16)
+    np.testing.assert_array_equal(once, value)
+
+
+def test_turned_normals_face_where_the_picture_went():
+    value = np.zeros((2, 2, 3), np.float32)
+    value[0, 0] = [0.6, 0.0, 0.8]  # Top left, facing right.
+    turned = Directions().crop(value, WHOLE._replace(quarter_turns=1), 2)
+    np.testing.assert_allclose(turned[1, 0], [0.0, 0.6, 0.8], atol=1e-7)
+    # The picture is mirrored first, then turned.
+    both = Directions().crop(value, MIRROR._replace(quarter_turns=1), 2)
+    np.testing.assert_allclose(both[0, 0], [0.0, -0.6, 0.8], atol=1e-7)
+
+
 def test_real_values_beside_a_hole_keep_their_level():
     value = np.full((8, 8, 1), 5.0, np.float32)
     value[2:4, 2:4] = np.nan

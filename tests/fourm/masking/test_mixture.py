@@ -97,8 +97,9 @@ def test_unknown_rules_get_one_sentence():
 
 
 def test_an_empty_mixture_is_refused():
+    space = TokenSpace.build({"number": Shape(9, (1,))})
     with pytest.raises(ValueError, match=r"MaskingConfig.components needs at least one"):
-        MaskingConfig()
+        MaskingConfig().check_fits(space)
 
 
 def test_a_sequence_needs_a_sentinel_for_a_span_and_one_for_the_end():

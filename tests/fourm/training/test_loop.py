@@ -400,7 +400,7 @@ def test_a_run_goes_on_with_other_devices_over_the_same_samples_and_masks(elasti
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (dict(steps=-1), "--training.steps is -1; it must be at least 0"),
+        (dict(steps=-2), "--training.steps is -2; it must be at least -1"),
         (dict(keep_checkpoints=0), "--training.keep-checkpoints is 0; it must be at least 1"),
         (dict(checkpoint_minutes=-1.0), "--training.checkpoint-minutes is -1.0; .* at least 0"),
         (dict(checkpoint_minutes=math.nan), "--training.checkpoint-minutes is nan; it must"),
