@@ -44,7 +44,7 @@ from fourm.evaluate import measure_run
 from fourm.evaluation.results import why_failed
 from fourm.model.saved_model import save_model
 from fourm.presentation.pictures import draw_curves
-from fourm.presentation.report import Report, write_report
+from fourm.presentation.report import Report, say_overfitted, write_report
 from fourm.run_directory.lock import locked, undone_if_refused
 from fourm.run_directory.run_log import RunLog, SilentLog, read_metrics
 from fourm.run_directory.stages import Stages
@@ -241,7 +241,10 @@ def evaluate(config: RunConfig, stage: Stages, command: str) -> None:
         report = measure_run(report, folder, splits, *to_measure, stage)
     with stage("curves", folder / CURVES_PICTURE):
         try:
-            draw_curves(folder / CURVES_PICTURE, read_metrics(folder))
+            metrics = read_metrics(folder)
+            draw_curves(folder / CURVES_PICTURE, metrics)
+            if said := say_overfitted(metrics):
+                report = replace(report, notes=(*report.notes, said))
         except Exception as error:  # Whatever it is: the numbers are there.
             report = replace(report, notes=(*report.notes, why_failed("The curves", error)))
     for note in report.notes:

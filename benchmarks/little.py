@@ -1,7 +1,8 @@
 """Judges what is learned of little data in little time: `python -m benchmarks.little`.
 
 Every set is trained on for the same seconds, with several seeds; one line of JSON per set and seed
-says, per direction and metric, what the model scores beside floor, ceiling and a simple method.
+says, per direction and metric, what the model scores beside floor, ceiling and a simple method, and
+beside the first seed what a U-Net on raw pixels and trees on 16 x 16 pixels make of the same ones.
 Knobs of train.py may follow, as in `--sets tiles --model.same-place False`.
 
 tiles       400 tiles of an imagined satellite, see `benchmarks/tiles.py`
@@ -10,6 +11,7 @@ scenes3000  the same, 3,000 samples
 nyuv2       NYU Depth v2, where `--data` has it
 """
 
+import contextlib
 import json
 import math
 import sys
@@ -23,6 +25,7 @@ import tyro
 
 import train
 from benchmarks.measure import print_line
+from benchmarks.rivals import measure_rivals
 from benchmarks.tiles import make_tiles
 from fourm.evaluation.results import share_of_way
 from fourm.run_directory.run_log import read_metrics
@@ -49,6 +52,9 @@ class Little:
     """Steps of the model; 0 takes as many as fit into the seconds."""
     data: Path = Path("../shared/data")
     """Folder with the sets that are not made here."""
+    rival_seconds: float = 60.0
+    """Of a U-Net's training in each direction from one picture to another, beside the first seed's
+    run; 0 leaves out these rivals, which are not in reports."""
     out: Path | None = None
     """Where to keep the runs; nothing is kept by default."""
 
@@ -70,7 +76,11 @@ def main(options: Little, knobs: list[str]) -> None:
                 run([*words, "--training.steps", str(steps), "--seed", str(seed)], folder)
                 took = time.monotonic() - began
                 settings = {"set": name, "seed": seed, "knobs": knobs, "steps": steps}
-                print_line("little", settings, {**read_figures(folder), "all_seconds": round(took)})
+                rivals = {}
+                if options.rival_seconds and seed == options.seeds[0]:
+                    rivals = {"rivals": rivals_of(folder, options.rival_seconds)}
+                figures = {**read_figures(folder), **rivals, "all_seconds": round(took)}
+                print_line("little", settings, figures)
 
 
 def words_of(name: str, data: Path, out: Path) -> list[str] | None:
@@ -100,7 +110,8 @@ def run(words: list[str], folder: Path) -> None:
     Raises:
         RuntimeError: If it fails.
     """
-    code = train.main([*words, "--run-dir", str(folder)])
+    with contextlib.redirect_stdout(sys.stderr):
+        code = train.main([*words, "--run-dir", str(folder)])
     if code:
         raise RuntimeError(f"train.py {' '.join(words)} ended with exit code {code}.")
 
@@ -113,6 +124,20 @@ def count_steps(words: list[str], folder: Path, seconds: float) -> int:
     lines = [line for line in read_metrics(folder) if line.get("stage") == "model"]
     step = config["training"]["batch_size"] / lines[-1]["samples_per_second"]
     return max(CALIBRATION, round(seconds / step))
+
+
+def rivals_of(folder: Path, seconds: float) -> dict[str, dict[str, dict[str, float]]]:
+    """Returns what a U-Net and trees on coarse pictures score, by direction."""
+    rows = json.loads((folder / "report.json").read_text())["results"]
+    directions = dict.fromkeys(f"{'+'.join(row['inputs'])}->{row['target']}" for row in rows)
+    found = measure_rivals(folder, tuple(directions), seconds)
+    return {
+        text: {
+            name: {metric: round(value, 4) for metric, value in scores.items()}
+            for name, scores in each.items()
+        }
+        for text, each in found.items()
+    }
 
 
 def read_figures(folder: Path) -> dict[str, Any]:

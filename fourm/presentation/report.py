@@ -21,7 +21,7 @@ from fourm.evaluation.results import (
 )
 from tokenizers.process.command import make_visible
 from tokenizers.storage.pieces import write_piece
-from tokenizers.storage.run_paths import REPORT, REPORT_PAGE, SAMPLES_PICTURE
+from tokenizers.storage.run_paths import MODEL, REPORT, REPORT_PAGE, SAMPLES_PICTURE
 
 ARROWS = {"lower": "\N{DOWNWARDS ARROW}", "higher": "\N{UPWARDS ARROW}"}
 
@@ -68,6 +68,33 @@ def describe_device() -> str:
         mine = getattr(os, "sched_getaffinity", None)
         return f"cpu, {len(mine(0)) if mine else os.cpu_count()} cores"
     return f"{count} x {device.device_kind}" if count > 1 else device.device_kind
+
+
+RISE = 1.01
+"""Ratio of the last held-out loss to the lowest from which on a report speaks of it."""
+
+
+def say_overfitted(metrics: Sequence[Mapping[str, Any]]) -> str:
+    """Returns a sentence if the held-out loss rose before training ended; else nothing.
+
+    Args:
+        metrics: Lines of metrics.jsonl.
+    """
+    measured = [
+        (line["heldout_loss"], line["step"])
+        for line in metrics
+        if line["stage"] == MODEL and "heldout_loss" in line
+    ]
+    if not measured:
+        return ""
+    (lowest, step), (last, _) = min(measured), measured[-1]
+    if not last > RISE * lowest:
+        return ""
+    return (
+        f"The held-out loss was lowest after {step:,} steps, {lowest:.2f}, and is {last:.2f} at "
+        "the end: since then the training samples were learned by heart. Fewer --training.steps or "
+        "more --crops.views would do; --use best takes the parameters of the lowest loss."
+    )
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from fourm.evaluation.results import (
     share_of_way,
     write_json,
 )
-from fourm.presentation.report import Report, format_report, write_report
+from fourm.presentation.report import Report, format_report, say_overfitted, write_report
 from tests.fourm.fakes import FakeModel, make_set
 
 ROW = {
@@ -164,3 +164,18 @@ def test_json_is_written_whatever_numpy_is_in_it(tmp_path):
         "b": [0, 1],
         "c": [True, None],
     }
+
+
+def test_a_held_out_loss_that_rose_is_said():
+    def lines(*losses):
+        measured = [
+            {"stage": "model", "step": 250 * (number + 1), "heldout_loss": loss}
+            for number, loss in enumerate(losses)
+        ]
+        others = [{"stage": "tokenizer/rgb", "step": 1, "heldout_loss": 0.1}]
+        return [*others, {"stage": "model", "step": 10, "loss": 1.0}, *measured]
+
+    assert say_overfitted(lines()) == "" == say_overfitted(lines(3.0))
+    assert say_overfitted(lines(4.0, 3.5, 3.51)) == "" == say_overfitted(lines(4.0, math.nan))
+    said = say_overfitted(lines(4.0, 3.5, 3.6))
+    assert "lowest after 500 steps, 3.50, and is 3.60 at the end" in said
