@@ -1,10 +1,14 @@
-"""Scaled dot-product attention; on a CPU in chunks, which is faster."""
+"""Scaled dot-product attention: on a CPU in chunks, on a GPU fused, where that is possible."""
 
 import math
+import warnings
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
+
+from fourm.model.norms import is_half
 
 
 def attend_heads(
@@ -21,6 +25,62 @@ def attend_heads(
     mixed = jnp.einsum("bhts,bshk->bthk", weights, values)
     mixed = jnp.where(can_attend.any(-1)[..., None, None], mixed, 0)
     return mixed.reshape(*mixed.shape[:2], -1)
+
+
+def attend_fused(
+    queries: Float[Array, "batch t heads k"],
+    keys: Float[Array, "batch s heads k"],
+    values: Float[Array, "batch s heads k"],
+    can_attend: Bool[Array, "batch #t s"],
+    implementation: Literal["cudnn", "xla"] = "cudnn",
+) -> Float[Array, "batch t dim"]:
+    """Returns `attend_heads` by one of jax's kernels; cuDNN's keeps nothing of size t x s."""
+    batch, t, heads, width = queries.shape
+    # Written out over t, as jax does not do it by itself (jax#28974).
+    mask = jnp.broadcast_to(can_attend[:, None], (batch, 1, t, keys.shape[1]))
+    mixed = jax.nn.dot_product_attention(
+        queries, keys, values, mask=mask, implementation=implementation
+    )
+    mixed = jnp.where(can_attend.any(-1)[..., None, None], mixed, 0)
+    return mixed.reshape(batch, t, heads * width)
+
+
+def can_fuse(backend: str, queries: Array, keys: Array) -> bool:
+    """Tells whether cuDNN's flash attention takes these, with a mask, in training, too.
+
+    Its rules are: half precision, heads of a multiple of 8 and at most 128 numbers, and even
+    lengths. What follows from one token at a time is not worth a kernel of its own.
+    """
+    (_, t, _, width), s = queries.shape, keys.shape[1]
+    is_half_width = is_half(queries.dtype) and width % 8 == 0 and width <= 128
+    return backend == "gpu" and is_half_width and t > 1 and t % 2 == 0 and s % 2 == 0
+
+
+def attend(
+    queries: Float[Array, "batch t heads k"],
+    keys: Float[Array, "batch s heads k"],
+    values: Float[Array, "batch s heads k"],
+    can_attend: Bool[Array, "batch #t s"],
+    may_fuse: bool = True,
+) -> Float[Array, "batch t dim"]:
+    """Returns `attend_heads` in the way that is best on this machine.
+
+    Args:
+        queries: Of what attends.
+        keys: Of what is attended to.
+        values: Of what is attended to.
+        can_attend: Which query may attend to which key.
+        may_fuse: Whether to use a fused kernel where there is one.
+    """
+    if may_fuse and can_fuse(jax.default_backend(), queries, keys):
+        try:
+            return attend_fused(queries, keys, values, can_attend)
+        except (RuntimeError, NotImplementedError) as error:  # Rules of this very GPU.
+            warnings.warn(f"Attention is not fused: {error}", stacklevel=2)
+    if is_half(queries.dtype):
+        # Weights of t x s per head are computed again for the backward pass, not kept.
+        return jax.checkpoint(attend_heads)(queries, keys, values, can_attend)
+    return attend_in_parts(queries, keys, values, can_attend)
 
 
 def attend_in_parts(

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from fourm.model.attention import attend_in_parts
+from fourm.model.attention import attend
 from fourm.model.config import ModelConfig
 from fourm.model.mlp import Mlp
 from fourm.model.projections import apply_flat, dense, norm
@@ -18,7 +18,7 @@ class Attention(nnx.Module):
 
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
         dim = config.dim
-        self.num_heads = config.num_heads
+        self.num_heads, self.may_fuse = config.num_heads, config.fused_attention
         self.query = dense(config, dim, dim, rngs, config.published.qkv_bias)
         self.key = dense(config, dim, dim, rngs, config.published.qkv_bias)
         # Queries and keys start out alike, so that tokens begin by attending to their own place
@@ -54,7 +54,7 @@ class Attention(nnx.Module):
         q = self.split_heads(apply_flat(self.query, queries))
         if self.query_norm is not None:
             q = self.query_norm(q)
-        mixed = attend_in_parts(q, keys, values, can_attend)
+        mixed = attend(q, keys, values, can_attend, self.may_fuse)
         return apply_flat(self.out, mixed)
 
     def __call__(

@@ -104,6 +104,8 @@ class ModelConfig(Checked):
     within_place: bool = True
     """Where grids differ in size, also start from where within its place a target lies, so that a
     fine grid can tell the quarters of a coarse cell apart."""
+    fused_attention: bool = True
+    """On GPUs, in half precision, attend by cuDNN's flash attention where its rules hold."""
     scan_layers: bool = False
     """Scan over layers (compile time does not grow with depth) instead of unrolling them
     (faster steps on a CPU)."""

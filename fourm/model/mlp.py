@@ -8,15 +8,16 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from fourm.model.config import ACTIVATIONS, ModelConfig
+from fourm.model.norms import is_half
 from fourm.model.projections import apply_flat, dense
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def gate(
     activate: Callable[[Array], Array],
-    gates: Float[Array, "rows hidden"],
-    values: Float[Array, "rows hidden"],
-) -> Float[Array, "rows hidden"]:
+    gates: Float[Array, "*rows hidden"],
+    values: Float[Array, "*rows hidden"],
+) -> Float[Array, "*rows hidden"]:
     """Returns `activate(gates) * values` (Shazeer 2020).
 
     The backward pass keeps both arguments and nothing else. What follows from them is computed
@@ -42,6 +43,10 @@ def _backward(activate, kept, slope):
 gate.defvjp(_forward, _backward)
 
 
+def _close(activate, graph, state, gates, values):
+    return nnx.merge(graph, state)(gate(activate, gates, values))
+
+
 class Mlp(nnx.Module):
     """The position-wise network of a block."""
 
@@ -55,9 +60,13 @@ class Mlp(nnx.Module):
     def __call__(self, x: Float[Array, "batch t dim"]) -> Float[Array, "batch t dim"]:
         activate, _ = ACTIVATIONS[self.activation]
 
-        def network(rows: Float[Array, "rows dim"]) -> Float[Array, "rows dim"]:
+        def network(rows: Float[Array, "*rows dim"]) -> Float[Array, "*rows dim"]:
             if self.gate is not None:
-                return self.down(gate(activate, self.gate(rows), self.up(rows)))
+                gates, values = self.gate(rows), self.up(rows)
+                if is_half(rows.dtype):  # Their product is computed again, too.
+                    down = nnx.split(self.down)
+                    return jax.checkpoint(partial(_close, activate))(*down, gates, values)
+                return self.down(gate(activate, gates, values))
             return self.down(activate(self.up(rows)))
 
         return apply_flat(network, x)

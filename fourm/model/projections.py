@@ -2,12 +2,52 @@
 
 from collections.abc import Callable
 
+import jax
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
 from fourm.model.config import ModelConfig
+from fourm.model.norms import LayerNorm, RMSNorm, is_half
 
 XAVIER = nnx.initializers.xavier_uniform()
+
+
+class Linear(nnx.Linear):
+    """A linear projection, which in half precision keeps no copy of its kernel."""
+
+    def __call__(self, x: Float[Array, "*rows inputs"], **options) -> Float[Array, "*rows outputs"]:
+        if not is_half(self.dtype) or options:
+            return super().__call__(x, **options)
+        y = project(x.astype(self.dtype), self.kernel[...])
+        return y if self.bias is None else y + self.bias[...].astype(self.dtype)
+
+
+@jax.custom_vjp
+def project(
+    x: Float[Array, "*rows inputs"], kernel: Float[Array, "inputs outputs"]
+) -> Float[Array, "*rows outputs"]:
+    """Returns `x @ kernel` in the precision of `x`.
+
+    For the backward pass the kernel is kept as it is stored, and rounded again there: a rounded
+    copy of every layer's would be kept beside it. Its gradient is added up in its own precision.
+    """
+    return x @ kernel.astype(x.dtype)
+
+
+def _project_forward(x, kernel):
+    return project(x, kernel), (x, kernel)
+
+
+def _project_backward(kept, slope):
+    x, kernel = kept
+    x_slope = slope @ kernel.astype(x.dtype).T
+    rows, slopes = (array.reshape(-1, array.shape[-1]) for array in (x, slope))
+    kernel_slope = jnp.matmul(rows.T, slopes, preferred_element_type=kernel.dtype)
+    return x_slope, kernel_slope
+
+
+project.defvjp(_project_forward, _project_backward)
 
 
 def dense(
@@ -17,9 +57,9 @@ def dense(
     rngs: nnx.Rngs,
     use_bias: bool,
     kernel_init: nnx.Initializer = XAVIER,
-) -> nnx.Linear:
+) -> "Linear":
     """Builds a projection, by default with Xavier-uniform weights."""
-    return nnx.Linear(
+    return Linear(
         inputs,
         outputs,
         use_bias=use_bias,
@@ -29,17 +69,20 @@ def dense(
     )
 
 
-def norm(config: ModelConfig, dim: int, rngs: nnx.Rngs) -> nnx.RMSNorm | nnx.LayerNorm:
+def norm(config: ModelConfig, dim: int, rngs: nnx.Rngs) -> RMSNorm | LayerNorm:
     """Builds the normalisation; statistics are taken in float32."""
     dtype = config.dtype
     if config.norm == "rmsnorm":
-        return nnx.RMSNorm(dim, epsilon=1e-6, dtype=dtype, rngs=rngs)
-    return nnx.LayerNorm(
-        dim, epsilon=1e-6, use_bias=config.published.norm_bias, dtype=dtype, rngs=rngs
-    )
+        return RMSNorm(dim, epsilon=1e-6, dtype=dtype, rngs=rngs)
+    return LayerNorm(dim, epsilon=1e-6, use_bias=config.published.norm_bias, dtype=dtype, rngs=rngs)
 
 
 def apply_flat(layer: Callable, x: Float[Array, "batch tokens dim"]) -> Float[Array, "..."]:
-    """Applies a layer to tokens as rows: XLA's backward pass on the CPU is slow in 3-D."""
+    """Applies a layer to tokens as rows: XLA's backward pass on the CPU is slow in 3-D.
+
+    In half precision they stay as they are, so that layers that read the same keep it once.
+    """
+    if is_half(x.dtype):
+        return layer(x)
     rows = layer(x.reshape(-1, x.shape[-1]))
     return rows.reshape(*x.shape[:-1], rows.shape[-1])
