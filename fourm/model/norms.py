@@ -65,10 +65,15 @@ def _forward(x, scale, bias, epsilon, is_centred):
         square = jnp.maximum(square - jnp.square(mean), 0.0)
         wide = wide - mean
     rate = jax.lax.rsqrt(square + epsilon)
-    y = wide * (rate * scale)
+    y = wide * (rate * _per_column(scale, x))
     if bias is not None:
-        y = y + bias
+        y = y + _per_column(bias, x)
     return y.astype(x.dtype), (x, scale, bias is not None, mean, rate)
+
+
+def _per_column(values: Float[Array, "dim"], x: Array) -> Array:
+    """Returns values of columns with as many axes as `x`."""
+    return values.reshape((1,) * (x.ndim - 1) + values.shape)
 
 
 def _backward(epsilon, is_centred, kept, slope):
@@ -79,7 +84,7 @@ def _backward(epsilon, is_centred, kept, slope):
     over_rows = tuple(range(slope.ndim - 1))
     scale_slope = (slope * unit).sum(over_rows).astype(scale.dtype)
     bias_slope = slope.sum(over_rows).astype(scale.dtype) if has_bias else None
-    pulled = slope * scale
+    pulled = slope * _per_column(scale, x)
     x_slope = pulled - unit * (pulled * unit).mean(-1, keepdims=True)
     if is_centred:
         x_slope = x_slope - pulled.mean(-1, keepdims=True)

@@ -20,7 +20,9 @@ class Linear(nnx.Linear):
         if not is_half(self.dtype) or options:
             return super().__call__(x, **options)
         y = project(x.astype(self.dtype), self.kernel[...])
-        return y if self.bias is None else y + self.bias[...].astype(self.dtype)
+        if self.bias is None:
+            return y
+        return y + self.bias[...].astype(self.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
 
 
 @jax.custom_vjp
