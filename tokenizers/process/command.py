@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import TextIO
 
+from tokenizers.process.compile_cache import keep_compiled_programs
 from tokenizers.process.huge_pages import restart_with_huge_pages
 from tokenizers.process.termination import Terminated, raises_terminated
 
@@ -48,6 +49,7 @@ def begin(has_huge_pages: bool = False) -> None:
     # Pages are drawn into files, whatever shows them elsewhere; and types of arrays are ours.
     os.environ["MPLBACKEND"] = "agg"
     os.environ["JAX_ENABLE_X64"] = "0"
+    keep_compiled_programs()
 
 
 def run_command(
