@@ -65,6 +65,8 @@ class TrainStep:
     """Precision of activations."""
     scan_layers: bool = False
     """Scan over layers instead of unrolling them."""
+    fused_attention: bool = True
+    """Attend by a fused kernel where there is one."""
     remat: Remat = "none"
     """What the backward pass computes again."""
     tile: int = LossConfig().tile
@@ -95,7 +97,7 @@ def build_step(config: TrainStep) -> Step:
     space, model_config = build_workload(
         config.size, config.modalities, config.features, config.scan_layers, config.dtype
     )
-    model_config = replace(model_config, remat=config.remat)
+    model_config = replace(model_config, remat=config.remat, fused_attention=config.fused_attention)
     mixture = build_mixture(space, config.budget, rules=config.rules)
     mask = partial(mask_batch, space=space, config=mixture)
     layout = Layout.build(config.mesh)
