@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 from fourm.evaluation.results import Pair
 from fourm.run_directory.sample_set import TRAINING, SampleSet, load_heldout
 from tokenizers.modality import load_tokenizer
+from tokenizers.spread import evenly_spread
 from tokenizers.storage.run_paths import TOKENIZERS
 from tokenizers.values.dense import DenseValues
 
@@ -24,8 +25,8 @@ WIDTHS = (32, 64, 128)
 """Channels of the U-Net, at full, half and quarter resolution."""
 BATCH, LEARNING_RATE = 16, 2e-3
 """Of its training by AdamW; the rate falls to 0 by a cosine of the time."""
-COARSE = 16
-"""Side of the pictures that trees read and write."""
+COARSE, COARSE_SAMPLES = 16, 600
+"""Side of the pictures that trees read and write, and how many they learn from."""
 
 
 def measure_rivals(
@@ -161,6 +162,8 @@ def answer_by_trees(
     arguments are those of `answer_by_unet`."""
     from sklearn.ensemble import ExtraTreesRegressor
 
+    few = evenly_spread(len(seen), COARSE_SAMPLES)
+    seen, known = seen[few], known[few]
     read, written = inputs.fit_statistics(seen), target.fit_statistics(known)
     side = known.shape[1]
 
@@ -169,7 +172,7 @@ def answer_by_trees(
 
     train, test = (coarse(inputs.normalize(jnp.asarray(raw), read)) for raw in (seen, shown))
     answers = coarse(target.target_output(jnp.asarray(known), written))
-    trees = ExtraTreesRegressor(50, min_samples_leaf=3, max_features=0.3, n_jobs=-1, random_state=0)
+    trees = ExtraTreesRegressor(20, min_samples_leaf=3, max_features=0.1, n_jobs=-1, random_state=0)
     found = trees.fit(train, answers).predict(test).astype(np.float32)
     pictures = jnp.asarray(found).reshape(len(found), COARSE, COARSE, -1)
     fine = jax.image.resize(pictures, (len(found), side, side, pictures.shape[-1]), "linear")

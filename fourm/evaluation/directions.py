@@ -224,7 +224,7 @@ class Evaluator:
             own = _as_rows(pair, values.metrics, bounds, scores, "{}" + bounds.suffix)
             found += own if score_rival is None else score_rival(own, bounds.where)
         if pair.readback is not None:
-            read = self._predict({pair.target: readable(predicted, values)}, pair.readback)
+            read = self._read(pair.target, readable(predicted, values), pair.readback)
             found += self._score_read(pair, read, rows)
         # The same samples in all directions, as far as they can be, for pictures side by side.
         order = spread_order(self.heldout.size)
@@ -338,6 +338,18 @@ class Evaluator:
         whole = self._bounds(pair.readback, rows)[0]
         bounds = whole._replace(ceiling=values.score(self._read_of[key], given))
         return _as_rows(pair, values.metrics, bounds, values.score(read, given), "readback_{}")
+
+    def _read(self, name: str, answer: RawBatch, target: str) -> RawBatch:
+        """Predicts from the model's own answer, by its ids alone.
+
+        So does generation in a chain, and so was trained (`MaskingConfig.ids_alone`): the numbers
+        that describe patches beside their ids are of true pictures, which are sharper.
+        """
+        known = self.model.tokenize({name: answer})
+        made = self.model.generate(
+            {}, [target], known=known, seed=self.config.seed, settings=self.settings
+        )
+        return made.values[target]
 
     def _predict(self, inputs: dict[str, RawBatch], target: str) -> RawBatch:
         answer = self.model.generate(

@@ -34,10 +34,10 @@ be expected to beat. **Share**: how much of the way from floor to ceiling the mo
 it is worse than a constant, and there is none where the ceiling is no better than the floor. An
 arrow shows the direction in which a metric improves. Metrics of pixels are pooled over all pixels
 whose truth is known. `readback_` metrics: the model predicts the
-input again from its own answer, and is scored against the input that was given; the floor is a
-constant answer, the ceiling is what it reads from true pictures. Metrics of a region, such as
-`_objects`, score the same predictions on its pixels alone; their floor is the one best value for
-the region's training pixels."""
+input again from its own answer, by its ids, and is scored against the input that was given; the
+floor is a constant answer, the ceiling is what it reads from true pictures. Metrics of a region,
+such as `_objects`, score the same predictions on its pixels alone; their floor is the one best
+value for the region's training pixels."""
 
 RIVALS = """\
 **Simple method**: what takes seconds on the same inputs and at most some thousand of the same

@@ -94,9 +94,9 @@ class FakeModel:
     def reconstruct(self, name, raw):
         return self.tokenizers[name].decode(self.tokenizers[name].encode(raw))
 
-    def generate(self, inputs, targets, *, seed=0, settings=None):
-        self.calls.append((tuple(inputs), tuple(targets), seed))
-        ids = next(iter(self.tokenize(inputs).values()))
+    def generate(self, inputs, targets, *, seed=0, settings=None, known=None):
+        self.calls.append((tuple(inputs) + tuple(known or ()), tuple(targets), seed))
+        ids = next(iter((known or self.tokenize(inputs)).values()))
         if self.kind == "constant":
             ids = np.full_like(ids, 1)
         return SimpleNamespace(values={name: self.tokenizers[name].decode(ids) for name in targets})

@@ -76,7 +76,7 @@ def test_read_back_scores_the_models_own_picture_against_the_caption_given():
     painter = FakeModel("constant")
     painter_reads = FakeModel()
     painter.generate = lambda inputs, targets, **options: FakeModel.generate(
-        painter if "caption" in inputs else painter_reads, inputs, targets
+        painter if "caption" in inputs else painter_reads, inputs, targets, **options
     )
     rows = {r["metric"]: r for r in Evaluator(painter, heldout, training, config).evaluate()}
     assert rows["readback_f1_color"]["value"] < 0.5
