@@ -48,6 +48,7 @@ from fourm.presentation.report import Report, say_overfitted, write_report
 from fourm.run_directory.lock import locked, undone_if_refused
 from fourm.run_directory.run_log import RunLog, SilentLog, read_metrics
 from fourm.run_directory.stages import Stages
+from fourm.training.fit_memory import choose_remat
 from fourm.training.heldout import HeldoutLoss
 from fourm.training.initial_model import create_model, find_start
 from fourm.training.loop import TrainingStage, train
@@ -208,7 +209,10 @@ def train_model(
     start = find_start(tokenizers, folder, config.start_from)
     config.masking.check_fits(start.space)
     loss_fn = MaskedLoss(start.space, config.masking, config.loss, layout)
-    model = create_model(start, config.model, tokenizers, seed, layout)
+    shape = config.model
+    if tokens:
+        shape = choose_remat(start.space, shape, training, loss_fn, tokens, layout)
+    model = create_model(start, shape, tokenizers, seed, layout)
     del start  # It may hold the weights of another run.
     if tokens:
         rows = layout.rows(training.batch_size)

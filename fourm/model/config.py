@@ -13,7 +13,7 @@ from jaxtyping import Array
 from tokenizers.settings.checked import Checked, name_knob
 
 Dtype = Literal["auto", "float32", "bfloat16"]
-Remat = Literal["none", "blocks", "everything"]
+Remat = Literal["none", "blocks", "everything", "auto"]
 Activation = Literal["gelu", "silu", "relu", "geglu", "swiglu", "reglu"]
 ACTIVATIONS: dict[str, tuple[Callable[[Array], Array], bool]] = {
     "gelu": (partial(nnx.gelu, approximate=False), False),
@@ -112,7 +112,8 @@ class ModelConfig(Checked):
     remat: Remat = "none"
     """What the backward pass computes again instead of keeping it. blocks keeps what goes into
     each block: one more forward pass. everything keeps that of every few blocks only: two more
-    (Chen et al. 2016)."""
+    (Chen et al. 2016). auto takes the first of these that fits the device when a training begins,
+    and says which."""
     compute_dtype: Dtype = "auto"
     """Precision of activations. auto is bfloat16 on GPUs and TPUs and float32 on a CPU, and is
     settled when a model is made. Parameters, norms, softmax and loss stay float32."""

@@ -84,7 +84,8 @@ class FourM(nnx.Module):
 
     def __init__(self, space: TokenSpace, config: ModelConfig, rngs: nnx.Rngs):
         # Settled here, so that a saved model says what it was trained with.
-        config = replace(config, compute_dtype=config.dtype.name)
+        remat = "none" if config.remat == "auto" else config.remat
+        config = replace(config, compute_dtype=config.dtype.name, remat=remat)
         self.space, self.config = space, config
         published = config.published
         init = nnx.initializers.normal(config.embedding_std)
