@@ -377,7 +377,7 @@ def test_nyuv2_runs_to_its_report(tmp_path):
         (["missing.py"], "no configuration file missing.py"),
         (["nyuv2"], "--data.path"),
         (["nyuv2", "--data.path", "no/such/folder"], "no/such/folder"),
-        (["--training.batch-size", "0"], "--training.batch-size is 0"),
+        (["--training.batch-size", "-1"], "--training.batch-size is -1"),
         (["--evaluation.pairs", "rgb->dept"], "dept"),
         (["--probes.input", "rbg"], "rbg"),
         (["--probes.tasks", "object_cuont", "--tokenizer-samples", "8"], "object_cuont"),
