@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from tqdm import tqdm
 
-from fourm.evaluation.results import Pair, Row, why_failed
+from fourm.evaluation.results import Pair, Row, readable, why_failed
 from fourm.evaluation.rivals import SCORED, answer_simply
 from fourm.run_directory.sample_set import SampleSet
 from tokenizers.base import Better, RawBatch, Tokenizer, Values, main_metric
@@ -421,22 +421,6 @@ class Evaluator:
         if not isinstance(truth, np.ndarray) or truth.shape[:3] != where.shape:
             return None
         return where
-
-
-def readable(predicted: RawBatch, values: Values) -> RawBatch:
-    """Returns predictions as a model takes them for input: None where one is not allowed.
-
-    What is generated may be no value at all, such as an empty text.
-    """
-    if isinstance(predicted, np.ndarray):
-        return predicted
-    shown = []
-    for value in predicted:
-        try:
-            shown.append(values.check(value, "prediction"))
-        except ValueError:
-            shown.append(None)
-    return shown
 
 
 def _as_rows(

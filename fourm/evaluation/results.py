@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tokenizers.base import RawBatch, Values
 from tokenizers.process.command import is_debugging
 from tokenizers.storage.unfinished import write_file
 
@@ -171,3 +172,19 @@ def _plain(content: Any) -> Any:
             return content
         case _:
             return str(content)
+
+
+def readable(predicted: RawBatch, values: Values) -> RawBatch:
+    """Returns predictions as a model takes them for input: None where one is not allowed.
+
+    What is generated may be no value at all, such as an empty text.
+    """
+    if isinstance(predicted, np.ndarray):
+        return predicted
+    shown = []
+    for value in predicted:
+        try:
+            shown.append(values.check(value, "prediction"))
+        except ValueError:
+            shown.append(None)
+    return shown

@@ -4,8 +4,8 @@ import math
 import numpy as np
 import pytest
 
-from fourm.evaluation.directions import EvaluationConfig, Evaluator, RegionConfig, readable
-from fourm.evaluation.results import Pair, format_table, notes_of
+from fourm.evaluation.directions import EvaluationConfig, Evaluator, RegionConfig
+from fourm.evaluation.results import Pair, format_table, notes_of, readable
 from fourm.run_directory.sample_set import Column, SampleSet
 from tests.fourm.fakes import MODALITIES, FakeModel, make_sample, make_set
 from tokenizers.text.sentencepiece import Text
