@@ -11,12 +11,11 @@ from functools import partial
 
 import jax
 import tyro
-from jaxtyping import PyTree
 
 from benchmarks.measure import print_line
 from benchmarks.train_step import TrainStep, build_step
 from benchmarks.workloads import draw_tokens
-from fourm.devices.layout import Layout
+from fourm.training.fit_memory import place
 
 
 @dataclass(frozen=True)
@@ -27,15 +26,6 @@ class Compile(TrainStep):
     """Scanned and unrolled; else as --scan-layers says."""
     repeats: int = 1
     """Of which the fastest counts."""
-
-
-def place(layout: Layout, shapes: PyTree) -> PyTree:
-    """Returns shapes of arrays that lie where the layout says."""
-    return jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        shapes,
-        layout.shardings(shapes),
-    )
 
 
 def measure(config: TrainStep, repeats: int) -> dict[str, float]:

@@ -60,7 +60,7 @@ class TokenizeConfig(Checked):
     """Which of the data's splits."""
     modalities: tuple[str, ...] = ()
     """Which of the run's modalities; all by default."""
-    crops: CropConfig = field(default_factory=CropConfig)
+    crops: CropConfig = field(default_factory=lambda: CropConfig(views=1))
     """How samples are cut, in how many views. Sizes are those that the tokenizers take."""
     seed: int = 0
     """Seed of the random views."""

@@ -75,7 +75,8 @@ def attend(
     if may_fuse and can_fuse(jax.default_backend(), queries, keys):
         try:
             return attend_fused(queries, keys, values, can_attend)
-        except (RuntimeError, NotImplementedError) as error:  # Rules of this very GPU.
+        except (RuntimeError, NotImplementedError) as error:
+            # jax raises these while it traces, where this GPU or its cuDNN has no such kernel.
             warnings.warn(f"Attention is not fused: {error}", stacklevel=2)
     if is_half(queries.dtype):
         # Weights of t x s per head are computed again for the backward pass, not kept.

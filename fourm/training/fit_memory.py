@@ -6,6 +6,7 @@ from typing import get_args
 import jax
 import numpy as np
 from flax import nnx
+from jaxtyping import PyTree
 
 from fourm.devices.layout import Layout
 from fourm.devices.processes import is_main
@@ -71,6 +72,15 @@ def choose_remat(
     return config
 
 
+def place(layout: Layout, shapes: PyTree) -> PyTree:
+    """Returns shapes of arrays that lie where the layout says."""
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        shapes,
+        layout.shardings(shapes),
+    )
+
+
 def step_bytes(
     space: TokenSpace,
     config: ModelConfig,
@@ -94,11 +104,7 @@ def step_bytes(
         training.accumulation,
     )
     shapes = jax.eval_shape(lambda: create_state(build(), optimizer, Layout.single())[1])
-    state = jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        shapes,
-        layout.shardings(shapes),
-    )
+    state = place(layout, shapes)
     key = jax.eval_shape(lambda: jax.random.key(0))
     memory = step.lower(state, batch, key).compile().memory_analysis()
     # Results take the place of the state, whose buffers are given away.

@@ -15,8 +15,8 @@ import pytest
 from data_pipeline.crops import CropConfig
 from data_pipeline.sources.files.data import FilesData
 from data_pipeline.sources.files.formats import ArrayFile, NumberFile
-from data_pipeline.sources.kinds import KINDS
-from data_pipeline.tokenize import main, parse
+from data_pipeline.sources.kinds import KINDS, NoData
+from data_pipeline.tokenize import TokenizeConfig, main, parse
 from data_pipeline.tokens.store import TokenStore
 from tests.data_pipeline.token_samples import assert_same, everything
 from tests.paths import ROOT
@@ -284,3 +284,8 @@ def test_strays_beside_tokenizers_are_passed_over(run, tmp_path):
         (run / "tokenizers" / stray).write_text("stray")
     assert main([str(run), "--out", str(tmp_path / "tokens")]) == 0
     assert (tmp_path / "tokens" / "index.json").stat().st_mtime_ns == before
+
+
+def test_samples_come_in_one_view_unless_more_are_asked_for():
+    """A store that an earlier version began says one view, and goes on."""
+    assert TokenizeConfig(data=NoData()).crops.views == 1
