@@ -33,6 +33,25 @@ class Boxes(NamedTuple):
     classes: np.ndarray
 
 
+class Choices(tuple):
+    """Several values of one modality of one sample, such as five captions of one picture.
+
+    A source gives them in place of a value; every view of the sample takes one of them.
+    """
+
+
+class Mended(NamedTuple):
+    """A value that a source could use only after a correction, which is counted.
+
+    Attributes:
+        value: As it is used.
+        how: What was done, in a few words, such as "boxes cut at the picture's edge".
+    """
+
+    value: Any
+    how: str
+
+
 class Crop(NamedTuple):
     """A window cut out of a picture and then resized, as fractions of height and width."""
 
