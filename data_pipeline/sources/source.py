@@ -1,16 +1,49 @@
 """Where samples come from: random access, deterministic, any modality may be absent."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int
 
-Sample = dict[str, Any]
-"""Raw values by modality name. An absent modality has no key.
-
-`metadata`, where a source has it, is a dict of numbers or short strings for probing.
+METADATA = "metadata"
+"""Under which name a sample has facts for probing, no modality: a dict of numbers or short strings.
 """
+NOTES = ":notes"
+"""Under which name a sample has a list of `Note`, if there is anything to say of its values."""
+
+Sample = dict[str, Any]
+"""Raw values by modality name, with `METADATA` and `NOTES` beside them where there are such.
+
+An absent modality has no key. A value may be `Choices`, or `Mended`.
+"""
+
+LEAVES_OUT = ("unreadable", "unusable", "misaligned")
+"""Kinds of `Note` about a value that its sample has to do without."""
+
+
+class Note(NamedTuple):
+    """What a user should know of one value, or of one file, of a data set.
+
+    Attributes:
+        kind: One of `LEAVES_OUT`, or in a few words what was done: "mended", "listed twice",
+            "ignored".
+        modality: Of the value; empty if it is the whole sample.
+        key: Of the sample; empty if the file belongs to none.
+        file: Where the value is stored; empty where the source can't tell.
+        reason: One phrase or sentence.
+    """
+
+    kind: str
+    modality: str
+    key: str
+    file: str
+    reason: str
+
+    @property
+    def leaves_out(self) -> bool:
+        """True if the sample has to do without the value."""
+        return self.kind in LEAVES_OUT
 
 
 @runtime_checkable
