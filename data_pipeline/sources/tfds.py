@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from data_pipeline.sources.source import Sample
-from tokenizers.base import Boxes
+from data_pipeline.sources.values import class_number, class_text, plain_value, put, usable_boxes
+from tokenizers.base import Boxes, Mended
 from tokenizers.settings.checked import Checked
 
 
@@ -34,7 +35,8 @@ class TfdsData(Checked):
     """What TFDS calls each split; slices such as train[:90%] are allowed."""
     features: dict[str, str] = field(default_factory=dict)
     """Feature of each modality, such as rgb: image. Entries of nested features are joined by a
-    slash. A feature with `bbox` and `label` entries becomes boxes."""
+    slash. A feature with `bbox` and `label` entries becomes boxes; one with several texts, such as
+    captions/text, gives every view of a sample one of them."""
     class_names_as_text: dict[str, str] = field(default_factory=dict)
     """Text modalities made of a class label's name, such as caption: label."""
     metadata: tuple[str, ...] = ()
@@ -89,7 +91,11 @@ class TfdsSource:
         self._config = config
         self._class_names = {
             path: tuple(_feature_at(features, path).names)
-            for path in (*config.class_names_as_text.values(), *config.metadata)
+            for path in (
+                *config.features.values(),
+                *config.class_names_as_text.values(),
+                *config.metadata,
+            )
             if hasattr(_feature_at(features, path), "names")
         }
         for name, path in config.class_names_as_text.items():
@@ -106,39 +112,49 @@ class TfdsSource:
         return len(self._records)
 
     def __getitem__(self, index: int) -> Sample:
+        """Returns one sample; what is missing or can't be read is absent, the latter with a note.
+
+        An empty list, None and the class label -1 are missing.
+        """
         record = self._records[int(index)]
-        sample: Sample = {
-            name: _raw_value(_entry_at(record, path), name, index)
-            for name, path in self._config.features.items()
-        }
-        for name, path in self._config.class_names_as_text.items():
-            sample[name] = self._class_names[path][int(_entry_at(record, path))].replace("_", " ")
-        if self._config.metadata:
-            sample["metadata"] = {
-                path: _raw_value(_entry_at(record, path), path, index)
-                for path in self._config.metadata
-            }
+        key, config = str(index), self._config
+        sample: Sample = {}
+        for name, path in config.features.items():
+            put(sample, name, lambda path=path: self._value(record, path), key, path)
+        for name, path in config.class_names_as_text.items():
+            names = self._class_names[path]
+            put(
+                sample,
+                name,
+                lambda path=path, names=names: class_text(_entry_at(record, path), names),
+                key,
+                path,
+            )
+        for path in config.metadata:
+            put(sample, path, lambda path=path: self._value(record, path), key, path, fact=True)
         return sample
 
     def __getitems__(self, indices: Sequence[int]) -> list[Sample]:
         return [self[index] for index in indices]
 
+    def _value(self, record: Any, path: str) -> Any:
+        value = _entry_at(record, path)
+        if isinstance(value, dict):
+            return _boxes(value)
+        if path in self._class_names and np.ndim(value) == 0:
+            return class_number(value, self._class_names[path])
+        return plain_value(value)
 
-def _raw_value(value: Any, name: str, index: int) -> Any:
-    if isinstance(value, dict):
-        if not {"bbox", "label"} <= value.keys():
-            raise ValueError(
-                f"The feature of {name} has the entries {', '.join(value)} (sample {index}); only "
-                "one with bbox and label makes boxes. Name an entry, such as objects/label."
-            )
-        rows = np.asarray(value["bbox"], np.float32).reshape(-1, 4)
-        corners = rows[:, [1, 0, 3, 2]]  # TFDS has (y_min, x_min, y_max, x_max).
-        return Boxes(corners.clip(0, 1), np.asarray(value["label"], np.int32).reshape(-1))
-    if isinstance(value, bytes):
-        return value.decode("utf-8")
-    if isinstance(value, np.ndarray | np.generic) and np.ndim(value) == 0:
-        return _raw_value(value.item(), name, index)
-    return value
+
+def _boxes(value: dict[str, Any]) -> Boxes | Mended:
+    if not {"bbox", "label"} <= value.keys():
+        raise ValueError(
+            f"has the entries {', '.join(value)}; only a feature with bbox and label makes boxes. "
+            "Name an entry, such as objects/label"
+        )
+    rows = np.asarray(value["bbox"], np.float32).reshape(-1, 4)
+    corners = rows[:, [1, 0, 3, 2]]  # TFDS has (y_min, x_min, y_max, x_max).
+    return usable_boxes(corners, np.asarray(value["label"], np.int32).reshape(-1))
 
 
 def _entry_at(record: Any, path: str) -> Any:

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data_pipeline.sources.source import NOTES
 from data_pipeline.sources.tfds import TfdsData
-from tokenizers.base import Boxes
+from tokenizers.base import Boxes, Choices
 
 tfds = pytest.importorskip("tensorflow_datasets")
 
@@ -39,6 +40,8 @@ def prepared(tmp_path_factory) -> str:
                         "caption": features.Text(),
                         "brightness": features.Scalar(np.float32),
                         "label": features.ClassLabel(names=["night_stand", "sofa"]),
+                        "unsure": features.ClassLabel(names=["night_stand", "sofa"]),
+                        "captions": features.Sequence({"text": features.Text()}),
                         "objects": features.Sequence(
                             {
                                 "bbox": features.BBoxFeature(),
@@ -62,6 +65,8 @@ def prepared(tmp_path_factory) -> str:
                         "caption": f"größe {index}",
                         "brightness": index / 2,
                         "label": index % 2,
+                        "unsure": index % 3 - 1,
+                        "captions": [{"text": f"{n} of {index}"} for n in range(index % 3)],
                         "objects": [{"bbox": box, "label": 1}] * (index % 3),
                     },
                 )
@@ -112,13 +117,52 @@ def test_class_names_become_captions(prepared):
 
 def test_entries_of_nested_features_are_reached_by_a_slash(prepared):
     source = rooms(prepared, features={"kinds": "objects/label"}).open("train")
-    assert {len(sample["kinds"]) for sample in source.__getitems__(range(8))} == {0, 1, 2}
+    samples = source.__getitems__(range(8))
+    assert {len(sample["kinds"]) for sample in samples if "kinds" in sample} == {1, 2}
+    assert any("kinds" not in sample for sample in samples)
+
+
+def test_several_captions_are_choices_and_none_is_no_caption(prepared):
+    source = rooms(prepared, features={"rgb": "image", "caption": "captions/text"}).open("train")
+    for sample in source.__getitems__(range(8)):
+        number = int(sample["rgb"][0, 0, 0])
+        texts = tuple(f"{n} of {number}" for n in range(number % 3))
+        if len(texts) == 2:
+            assert isinstance(sample["caption"], Choices) and sample["caption"] == texts
+        else:
+            assert sample.get("caption") == (texts[0] if texts else None)
+
+
+def test_the_label_minus_one_is_no_class_wherever_it_is_read(prepared):
+    changes = {"features": {"rgb": "image", "kind": "unsure"}, "metadata": ("unsure", "label")}
+    source = rooms(prepared, class_names_as_text={"words": "unsure"}, **changes).open("train")
+    seen = set()
+    for sample in source.__getitems__(range(8)):
+        label = int(sample["rgb"][0, 0, 0]) % 3 - 1
+        seen.add(label)
+        name = ("night stand", "sofa")[label] if label >= 0 else None
+        number = label if label >= 0 else None
+        assert (sample.get("words"), sample.get("kind")) == (name, number)
+        assert sample["metadata"].get("unsure") == number and "label" in sample["metadata"]
+    assert seen == {-1, 0, 1}
+
+
+def test_a_feature_that_is_no_value_is_noted_and_the_others_are_read(prepared):
+    source = rooms(prepared, features={"rgb": "image", "boxes": "captions"}).open("train")
+    sample = source[0]
+    assert "rgb" in sample and "boxes" not in sample
+    (note,) = sample[NOTES]
+    assert note.leaves_out and (note.modality, note.key, note.file) == ("boxes", "0", "captions")
+    assert "has the entries text; only a feature with bbox and label" in note.reason
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"features": {"rgb": "picture"}}, "no feature 'picture'.*brightness, caption, image"),
+        (
+            {"features": {"rgb": "picture"}},
+            "no feature 'picture'.*brightness, caption, captions, image",
+        ),
         ({"features": {"rgb": "image/left"}}, "no feature 'image/left'"),
         ({"split_names": {"train": "trian"}}, r"split 'trian' of 'tiny_rooms'.*data\.split_names"),
         ({"name": "no_such_data"}, r"'no_such_data'.*check data\.name"),
