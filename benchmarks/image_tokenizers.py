@@ -156,7 +156,7 @@ def main(options: Options) -> None:
             }
             print(json.dumps(result), flush=True)
         for row in (truth[:8], decoded[:8]):
-            rows.append(np.concatenate([values.draw(value, 128) for value in row], axis=1))
+            rows.append(np.concatenate([values.draw(value, (128, 128)) for value in row], axis=1))
     if options.pictures:
         Image.fromarray(np.concatenate(rows)).save(options.pictures)
 

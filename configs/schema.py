@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
-from data_pipeline.crops import CropConfig
+from data_pipeline.crops import CropConfig, aspect_of
 from data_pipeline.sources.kinds import AnyData, NoData
 from fourm.devices.layout import MeshConfig
 from fourm.evaluation.directions import EvaluationConfig
@@ -121,21 +121,23 @@ class RunConfig(Checked):
             )
         for name, modality in self.modalities.items():
             patch_size = getattr(modality.tokenizer, "patch_size", 1)
-            if self.sizes[name] % patch_size:
-                knob = f"--modalities.{name}.size" if modality.size else "--crops.size"
-                raise ValueError(
-                    f"--modalities.{name}.tokenizer.patch-size is {patch_size}, which does not "
-                    f"divide {knob}, {self.sizes[name]}."
-                )
-
+            for side, length in zip(("size", "width"), self.sizes[name], strict=True):
+                if length % patch_size:
+                    knob = f"--modalities.{name}.{side}" if modality.size else f"--crops.{side}"
+                    raise ValueError(
+                        f"--modalities.{name}.tokenizer.patch-size is {patch_size}, which does not "
+                        f"divide {knob}, {length}."
+                    )
+        aspect_of(self.sizes)
         for knob, value in _numbers_in(self, "-"):
             if math.isnan(value):
                 raise ValueError(f"{knob} is nan; it must be a number.")
 
     @property
-    def sizes(self) -> dict[str, int]:
+    def sizes(self) -> dict[str, tuple[int, int]]:
         """Height and width in pixels of every modality that is a picture."""
-        return {name: each.size or self.crops.size for name, each in self.modalities.items()}
+        shared = self.crops.shape
+        return {name: each.picture_size(shared) for name, each in self.modalities.items()}
 
     def _check_region(self) -> None:
         """Raises ValueError if the region's classes are none of its modality's."""

@@ -1,5 +1,6 @@
 """Crops, flips and turns that treat all modalities of a sample alike, so that they stay aligned."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from data_pipeline.sources.source import Sample, Source, key_of
-from tokenizers.base import Crop, Values
+from tokenizers.base import Crop, Values, largest_window
 from tokenizers.features import Vectors
 from tokenizers.settings.checked import Checked, name_knob
 
@@ -18,19 +19,37 @@ class CropConfig(Checked):
     """How samples are cut to one size; see `TransformedSource`."""
 
     size: int = 64
-    """Height and width in pixels of everything that is a picture."""
+    """Height in pixels of everything that is a picture; its width, too, unless that is given."""
+    width: int = 0
+    """Width in pixels; 0 for squares. Samples are cut to this aspect ratio, never stretched."""
     views: int = 0
-    """Versions of every training sample: the centre square, and further random squares. 0: chosen
-    when a run begins, the more the fewer samples there are; elsewhere 1."""
+    """Versions of every training sample: the largest window in the middle, and further random ones.
+    0: chosen when a run begins, the more the fewer samples there are; elsewhere 1."""
     scale: tuple[float, float] = (0.4, 1.0)
-    """Smallest and largest area of a random square, as a share of the centre square."""
+    """Smallest and largest area of a random window, as a share of the one in the middle."""
     flip: bool = True
-    """Mirror half of the random squares."""
+    """Mirror half of the random windows."""
     turn: bool = False
-    """Turn random squares by 0 to 3 right angles: for pictures without an upper side, such as those
-    taken from above."""
+    """Turn random windows by 0 to 3 right angles: for square pictures without an upper side, such
+    as those taken from above."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.size, self.width or self.size
 
     def check_knobs(self, knob: str) -> None:
+        if self.width < 0:
+            raise ValueError(
+                f"{name_knob(knob, 'width')} is {self.width}; at least 1 is allowed, or 0 for "
+                "squares."
+            )
+        if self.turn and self.shape[0] != self.shape[1]:
+            raise ValueError(
+                f"{name_knob(knob, 'turn')} is true and pictures are {self.shape[0]} pixels high "
+                f"and {self.shape[1]} wide, which a turn by a right angle swaps; set it to false, "
+                f"or {name_knob(knob, 'width')} to 0 for squares."
+            )
         if self.size < 1 or self.views < 0:
             raise ValueError(
                 f"{name_knob(knob, 'size')} is {self.size} and {name_knob(knob, 'views')} "
@@ -39,18 +58,18 @@ class CropConfig(Checked):
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
             raise ValueError(
                 f"{name_knob(knob, 'scale')} is {self.scale[0]} {self.scale[1]}; it must be two "
-                "shares of the centre square, the smaller first, above 0 and at most 1."
+                "shares of the window in the middle, the smaller first, above 0 and at most 1."
             )
 
     def apply(
         self,
         source: Source,
         values: dict[str, Values],
-        sizes: Mapping[str, int],
+        sizes: Mapping[str, tuple[int, int]],
         seed: int,
         with_views: bool,
     ) -> "TransformedSource":
-        """Returns the source with all samples cut; without views, just the centre squares."""
+        """Returns the source with all samples cut; without views, just in the middle."""
         return TransformedSource(
             source,
             values,
@@ -64,11 +83,12 @@ class CropConfig(Checked):
 
 
 class TransformedSource:
-    """A source whose samples are checked, cut square and resized, once or in several views.
+    """A source whose samples are checked, cut and resized, once or in several views.
 
-    View 0 of a sample is its largest centred square. Every further view is a smaller square at a
-    random place, mirrored in half of the cases, and turned where that is asked for. A value that
-    would be wrong there is missing. Pixels stay square, so shapes are never stretched.
+    View 0 of a sample is its largest centred window of the aspect ratio that the result has. Every
+    further view is a smaller such window at a random place, mirrored in half of the cases, and
+    turned where that is asked for. A value that would be wrong there is missing. Pixels stay
+    square, so shapes are never stretched.
     The views of one sample follow each other: sample `index // views`, view `index % views`. A
     view depends on the seed and the index alone.
     """
@@ -77,7 +97,7 @@ class TransformedSource:
         self,
         source: Source,
         values: dict[str, Values],
-        size: int | Mapping[str, int],
+        size: tuple[int, int] | Mapping[str, tuple[int, int]],
         views: int = 1,
         crop_scale: tuple[float, float] = (0.4, 1.0),
         flip: bool = True,
@@ -89,20 +109,21 @@ class TransformedSource:
         Args:
             source: Of raw samples.
             values: The modalities to keep; others are dropped. `metadata` always stays.
-            size: Height and width of the result in pixels; by modality if they differ.
+            size: Height and width of the result in pixels; by modality if they differ, which
+                they may in resolution but not in aspect ratio.
             views: How many times each sample appears.
-            crop_scale: Smallest and largest area of a random square, as a share of the largest
-                centred square.
+            crop_scale: Smallest and largest area of a random window, as a share of the largest
+                centred one.
             flip: Whether random views are mirrored in half of the cases.
-            turn: Whether random views are turned by 0 to 3 right angles.
+            turn: Whether random views are turned by 0 to 3 right angles; for squares only.
             seed: Of the random views.
 
         Raises:
-            ValueError: If views, size or crop_scale make no sense.
+            ValueError: If views, size, crop_scale or turn make no sense.
         """
         low, high = crop_scale
         sizes = size if isinstance(size, Mapping) else dict.fromkeys(values, size)
-        if views < 1 or min(sizes.values(), default=1) < 1 or not 0 < low <= high <= 1:
+        if views < 1 or min(map(min, sizes.values()), default=1) < 1 or not 0 < low <= high <= 1:
             raise ValueError(
                 f"The crops got views={views}, size={size}, crop_scale={crop_scale}; views and "
                 "size are at least 1, and crop_scale two shares with 0 < smallest <= largest <= 1."
@@ -114,6 +135,11 @@ class TransformedSource:
         self._crop_scale = crop_scale
         self._flip = flip
         self._turn = turn
+        self._aspect = aspect_of(sizes)
+        if turn and self._aspect != (1, 1):
+            raise ValueError(
+                f"The crops got turn=True and size={size}; only squares can be turned."
+            )
         self._seed = seed
 
     def __len__(self) -> int:
@@ -191,36 +217,60 @@ class TransformedSource:
 
     def _crop(self, shape: tuple[int, int], index: int) -> Crop:
         height, width = shape
-        side = min(height, width)
+        window = largest_window(shape, self._aspect)
         if index % self._views == 0:
-            top, left = (height - side) // 2, (width - side) // 2
-            return Crop(top / height, left / width, side / height, side / width, flip=False)
+            top, left = (height - window[0]) // 2, (width - window[1]) // 2
+            return Crop(
+                top / height, left / width, window[0] / height, window[1] / width, flip=False
+            )
         original, view = divmod(index, self._views)
         sequence = np.random.SeedSequence([self._seed, original, view])
         random = np.random.Generator(np.random.Philox(sequence))
         # Always five draws, so that no option changes what the others mean.
         area, vertical, horizontal, mirror, turns = random.random(5)
         low, high = self._crop_scale
-        side = side * np.sqrt(low + (high - low) * area)
-        top, left = vertical * (height - side), horizontal * (width - side)
+        share = np.sqrt(low + (high - low) * area)
+        window = window[0] * share, window[1] * share
+        top, left = vertical * (height - window[0]), horizontal * (width - window[1])
         return Crop(
             float(top / height),
             float(left / width),
-            float(side / height),
-            float(side / width),
+            float(window[0] / height),
+            float(window[1] / width),
             flip=bool(self._flip and mirror < 0.5),
             quarter_turns=int(4 * turns) if self._turn else 0,
         )
 
     def _shape_of(self, sample: Sample) -> tuple[int, int]:
-        """Returns height and width of the first dense modality; a square if there is none."""
+        """Returns height and width of the first dense modality; those wanted if there is none."""
         for name, value in sample.items():
             if name != "metadata" and _is_picture(value, self._values[name]):
                 return value.shape[0], value.shape[1]
-        return 1, 1
+        return self._aspect
 
 
 def _is_picture(value: Any, values: Values) -> bool:
     """Tells what has a height and a width; vectors have two axes, too, but no place."""
     has_axes = isinstance(value, np.ndarray) and value.ndim >= 2
     return has_axes and not isinstance(values, Vectors)
+
+
+def aspect_of(sizes: Mapping[str, tuple[int, int]]) -> tuple[int, int]:
+    """Returns the aspect ratio of the largest size in lowest terms, (1, 1) for squares.
+
+    Raises:
+        ValueError: If sizes differ in it, by more than the rounding to whole pixels.
+    """
+    if not sizes:
+        return 1, 1
+    largest = max(sizes, key=lambda name: math.prod(sizes[name]))
+    height, width = sizes[largest]
+    for name, (own_height, own_width) in sizes.items():
+        if 2 * abs(own_height * width - own_width * height) > max(height, width):
+            raise ValueError(
+                f"Pictures of {name} are to be {own_height}x{own_width} and those of {largest} "
+                f"{height}x{width}; modalities may differ in resolution but must be of one aspect "
+                "ratio: see --crops.size, --crops.width and those of --modalities."
+            )
+    common = math.gcd(height, width)
+    return height // common, width // common

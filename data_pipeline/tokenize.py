@@ -186,13 +186,15 @@ def open_all(run: Path, config: TokenizeConfig) -> tuple[Source, dict[str, Token
                 f"--modalities names {name!r}; {run} has tokenizers of {', '.join(_names(run))}."
             )
     tokenizers = {name: load_tokenizer(_tokenizer(run, name)) for name in names}
+    found = {
+        name: getattr(tokenizer, "picture_size", None) for name, tokenizer in tokenizers.items()
+    }
+    # What is no picture has no size, and takes that of those that are.
+    shared = next(filter(None, found.values()), config.crops.shape)
     source = config.crops.apply(
         config.data.open(config.split),
         {name: tokenizer.values for name, tokenizer in tokenizers.items()},
-        {
-            name: getattr(tokenizer, "picture_size", (config.crops.size,))[0]
-            for name, tokenizer in tokenizers.items()
-        },
+        {name: size or shared for name, size in found.items()},
         config.seed,
         with_views=True,
     )

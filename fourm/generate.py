@@ -21,7 +21,13 @@ import tyro
 from fourm.any2any import Any2Any, load
 from fourm.inference.settings import GenerationConfig
 from fourm.model.saved_model import load_shape
-from fourm.presentation.files import SUFFIXES, draw_sheet, read_value, write_value
+from fourm.presentation.files import (
+    SUFFIXES,
+    draw_sheet,
+    drawn_size,
+    read_value,
+    write_value,
+)
 from tokenizers.base import RawBatch
 from tokenizers.process.command import make_visible, run_command
 from tokenizers.settings.checked import check_all, checked_later
@@ -76,7 +82,7 @@ def build_command(names: Sequence[str]) -> type[Command]:
     ]
     inputs = dataclasses.make_dataclass("Inputs", options, frozen=True)
     about = f"What is given: the value itself, such as a text, or a file ({', '.join(SUFFIXES)}). "
-    about += "Pictures are cut to their centre square."
+    about += "Pictures are cut to their middle."
     group = Annotated[inputs, tyro.conf.OmitArgPrefixes, tyro.conf.arg(help=about)]
     field = ("inputs", group, dataclasses.field(default_factory=inputs))
     command = dataclasses.make_dataclass("Command", [field], bases=(Command,), frozen=True)
@@ -159,15 +165,18 @@ def generate(arguments: Sequence[str]) -> Path:
     values: dict[str, Any] = {name: model.tokenizers[name].values for name in model.tokenizers}
     for name, raw in generated.values.items():
         for number, value in enumerate(raw):
-            shown = write_value(folder, f"{name}_{number:03}", value, values[name])
+            stem = f"{name}_{number:03}"
+            size = drawn_size(model.tokenizers, 256)
+            shown = write_value(folder, stem, value, values[name], size)
             if shown is not None:
                 print(f"{name} {number}: {shown}")
     sheet = folder / "generated.png"
     columns = [(name, "given", raw) for name, raw in inputs.items()]
     columns += [(name, "generated", raw) for name, raw in generated.values.items()]
+    size = drawn_size(model.tokenizers, 128)
     draw_sheet(
         sheet,
-        [(name, role, [values[name].draw(v, 128) for v in raw]) for name, role, raw in columns],
+        [(name, role, [values[name].draw(v, size) for v in raw]) for name, role, raw in columns],
     )
     samples = "1 sample" if count == 1 else f"{count} samples"
     made = " and ".join(filter(None, [", ".join(command.targets[:-1]), command.targets[-1]]))

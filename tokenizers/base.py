@@ -65,6 +65,19 @@ class Crop(NamedTuple):
     """Turn anticlockwise by so many right angles after that; 0 to 3."""
 
 
+def largest_window(shape: tuple[int, int], aspect: tuple[int, int]) -> tuple[float, float]:
+    """Returns height and width of the largest window of an aspect ratio inside a picture.
+
+    Args:
+        shape: Height and width of the picture.
+        aspect: Height and width in proportion to each other, such as (3, 5).
+    """
+    (height, width), (down, across) = shape, aspect
+    if width * down >= height * across:
+        return float(height), height * across / down
+    return width * down / across, float(width)
+
+
 class SequenceTokens(NamedTuple):
     """Ids that masking and generation need to know of a sequence vocabulary."""
 
@@ -111,8 +124,8 @@ class Values(Protocol):
             ValueError: One sentence: what was given for `name`, and what is allowed.
         """
 
-    def crop(self, value: Any, crop: Crop, size: int) -> Any:
-        """Returns one sample's value as seen through `crop`, resized to `size` pixels square.
+    def crop(self, value: Any, crop: Crop, size: tuple[int, int]) -> Any:
+        """Returns one sample's value as seen through `crop`, resized to `size`: (height, width).
 
         None if it would be wrong there, as a text about left and right is in a turned picture.
         """
@@ -133,8 +146,8 @@ class Values(Protocol):
         Dense kinds also take `training_where`, to fit the answer to a region of `training`.
         """
 
-    def draw(self, value: Any, size: int) -> np.ndarray | str:
-        """Returns one value as a person sees it: uint8 [size, size, 3], or text."""
+    def draw(self, value: Any, size: tuple[int, int]) -> np.ndarray | str:
+        """Returns one value as a person sees it: uint8 [*size, 3], or text."""
 
 
 @runtime_checkable

@@ -110,7 +110,7 @@ class BoxList(Checked):
             )
         return Boxes(np.clip(corners, 0, 1).astype(np.float32), classes.astype(np.int32))
 
-    def crop(self, value: Boxes, crop: Crop, size: int) -> Boxes:
+    def crop(self, value: Boxes, crop: Crop, size: tuple[int, int]) -> Boxes:
         """Returns the boxes in the window's coordinates, without those that mostly left it."""
         offset = np.array([crop.left, crop.top] * 2)
         extent = np.array([crop.width, crop.height] * 2)
@@ -189,16 +189,18 @@ class BoxList(Checked):
             is_open[:, answered[first]] = False
         return Boxes(pool.corners[chosen], pool.classes[chosen])
 
-    def draw(self, value: Boxes, size: int) -> np.ndarray:
-        """Returns uint8 [size, size, 3]: outlines on white, one colour and label per class."""
-        image = Image.new("RGB", (size, size), "white")
+    def draw(self, value: Boxes, size: tuple[int, int]) -> np.ndarray:
+        """Returns uint8 [*size, 3]: outlines on white, one colour and label per class."""
+        height, width = size
+        image = Image.new("RGB", (width, height), "white")
         canvas = ImageDraw.Draw(image)
         for corners, index in zip(value.corners, value.classes, strict=True):
             # Hues a golden ratio apart stay distinct however many classes there are.
             hue = colorsys.hsv_to_rgb((int(index) * 0.618034) % 1, 1, 0.8)
             color = tuple(round(255 * part) for part in hue)
-            x_min, y_min, x_max, y_max = (float(part) * (size - 1) for part in corners)
-            canvas.rectangle((x_min, y_min, x_max, y_max), outline=color, width=1 + size // 128)
+            x_min, y_min, x_max, y_max = corners.astype(float) * ([width - 1, height - 1] * 2)
+            line = 1 + max(size) // 128
+            canvas.rectangle((x_min, y_min, x_max, y_max), outline=color, width=line)
             canvas.text((x_min + 2, y_min + 1), self.class_names[index], fill=color)
         return np.asarray(image)
 

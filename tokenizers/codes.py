@@ -55,7 +55,7 @@ class Codes(Checked):
             )
         return ids.astype(np.int32)
 
-    def crop(self, value: np.ndarray, crop: Crop, size: int) -> np.ndarray:
+    def crop(self, value: np.ndarray, crop: Crop, size: tuple[int, int]) -> np.ndarray:
         """Returns the ids as they are, of the whole picture only.
 
         Raises:
@@ -87,13 +87,13 @@ class Codes(Checked):
         commonest = counts.argmax(axis=1)
         return self.score([commonest[: np.size(t)].reshape(np.shape(t)) for t in truth], truth)
 
-    def draw(self, value: np.ndarray, size: int) -> UInt8[np.ndarray, "y x 3"] | str:
+    def draw(self, value: np.ndarray, size: tuple[int, int]) -> UInt8[np.ndarray, "y x 3"] | str:
         """Returns grids with a colour per id, sequences as numbers."""
         if len(self.shape) == 1:
             return " ".join(map(str, value))
         # Fixed, and far apart for neighbouring ids.
         colors = np.stack([(value * step + 64) % 256 for step in (97, 57, 151)], axis=-1)
-        rows, columns = (np.arange(size) * length // size for length in self.shape)
+        rows, columns = (np.arange(n) * m // n for n, m in zip(size, self.shape, strict=True))
         return colors.astype(np.uint8)[rows][:, columns]
 
 

@@ -51,7 +51,7 @@ class Vectors(Checked):
             raise ValueError(f"{name} has numbers that are not finite; finite ones are allowed.")
         return vectors[: self.longest]
 
-    def crop(self, value: np.ndarray, crop: Crop, size: int) -> np.ndarray:
+    def crop(self, value: np.ndarray, crop: Crop, size: tuple[int, int]) -> np.ndarray:
         """Returns the vectors as they are: they are of no place in the picture."""
         return value
 
@@ -69,7 +69,7 @@ class Vectors(Checked):
         mean = np.concatenate(list(training)).mean(axis=0)
         return self.score([np.broadcast_to(mean, np.shape(t)) for t in truth], truth)
 
-    def draw(self, value: np.ndarray, size: int) -> str:
+    def draw(self, value: np.ndarray, size: tuple[int, int]) -> str:
         """Returns how many vectors there are."""
         return f"{len(value)} vectors of {self.width} numbers"
 

@@ -71,7 +71,9 @@ class Modality(Checked):
     tokenizer: AnyTokenizerConfig = None  # type: ignore[assignment]  # Never: see __post_init__.
     """How they become tokens. If left out, as is usual for the kind, see `tokenizer_for`."""
     size: int = 0
-    """Height and width of its pictures in pixels; 0 for --crops.size, which most share."""
+    """Height of its pictures in pixels; 0 for --crops.size, which most share."""
+    width: int = 0
+    """Their width, if `size` is given; 0 for the aspect ratio of --crops."""
 
     def __post_init__(self) -> None:
         if self.tokenizer is None:
@@ -79,8 +81,21 @@ class Modality(Checked):
         super().__post_init__()
 
     def check_knobs(self, knob: str) -> None:
-        if self.size < 0:
-            raise ValueError(f"{name_knob(knob, 'size')} is {self.size}; 0 or more is allowed.")
+        if min(self.size, self.width) < 0 or (self.width and not self.size):
+            raise ValueError(
+                f"{name_knob(knob, 'size')} is {self.size} and {name_knob(knob, 'width')} "
+                f"{self.width}; 0 or more is allowed, and a width only beside a size."
+            )
+
+    def picture_size(self, shared: tuple[int, int]) -> tuple[int, int]:
+        """Returns height and width of its pictures in pixels.
+
+        Args:
+            shared: Those of modalities that have no size of their own.
+        """
+        if not self.size:
+            return shared
+        return self.size, self.width or max(round(self.size * shared[1] / shared[0]), 1)
 
 
 def tokenizer_for(values: AnyValues) -> AnyTokenizerConfig:

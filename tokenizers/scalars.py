@@ -54,7 +54,7 @@ class Scalar(Checked):
             )
         return number
 
-    def crop(self, value: float, crop: Crop, size: int) -> float | None:
+    def crop(self, value: float, crop: Crop, size: tuple[int, int]) -> float | None:
         """Returns the number, negated if the crop mirrors and `flip_negates` is set.
 
         A number to which left and right matter means nothing in a turned picture: None.
@@ -85,7 +85,7 @@ class Scalar(Checked):
         mean = np.full_like(true, np.mean(trained))
         return {"mae": self.score(median, true)["mae"], "r2": self.score(mean, true)["r2"]}
 
-    def draw(self, value: float, size: int) -> str:
+    def draw(self, value: float, size: tuple[int, int]) -> str:
         """Returns the number with three digits and its unit, such as "3.2 m"."""
         return f"{value:.3g} {self.unit}".strip()
 

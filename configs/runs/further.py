@@ -52,7 +52,7 @@ def load_run(folder: Path) -> tuple[RunConfig, str]:
     saved = {name: folder / TOKENIZERS / name for name in space.names}
     tokenizers = {name: load_tokenizer(path) for name, path in saved.items()}
     modalities = {
-        name: Modality(tokenizer.values, SavedTokenizerConfig(str(saved[name])), _size(tokenizer))
+        name: Modality(tokenizer.values, SavedTokenizerConfig(str(saved[name])), *_size(tokenizer))
         for name, tokenizer in tokenizers.items()
     }
     try:
@@ -77,9 +77,10 @@ def load_run(folder: Path) -> tuple[RunConfig, str]:
     return config, f"The model of {folder}, trained further."
 
 
-def _size(tokenizer: Tokenizer) -> int:
-    """Returns height and width of what a tokenizer reads; 0 where it does not say."""
-    return getattr(tokenizer, "picture_size", (0, 0))[0]
+def _size(tokenizer: Tokenizer) -> tuple[int, int]:
+    """Returns size and width, as of a modality, of what a tokenizer reads; 0 where left open."""
+    height, width = getattr(tokenizer, "picture_size", (0, 0))
+    return height, 0 if width == height else width
 
 
 def _published(

@@ -243,13 +243,15 @@ def check_sizes(config: RunConfig) -> None:
     for name, modality in config.modalities.items():
         if isinstance(modality.tokenizer, SavedTokenizerConfig):
             folder = Path(modality.tokenizer.path).expanduser()
-            size = getattr(load_tokenizer(folder), "picture_size", (config.sizes[name],))[0]
-            if size != config.sizes[name]:
-                knob = f"--modalities.{name}.size" if modality.size else "--crops.size"
-                raise ValueError(
-                    f"{knob} is {config.sizes[name]}, but the tokenizer {folder} reads pictures of "
-                    f"{size} pixels; give {size}."
-                )
+            given = config.sizes[name]
+            size = getattr(load_tokenizer(folder), "picture_size", given)
+            for side, wanted, found in zip(("size", "width"), size, given, strict=True):
+                if wanted != found:
+                    knob = f"--modalities.{name}.{side}" if modality.size else f"--crops.{side}"
+                    raise ValueError(
+                        f"{knob} is {found}, but the tokenizer {folder} reads pictures of {wanted} "
+                        f"pixels; give {wanted}."
+                    )
 
 
 def check_start(config: RunConfig) -> None:

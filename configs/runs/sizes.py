@@ -169,7 +169,9 @@ def choose_sizes(config: RunConfig, samples: int, machine: Machine) -> RunConfig
     return replace(config, training=training, generation=generation)
 
 
-def mixture_of(modalities: Mapping[str, Modality], sizes: Mapping[str, int]) -> MaskingConfig:
+def mixture_of(
+    modalities: Mapping[str, Modality], sizes: Mapping[str, tuple[int, int]]
+) -> MaskingConfig:
     """Returns a mixture that shows each modality whole, and random parts of all.
 
     Args:
@@ -204,7 +206,7 @@ def mixture_of(modalities: Mapping[str, Modality], sizes: Mapping[str, int]) -> 
     return MaskingConfig(tuple(components))
 
 
-def count_tokens(modality: Modality, size: int) -> int:
+def count_tokens(modality: Modality, size: tuple[int, int]) -> int:
     """Returns the most tokens of a sample's modality, as far as settings tell."""
     settings = modality.tokenizer
     if isinstance(settings, SavedTokenizerConfig):
@@ -214,7 +216,7 @@ def count_tokens(modality: Modality, size: int) -> int:
     if isinstance(modality.values, Codes):
         return math.prod(modality.values.shape)
     if _is_grid(modality):
-        return (size // getattr(settings, "patch_size", size)) ** 2
+        return math.prod(length // getattr(settings, "patch_size", length) for length in size)
     if isinstance(modality.values, BoxList):
         return 5 * modality.values.max_boxes + 1
     return getattr(settings, "max_tokens", 1)

@@ -2,8 +2,9 @@
 
 import io
 import json
+import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ from PIL import Image, ImageOps
 
 from fourm.any2any import Any2Any
 from fourm.evaluation.results import write_file
-from tokenizers.base import Boxes, Crop, Values
+from tokenizers.base import Boxes, Crop, Values, largest_window
 from tokenizers.scalars import ScalarTokenizer
 from tokenizers.values import Colors
 
@@ -27,7 +28,8 @@ MOST_ROWS = 16
 def read_value(given: str, name: str, model: Any2Any) -> Any:
     """Returns one raw value from the command line: a file if it looks like one, else literally.
 
-    Pictures and maps of another size are cut to their centre square and resized, as in training.
+    Pictures and maps of another size are cut to the largest window in their middle that has the
+    aspect ratio of those that the model reads, and resized, as in training.
 
     Raises:
         ValueError: If there is no such file, it can't be read, or its value is not allowed.
@@ -45,15 +47,9 @@ def read_value(given: str, name: str, model: Any2Any) -> Any:
     size: tuple[int, int] | None = getattr(tokenizer, "picture_size", None)
     if size is None:
         return value
-    height, width = size
-    if value.shape[:2] == (height, width):
+    if value.shape[:2] == size:
         return value
-    if height != width:
-        raise ValueError(
-            f"--{name} {given} is {value.shape[0]} pixels high and {value.shape[1]} wide; this "
-            f"run needs exactly {height} by {width}."
-        )
-    return values.crop(value, centre_square(*value.shape[:2]), height)
+    return values.crop(value, centre_window(value.shape[:2], size), size)
 
 
 def _check_near(value: float, name: str, lowest: float, highest: float) -> None:
@@ -66,11 +62,25 @@ def _check_near(value: float, name: str, lowest: float, highest: float) -> None:
         )
 
 
-def centre_square(height: int, width: int) -> Crop:
-    """Returns the largest square around the centre."""
-    side = min(height, width)
-    down, across = side / height, side / width
+def centre_window(shape: tuple[int, int], size: tuple[int, int]) -> Crop:
+    """Returns the largest window around the centre that has the aspect ratio of `size`."""
+    window = largest_window(shape, size)
+    down, across = (part / whole for part, whole in zip(window, shape, strict=True))
     return Crop((1 - down) / 2, (1 - across) / 2, down, across, False)
+
+
+def drawn_size(tokenizers: Mapping[str, Any], side: int) -> tuple[int, int]:
+    """Returns height and width in which values of a run are drawn, alike for all modalities.
+
+    Args:
+        tokenizers: Of the run, of which one that reads pictures tells the aspect ratio.
+        side: Height and width of squares; others have their area.
+    """
+    grids = [t.token_shape for t in tokenizers.values() if len(t.token_shape) == 2]
+    sizes = [t.picture_size for t in tokenizers.values() if hasattr(t, "picture_size")]
+    height, width = next(iter(sizes + grids), (1, 1))
+    longer = math.sqrt(height * width)
+    return max(round(side * height / longer), 1), max(round(side * width / longer), 1)
 
 
 def _read_file(path: Path, values: Values) -> Any:
@@ -97,15 +107,24 @@ def _read_file(path: Path, values: Values) -> Any:
         raise ValueError(f"The file {path} can't be read; is it damaged? ({reason})") from error
 
 
-def write_value(folder: Path, stem: str, value: Any, values: Values) -> str | None:
+def write_value(
+    folder: Path, stem: str, value: Any, values: Values, size: tuple[int, int] = (256, 256)
+) -> str | None:
     """Writes one raw value: as a picture or text and, if that loses anything, as numbers.
+
+    Args:
+        folder: Where to.
+        stem: The file's name without its ending.
+        value: The value.
+        values: What its numbers mean.
+        size: Height and width in which what has no pixels of its own is drawn.
 
     Returns:
         The text, for modalities that a person reads.
     """
     stem = stem.replace("/", "_")
-    size = len(value) if isinstance(value, np.ndarray) else 256
-    drawn = values.draw(value, size)
+    has_pixels = isinstance(value, np.ndarray) and value.ndim > 1
+    drawn = values.draw(value, value.shape[:2] if has_pixels else size)
     if isinstance(drawn, str):
         write_file(folder / f"{stem}.txt", f"{drawn}\n".encode())
         return printable(drawn)

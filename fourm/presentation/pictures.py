@@ -14,12 +14,13 @@ from PIL import Image, ImageDraw, ImageFont
 
 from fourm.evaluation.directions import Example, Predictor
 from fourm.evaluation.results import write_file
+from fourm.presentation.files import drawn_size
 from fourm.run_directory.sample_set import SampleSet
 from tokenizers.base import RawBatch
 from tokenizers.spread import spread_order
 
 CELL = 128
-"""Side of a picture on the page, in pixels."""
+"""Side of a square picture on the page, in pixels; others have its area."""
 
 GAP = 6
 TITLE = 32
@@ -47,18 +48,20 @@ class Column(NamedTuple):
     Attributes:
         heading: Name of the modality.
         role: Whether this was shown to the model, is the truth, or was predicted.
-        cells: One picture (uint8 [CELL, CELL, 3]) or text per sample.
+        cells: One picture (uint8 [*size, 3]) or text per sample.
+        size: Height and width of a picture on the page.
     """
 
     heading: str
     role: Role
     cells: list[Any]
+    size: tuple[int, int]
 
     @property
     def width(self) -> int:
         texts = [cell for cell in self.cells if isinstance(cell, str)]
         is_long = any(len(text) > 16 for text in texts)
-        return (CELL * 3 // 2 if is_long else CELL * 3 // 4) if texts else CELL
+        return (CELL * 3 // 2 if is_long else CELL * 3 // 4) if texts else self.size[1]
 
 
 def draw_samples(
@@ -175,9 +178,11 @@ def _columns(
     rows: Int[np.ndarray, "rows"],
     directions: Sequence[Example],
 ) -> list[Column]:
+    size = drawn_size(model.tokenizers, CELL)
+
     def column(name: str, role: Role, raw: RawBatch, heading: str = "") -> Column:
         values = model.tokenizers[name].values
-        return Column(heading or name, role, [values.draw(value, CELL) for value in raw])
+        return Column(heading or name, role, [values.draw(value, size) for value in raw], size)
 
     columns = [column(n, "shown", heldout.take(n, rows)) for n in directions[0].pair.inputs]
     for pair, predicted_rows, predicted, read in directions:
@@ -193,7 +198,9 @@ def _columns(
 def _compose(blocks: Sequence[tuple[str, list[Column]]]) -> Image.Image:
     """Lays blocks of columns on one white page, beside each other where there is room."""
     widths = [sum(c.width + GAP for c in columns) + 3 * GAP for _, columns in blocks]
-    heights = [TITLE + HEADING + len(c[0].cells) * (CELL + GAP) + 2 * GAP for _, c in blocks]
+    heights = [
+        TITLE + HEADING + len(c[0].cells) * (c[0].size[0] + GAP) + 2 * GAP for _, c in blocks
+    ]
     page_width = max([*widths, int(_font(14).getlength(LEGEND)) + 2 * GAP])
     places = []
     left, top, bottom = 0, TITLE, TITLE
@@ -217,18 +224,18 @@ def _compose(blocks: Sequence[tuple[str, list[Column]]]) -> Image.Image:
 def _draw_column(
     page: Image.Image, canvas: ImageDraw.ImageDraw, column: Column, left: int, top: int
 ) -> None:
-    color = COLORS[column.role]
+    color, height = COLORS[column.role], column.size[0]
     canvas.rectangle((left, top, left + column.width - 1, top + HEADING - 4), fill=color)
     canvas.text((left + 5, top + 1), column.heading, fill="white", font=_font(12))
     canvas.text((left + 5, top + 15), column.role, fill=(225, 225, 225), font=_font(10))
     for row, cell in enumerate(column.cells):
-        at = top + HEADING + row * (CELL + GAP)
-        frame = (left, at, left + column.width, at + CELL)
+        at = top + HEADING + row * (height + GAP)
+        frame = (left, at, left + column.width, at + height)
         canvas.rectangle(frame, outline=(200, 200, 200), fill=(250, 250, 250))
         if not isinstance(cell, str):
             page.paste(Image.fromarray(cell), (left, at))
             continue
-        text, font = _fit_text(canvas, cell, column.width - 12, CELL - 10)
+        text, font = _fit_text(canvas, cell, column.width - 12, height - 10)
         canvas.multiline_text((left + 6, at + 4), text, fill=(20, 20, 20), font=font, spacing=2)
 
 

@@ -48,7 +48,7 @@ VALUES = {
 
 
 def transformed(length: int = 6, **changes) -> TransformedSource:
-    options = {"size": 32, "views": 8, "crop_scale": (0.4, 1.0), "seed": 0} | changes
+    options = {"size": (32, 32), "views": 8, "crop_scale": (0.4, 1.0), "seed": 0} | changes
     return TransformedSource(Places(length), VALUES, **options)
 
 
@@ -74,7 +74,7 @@ def test_all_modalities_show_the_landmark_at_the_same_place():
 
 def test_captions_follow_the_mirror():
     values = VALUES | {"field": IsMirrored()}
-    source = TransformedSource(Places(6), values, size=32, views=8)
+    source = TransformedSource(Places(6), values, size=(32, 32), views=8)
     mirrored = [sample["field"] for sample in source.__getitems__(range(len(source)))]
     captions = [sample["caption"] for sample in source.__getitems__(range(len(source)))]
     assert [("right" in caption) for caption in captions] == mirrored
@@ -84,19 +84,19 @@ def test_captions_follow_the_mirror():
 class IsMirrored(Reals):
     """Returns whether the crop mirrors, in place of a picture."""
 
-    def crop(self, value, crop: Crop, size: int):
+    def crop(self, value, crop: Crop, size: tuple[int, int]):
         return crop.flip
 
 
 class CropsOnly(Reals):
     """Returns the crop itself, in place of a picture."""
 
-    def crop(self, value, crop: Crop, size: int):
+    def crop(self, value, crop: Crop, size: tuple[int, int]):
         return crop
 
 
 def crops(length: int = 50, **changes) -> list[Crop]:
-    options = {"size": 32, "views": 8, "crop_scale": (0.4, 1.0)} | changes
+    options = {"size": (32, 32), "views": 8, "crop_scale": (0.4, 1.0)} | changes
     source = TransformedSource(Places(length), {"field": CropsOnly()}, **options)
     return [sample["field"] for sample in source.__getitems__(range(len(source)))]
 
@@ -122,7 +122,7 @@ def test_views_differ_from_each_other_and_from_other_samples_views():
 def test_a_view_depends_on_seed_and_index_alone():
     everything = crops(10)
     assert crops(50)[: len(everything)] == everything
-    source = TransformedSource(Places(10), {"field": CropsOnly()}, size=32, views=8)
+    source = TransformedSource(Places(10), {"field": CropsOnly()}, size=(32, 32), views=8)
     assert [source[i]["field"] for i in (79, 3, 3)] == [everything[i] for i in (79, 3, 3)]
     assert crops(10, seed=1)[1] != everything[1]
 
@@ -171,7 +171,7 @@ def test_missing_modalities_stay_missing():
         def __getitem__(self, index: int) -> dict:
             return {"caption": "left"}
 
-    source = TransformedSource(Captions(2), VALUES, size=8, views=4)
+    source = TransformedSource(Captions(2), VALUES, size=(8, 8), views=4)
     assert {tuple(sample) for sample in source.__getitems__(range(8))} == {("caption",)}
 
 
@@ -180,7 +180,7 @@ def test_a_wrong_value_is_named_with_modality_and_sample():
         def __getitem__(self, index: int) -> dict:
             return super().__getitem__(index) | ({"coarse": np.float32(1.0)} if index == 2 else {})
 
-    source = TransformedSource(Wrong(4), VALUES, size=8, views=2)
+    source = TransformedSource(Wrong(4), VALUES, size=(8, 8), views=2)
     assert source[0]
     with pytest.raises(ValueError, match="coarse of sample 2"):
         source[5]
@@ -195,13 +195,13 @@ def test_modalities_of_another_aspect_ratio_are_refused():
             return super().__getitem__(index) | {"coarse": np.zeros((32, 32), np.uint8)}
 
     with pytest.raises(ValueError, match=r"coarse of sample 0 is 32x32 but field is 48x64"):
-        TransformedSource(Skewed(1), VALUES, size=8)[0]
+        TransformedSource(Skewed(1), VALUES, size=(8, 8))[0]
 
 
 def test_wrong_options_and_indices_are_refused():
     for wrong in (
         {"views": 0},
-        {"size": 0},
+        {"size": (0, 0)},
         {"crop_scale": (0.5, 0.4)},
         {"crop_scale": (0.0, 1.0)},
     ):

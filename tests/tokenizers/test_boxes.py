@@ -163,7 +163,7 @@ def test_a_crop_moves_boxes_as_it_moves_pixels():
     cut = picture[16:48, 8:40][:, ::-1]
     rows, columns = np.flatnonzero(cut.any(1)), np.flatnonzero(cut.any(0))
     expected = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]) / 32
-    cropped = VALUES.crop(boxes, window, size)
+    cropped = VALUES.crop(boxes, window, (32, 32))
     np.testing.assert_allclose(cropped.corners[0], expected, atol=1e-6)
     VALUES.check(cropped, "cropped")
 
@@ -176,16 +176,16 @@ def test_a_crop_drops_boxes_that_mostly_left_it():
         (0.6, 0, 0.9, 1, 2),  # outside
         (0.2, 0.5, 0.2, 0.5, 2),  # a point
     )
-    cropped = VALUES.crop(boxes, left_half, 64)
+    cropped = VALUES.crop(boxes, left_half, (64, 64))
     np.testing.assert_allclose(cropped.corners, [[0.8, 0, 1, 1]], atol=1e-6)
     assert cropped.classes.tolist() == [0]
-    assert len(VALUES.crop(NOTHING, left_half, 64).classes) == 0
+    assert len(VALUES.crop(NOTHING, left_half, (64, 64)).classes) == 0
 
 
 def test_flipping_twice_changes_nothing():
     mirror = Crop(0.0, 0.0, 1.0, 1.0, flip=True)
     for boxes in SAMPLES[:50]:
-        twice = VALUES.crop(VALUES.crop(boxes, mirror, 64), mirror, 64)
+        twice = VALUES.crop(VALUES.crop(boxes, mirror, (64, 64)), mirror, (64, 64))
         np.testing.assert_allclose(twice.corners, boxes.corners, atol=1e-6)
 
 
@@ -247,8 +247,8 @@ def test_no_training_sample_beats_the_floor_as_a_constant():
 
 
 def test_a_drawing_shows_outlines_in_colours_of_their_class():
-    picture = VALUES.draw(make_boxes((0.1, 0.1, 0.9, 0.9, 0), (0.2, 0.3, 0.6, 0.6, 1)), 64)
+    picture = VALUES.draw(make_boxes((0.1, 0.1, 0.9, 0.9, 0), (0.2, 0.3, 0.6, 0.6, 1)), (64, 64))
     assert picture.shape == (64, 64, 3) and picture.dtype == np.uint8
-    assert (VALUES.draw(NOTHING, 64) == 255).all()
+    assert (VALUES.draw(NOTHING, (64, 64)) == 255).all()
     first, second = picture[32, 6], picture[37, 13]
     assert (first != 255).any() and (second != 255).any() and (first != second).any()

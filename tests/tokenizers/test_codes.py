@@ -61,9 +61,9 @@ def test_sequences_need_special_ids_and_grids_have_none(values, special):
 
 def test_ids_are_not_cropped():
     ids = np.zeros((2, 3), np.int32)
-    assert GRID.crop(ids, WHOLE, 64) is ids
+    assert GRID.crop(ids, WHOLE, (64, 64)) is ids
     with pytest.raises(ValueError, match="can't be cropped"):
-        GRID.crop(ids, WHOLE._replace(flip=True), 64)
+        GRID.crop(ids, WHOLE._replace(flip=True), (64, 64))
 
 
 def test_the_score_counts_right_ids_and_the_floor_is_the_commonest():
@@ -74,7 +74,7 @@ def test_the_score_counts_right_ids_and_the_floor_is_the_commonest():
 
 
 def test_different_ids_look_different():
-    picture = GRID.draw(np.arange(6).reshape(2, 3), 12)
+    picture = GRID.draw(np.arange(6).reshape(2, 3), (12, 12))
     assert picture.shape == (12, 12, 3) and picture.dtype == np.uint8
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) == 6
-    assert SEQUENCE.draw(np.array([1, 3]), 12) == "1 3"
+    assert SEQUENCE.draw(np.array([1, 3]), (12, 12)) == "1 3"

@@ -62,4 +62,4 @@ def test_vectors_are_scored_by_their_angle():
     assert VECTORS.score([t * 3 for t in truth], truth)["cosine"] == pytest.approx(1.0)
     assert VECTORS.score(truth[::-1], truth)["cosine"] == pytest.approx(0.0)
     assert VECTORS.floor(truth, truth)["cosine"] == pytest.approx((1 + 2) / 5**0.5 / 2)
-    assert VECTORS.crop(truth[0], Crop(0.0, 0.0, 0.5, 0.5, flip=True), 8) is truth[0]
+    assert VECTORS.crop(truth[0], Crop(0.0, 0.0, 0.5, 0.5, flip=True), (8, 8)) is truth[0]

@@ -149,17 +149,17 @@ def test_no_constant_beats_the_floor_on_the_training_data():
 
 
 def test_mirroring_negates_only_what_it_should():
-    assert Scalar().crop(0.5, FLIP, 64) == 0.5
-    assert Scalar(flip_negates=True).crop(0.5, FLIP, 64) == -0.5
-    assert Scalar(flip_negates=True).crop(0.5, FLIP._replace(flip=False), 64) == 0.5
+    assert Scalar().crop(0.5, FLIP, (64, 64)) == 0.5
+    assert Scalar(flip_negates=True).crop(0.5, FLIP, (64, 64)) == -0.5
+    assert Scalar(flip_negates=True).crop(0.5, FLIP._replace(flip=False), (64, 64)) == 0.5
 
 
 def test_a_number_to_which_sides_matter_means_nothing_in_a_turned_picture():
     turned = Crop(0.0, 0.0, 1.0, 1.0, flip=False, quarter_turns=1)
-    assert Scalar().crop(0.5, turned, 64) == 0.5
-    assert Scalar(flip_negates=True).crop(0.5, turned, 64) is None
+    assert Scalar().crop(0.5, turned, (64, 64)) == 0.5
+    assert Scalar(flip_negates=True).crop(0.5, turned, (64, 64)) is None
 
 
 def test_a_person_sees_the_number_and_its_unit():
-    assert Scalar("m").draw(3.2041, 64) == "3.2 m"
-    assert Scalar().draw(12.0, 64) == "12"
+    assert Scalar("m").draw(3.2041, (64, 64)) == "3.2 m"
+    assert Scalar().draw(12.0, (64, 64)) == "12"

@@ -65,14 +65,14 @@ def test_canonical_values_pass_the_check_unchanged(name):
 
 def test_flipping_twice_is_the_identity(name):
     value = samples(name)[0]
-    flipped = kind(name).crop(value, MIRROR, 16)
+    flipped = kind(name).crop(value, MIRROR, (16, 16))
     assert not np.array_equal(flipped, value, equal_nan=name != "classes")
-    np.testing.assert_array_equal(kind(name).crop(flipped, MIRROR, 16), value)
-    np.testing.assert_array_equal(kind(name).crop(value, WHOLE, 16), value)
+    np.testing.assert_array_equal(kind(name).crop(flipped, MIRROR, (16, 16)), value)
+    np.testing.assert_array_equal(kind(name).crop(value, WHOLE, (16, 16)), value)
 
 
 def test_a_crop_keeps_dtype_and_canonical_form(name):
-    cut = kind(name).crop(samples(name)[0], Crop(0.1, 0.3, 0.45, 0.6, flip=True), 8)
+    cut = kind(name).crop(samples(name)[0], Crop(0.1, 0.3, 0.45, 0.6, flip=True), (8, 8))
     assert cut.shape[:2] == (8, 8)
     np.testing.assert_allclose(kind(name).check(cut, name), cut, atol=1e-6)
 
@@ -87,7 +87,7 @@ def test_crops_of_all_kinds_show_the_same_window():
         "reals": np.stack([np.where(left, 4.0, 8.0)] * 2, -1).astype(np.float32),
     }
     crop = Crop(0.25, 0.5, 0.5, 0.5, flip=False)  # Columns 16 to 32: a quarter is left of 20.
-    cut = {name: kind(name).crop(value, crop, 16) for name, value in pictures.items()}
+    cut = {name: kind(name).crop(value, crop, (16, 16)) for name, value in pictures.items()}
     expected = np.arange(16) < 4
     np.testing.assert_array_equal(cut["classes"][8] == 0, expected)
     np.testing.assert_array_equal(cut["distances"][8] == 2, expected)
@@ -98,55 +98,55 @@ def test_crops_of_all_kinds_show_the_same_window():
 def test_mirrored_normals_face_the_other_way():
     value = np.zeros((2, 2, 3), np.float32)
     value[0, 0] = [0.6, 0.0, 0.8]
-    flipped = Directions().crop(value, MIRROR, 2)
+    flipped = Directions().crop(value, MIRROR, (2, 2))
     np.testing.assert_allclose(flipped[0, 1], [-0.6, 0.0, 0.8])
 
 
 def test_turning_four_times_is_the_identity(name):
     value = samples(name)[0]
-    once = kind(name).crop(value, WHOLE._replace(quarter_turns=1), 16)
+    once = kind(name).crop(value, WHOLE._replace(quarter_turns=1), (16, 16))
     assert not np.array_equal(once, value, equal_nan=name != "classes")
     for _ in range(3):
-        once = kind(name).crop(once, WHOLE._replace(quarter_turns=1), 16)
+        once = kind(name).crop(once, WHOLE._replace(quarter_turns=1), (16, 16))
     np.testing.assert_array_equal(once, value)
 
 
 def test_turned_normals_face_where_the_picture_went():
     value = np.zeros((2, 2, 3), np.float32)
     value[0, 0] = [0.6, 0.0, 0.8]  # Top left, facing right.
-    turned = Directions().crop(value, WHOLE._replace(quarter_turns=1), 2)
+    turned = Directions().crop(value, WHOLE._replace(quarter_turns=1), (2, 2))
     np.testing.assert_allclose(turned[1, 0], [0.0, 0.6, 0.8], atol=1e-7)
     # The picture is mirrored first, then turned.
-    both = Directions().crop(value, MIRROR._replace(quarter_turns=1), 2)
+    both = Directions().crop(value, MIRROR._replace(quarter_turns=1), (2, 2))
     np.testing.assert_allclose(both[0, 0], [0.0, -0.6, 0.8], atol=1e-7)
 
 
 def test_real_values_beside_a_hole_keep_their_level():
     value = np.full((8, 8, 1), 5.0, np.float32)
     value[2:4, 2:4] = np.nan
-    cut = Reals().crop(value, WHOLE, 4)
+    cut = Reals().crop(value, WHOLE, (4, 4))
     np.testing.assert_allclose(cut[np.isfinite(cut)], 5.0, rtol=1e-5)
     assert np.isnan(cut).any()
 
 
-def test_drawing_gives_a_square_picture(name):
-    for size in (8, 40):
+def test_drawing_gives_a_picture_of_the_wanted_size(name):
+    for size in ((8, 8), (40, 40), (12, 40)):
         picture = kind(name).draw(samples(name)[0], size)
-        assert picture.shape == (size, size, 3) and picture.dtype == np.uint8
+        assert picture.shape == (*size, 3) and picture.dtype == np.uint8
 
 
 @pytest.mark.parametrize("name", KIND_NAMES[1:])
 def test_unknown_pixels_are_drawn_black(name):
     value = samples(name)[0]
     known = np.asarray(kind(name).is_valid(value[None]))[0]
-    picture = kind(name).draw(value, 16)
+    picture = kind(name).draw(value, (16, 16))
     assert not picture[~known].any() and not known.all()
     assert picture[known].any(axis=-1).mean() > 0.9
 
 
 def test_two_hundred_classes_have_colours():
     values = Classes(tuple(str(i) for i in range(200)))
-    drawn = values.draw(np.arange(200, dtype=np.uint8).reshape(10, 20).repeat(2, 0), 20)
+    drawn = values.draw(np.arange(200, dtype=np.uint8).reshape(10, 20).repeat(2, 0), (20, 20))
     assert len(np.unique(drawn.reshape(-1, 3), axis=0)) > 60
 
 

@@ -86,7 +86,7 @@ class Text(Checked):
             raise ValueError(f"{name} holds a lone surrogate; give valid Unicode text.")
         return str(value)
 
-    def crop(self, value: str, crop: Crop, size: int) -> str | None:
+    def crop(self, value: str, crop: Crop, size: tuple[int, int]) -> str | None:
         """Returns the text with `flip_words` exchanged if the crop mirrors; None if it has one and
         the crop turns.
 
@@ -139,7 +139,7 @@ class Text(Checked):
         ((common, _),) = Counter(map(_tidy, training)).most_common(1)
         return scores | {"exact": float(np.mean([_tidy(text) == common for text in truth]))}
 
-    def draw(self, value: str, size: int) -> str:
+    def draw(self, value: str, size: tuple[int, int]) -> str:
         """Returns the text itself."""
         return value
 

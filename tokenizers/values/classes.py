@@ -72,7 +72,9 @@ class Classes(DenseValues):
             )
         return array.astype(self.dtype)
 
-    def draw(self, value: Integer[np.ndarray, "y x"], size: int) -> UInt8[np.ndarray, "s s 3"]:
+    def draw(
+        self, value: Integer[np.ndarray, "y x"], size: tuple[int, int]
+    ) -> UInt8[np.ndarray, "y2 x2 3"]:
         """Every class has its own colour, the same in every picture; what is ignored is black."""
         known = (value >= 0) & (value < len(self.names))
         colors = palette(len(self.names))[np.where(known, value, 0)]

@@ -49,13 +49,14 @@ class Colors(DenseValues):
         return array
 
     def crop(
-        self, value: UInt8[np.ndarray, "y x 3"], crop: Crop, size: int
-    ) -> UInt8[np.ndarray, "{size} {size} 3"]:
+        self, value: UInt8[np.ndarray, "y x 3"], crop: Crop, size: tuple[int, int]
+    ) -> UInt8[np.ndarray, "y2 x2 3"]:
         return turned(resize_smooth(value, crop, size, Image.Resampling.BICUBIC), crop)
 
-    def draw(self, value: UInt8[np.ndarray, "y x 3"], size: int) -> UInt8[np.ndarray, "s s 3"]:
-        smaller = size < max(value.shape[:2])
-        if smaller:
+    def draw(
+        self, value: UInt8[np.ndarray, "y x 3"], size: tuple[int, int]
+    ) -> UInt8[np.ndarray, "y2 x2 3"]:
+        if size[0] < value.shape[0] or size[1] < value.shape[1]:
             return resize_smooth(value, WHOLE, size, Image.Resampling.BICUBIC)
         return enlarge(value, size)
 
@@ -154,8 +155,8 @@ class Reals(DenseValues):
         return np.where(np.isfinite(array), array, np.nan).astype(np.float32)
 
     def crop(
-        self, value: Float[np.ndarray, "y x c"], crop: Crop, size: int
-    ) -> Float[np.ndarray, "{size} {size} c"]:
+        self, value: Float[np.ndarray, "y x c"], crop: Crop, size: tuple[int, int]
+    ) -> Float[np.ndarray, "y2 x2 c"]:
         planes = []
         for plane in np.moveaxis(value, -1, 0):
             known = np.isfinite(plane)
@@ -169,7 +170,9 @@ class Reals(DenseValues):
             planes.append(cut)
         return turned(np.stack(planes, axis=-1).astype(np.float32), crop)
 
-    def draw(self, value: Float[np.ndarray, "y x c"], size: int) -> UInt8[np.ndarray, "s s 3"]:
+    def draw(
+        self, value: Float[np.ndarray, "y x c"], size: tuple[int, int]
+    ) -> UInt8[np.ndarray, "y2 x2 3"]:
         shown = value[..., list(self.picture)]
         known = np.isfinite(shown).all(axis=-1)
         if self.drawn_range is not None:

@@ -55,11 +55,11 @@ class DenseValues(Checked, ABC):
     @abstractmethod
     def check(self, value: Any, name: str) -> np.ndarray: ...
 
-    def crop(self, value: np.ndarray, crop: Crop, size: int) -> np.ndarray:
+    def crop(self, value: np.ndarray, crop: Crop, size: tuple[int, int]) -> np.ndarray:
         return turned(resize_nearest(value, crop, size), crop)
 
     @abstractmethod
-    def draw(self, value: np.ndarray, size: int) -> np.ndarray: ...
+    def draw(self, value: np.ndarray, size: tuple[int, int]) -> np.ndarray: ...
 
     # What an autoencoder needs.
 
@@ -184,22 +184,24 @@ def masked_mean(values: Float[Array, "*shape"], mask: Bool[Array, "*shape"]) -> 
     return jnp.sum(jnp.where(mask, values, 0)) / jnp.maximum(jnp.sum(mask), 1)
 
 
-def resize_nearest(value: np.ndarray, crop: Crop, size: int) -> np.ndarray:
-    """Returns the pixel nearest to each of `size` x `size` sample points of the window."""
+def resize_nearest(value: np.ndarray, crop: Crop, size: tuple[int, int]) -> np.ndarray:
+    """Returns the pixel nearest to each of `size` (height, width) sample points of the window."""
     height, width = value.shape[:2]
-    steps = (np.arange(size) + 0.5) / size
-    rows = ((crop.top + steps * crop.height) * height).astype(int).clip(0, height - 1)
-    columns = ((crop.left + steps * crop.width) * width).astype(int).clip(0, width - 1)
+    down, across = ((np.arange(length) + 0.5) / length for length in size)
+    rows = ((crop.top + down * crop.height) * height).astype(int).clip(0, height - 1)
+    columns = ((crop.left + across * crop.width) * width).astype(int).clip(0, width - 1)
     return value[rows[:, None], columns[None, :]]
 
 
-def resize_smooth(value: np.ndarray, crop: Crop, size: int, filter: Image.Resampling) -> np.ndarray:
+def resize_smooth(
+    value: np.ndarray, crop: Crop, size: tuple[int, int], filter: Image.Resampling
+) -> np.ndarray:
     """Returns the window resized with an antialiasing filter: uint8 [y, x, 3] or float [y, x]."""
     height, width = value.shape[:2]
     top, left = crop.top * height, crop.left * width
     box = (left, top, left + crop.width * width, top + crop.height * height)
     box = (max(box[0], 0), max(box[1], 0), min(box[2], width), min(box[3], height))
-    return np.asarray(Image.fromarray(value).resize((size, size), filter, box))
+    return np.asarray(Image.fromarray(value).resize(size[::-1], filter, box))
 
 
 def turned(cut: np.ndarray, crop: Crop) -> np.ndarray:
@@ -211,8 +213,8 @@ def turned(cut: np.ndarray, crop: Crop) -> np.ndarray:
 WHOLE = Crop(0.0, 0.0, 1.0, 1.0, flip=False)
 
 
-def enlarge(picture: np.ndarray, size: int) -> np.ndarray:
-    """Returns a picture at `size` x `size` with its pixels visible as they are."""
+def enlarge(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Returns a picture at `size` (height, width) with its pixels visible as they are."""
     return resize_nearest(picture, WHOLE, size)
 
 

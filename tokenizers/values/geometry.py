@@ -80,7 +80,9 @@ class Distances(DenseValues):
         known = (metres >= self.min_distance) & (metres <= self.max_distance)
         return np.where(known, metres, np.float32(0))
 
-    def draw(self, value: Float[np.ndarray, "y x"], size: int) -> UInt8[np.ndarray, "s s 3"]:
+    def draw(
+        self, value: Float[np.ndarray, "y x"], size: tuple[int, int]
+    ) -> UInt8[np.ndarray, "y2 x2 3"]:
         """Near is bright, far is dark, on a logarithmic scale; black is unknown."""
         known = value > 0
         span = np.log(self.max_distance / self.min_distance)
@@ -221,8 +223,8 @@ class Directions(DenseValues):
         return np.where(length > 1e-6, vectors / scale, 0).astype(np.float32)
 
     def crop(
-        self, value: Float[np.ndarray, "y x 3"], crop: Crop, size: int
-    ) -> Float[np.ndarray, "{size} {size} 3"]:
+        self, value: Float[np.ndarray, "y x 3"], crop: Crop, size: tuple[int, int]
+    ) -> Float[np.ndarray, "y2 x2 3"]:
         cut = super().crop(value, crop, size)
         if crop.flip:  # What faced left faces right.
             cut = cut * np.array([-1, 1, 1], np.float32)
@@ -230,7 +232,9 @@ class Directions(DenseValues):
             cut = cut[..., [1, 0, 2]] * np.array([-1, 1, 1], np.float32)
         return cut + np.float32(0)  # Turns -0 into 0.
 
-    def draw(self, value: Float[np.ndarray, "y x 3"], size: int) -> UInt8[np.ndarray, "s s 3"]:
+    def draw(
+        self, value: Float[np.ndarray, "y x 3"], size: tuple[int, int]
+    ) -> UInt8[np.ndarray, "y2 x2 3"]:
         known = np.abs(value).sum(axis=-1, keepdims=True) > 0
         colors = ((value + 1) * 127.5).round().clip(0, 255)
         return enlarge(np.where(known, colors, 0).astype(np.uint8), size)

@@ -32,7 +32,7 @@ def test_the_page_of_samples_is_a_picture_of_reasonable_size(tmp_path):
 
 def test_every_pixel_of_a_cell_is_on_the_page():
     cell = np.random.default_rng(0).integers(0, 256, (CELL, CELL, 3)).astype(np.uint8)
-    page = np.asarray(_compose([("a", [Column("rgb", "truth", [cell])])]))
+    page = np.asarray(_compose([("a", [Column("rgb", "truth", [cell], (CELL, CELL))])]))
     corner = (page[..., :3] == cell[0, 0]).all(-1) & (page.sum(-1) > 0)
     found = [
         (y, x)

@@ -227,12 +227,12 @@ def test_the_floor_is_chosen_on_training_and_scored_on_truth():
 
 def test_mirroring_exchanges_left_and_right():
     text = "Left of the leftover, on the right."
-    assert VALUES.crop(text, FLIP, 64) == "Right of the leftover, on the left."
-    assert VALUES.crop(text, FLIP._replace(flip=False), 64) == text
-    assert Text(flip_words=()).crop(text, FLIP, 64) == text
+    assert VALUES.crop(text, FLIP, (64, 64)) == "Right of the leftover, on the left."
+    assert VALUES.crop(text, FLIP._replace(flip=False), (64, 64)) == text
+    assert Text(flip_words=()).crop(text, FLIP, (64, 64)) == text
     for caption in CAPTIONS[:20]:
-        assert VALUES.crop(VALUES.crop(caption, FLIP, 64), FLIP, 64) == caption
+        assert VALUES.crop(VALUES.crop(caption, FLIP, (64, 64)), FLIP, (64, 64)) == caption
 
 
 def test_a_person_sees_the_text():
-    assert VALUES.draw("a red cube", 64) == "a red cube"
+    assert VALUES.draw("a red cube", (64, 64)) == "a red cube"
