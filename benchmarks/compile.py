@@ -2,7 +2,7 @@
 
 Tracing, lowering and compiling of layers scanned and unrolled, from shapes alone: no parameter is
 made, so that any size fits any machine. Time to the first step is this and one step. Prints one
-line of JSON, with the bytes that the step takes on each device.
+line of JSON, with the number of loops and the bytes that the step takes on each device.
 """
 
 import time
@@ -45,6 +45,7 @@ def measure(config: TrainStep, repeats: int) -> dict[str, float]:
     total, building, tracing = min(parts)
     memory = compiled.memory_analysis()
     return {
+        "loops": lowered.as_text().count("stablehlo.while"),
         "seconds": round(total, 2),
         "seconds_to_build_shapes": round(building, 2),
         "seconds_to_trace": round(tracing, 2),

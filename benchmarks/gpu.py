@@ -77,7 +77,7 @@ def step_of(model: str, batch: int, **settings: Any) -> Callable[[Size], dict[st
         given: dict[str, Any] = {"size": model, "batch": batch, "dtype": "bfloat16", "repeats": 5}
         given |= {"scan_layers": True, **settings}
         if size == "tiny":
-            given |= {"size": "tiny", "batch": 2, "budget": 16, "repeats": 1, "dtype": "float32"}
+            given |= {"size": "nano", "batch": 2, "budget": 16, "repeats": 1, "dtype": "float32"}
         found = run(TrainStep(**given))
         after = _peak_bytes()
         if after > before:  # The highest so far is this one's.
@@ -94,7 +94,7 @@ def generation_of(batch: int) -> Callable[[Size], dict[str, Any]]:
         from benchmarks.generate import Generate, run
 
         if size == "tiny":
-            return run(Generate(size="tiny", batch=1, caption_tokens=8, repeats=1))
+            return run(Generate(size="nano", batch=min(batch, 2), caption_tokens=8, repeats=1))
         return run(Generate(batch=batch, dtype="bfloat16"))
 
     return measure
@@ -110,7 +110,7 @@ def measure_first_step(size: Size) -> dict[str, Any]:
     """Times whole processes up to a first step: with nothing kept of compiling, and with all."""
     words = ["--scan-layers", "--size", "b", "--batch", "64", "--dtype", "bfloat16"]
     if size == "tiny":
-        words = ["--batch", "2", "--budget", "16", "--scan-layers"]
+        words = ["--size", "nano", "--batch", "2", "--budget", "16", "--scan-layers"]
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         given = os.environ | {"JAX_COMPILATION_CACHE_DIR": folder}

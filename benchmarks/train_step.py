@@ -50,7 +50,7 @@ class TrainStep:
     """What to train."""
 
     size: Size = "tiny"
-    """Of the model: 384 wide with 6 + 6 layers, or a published one."""
+    """Of the model: 384 wide with 6 + 6 layers, or a published one; nano is for trying it out."""
     modalities: Modalities = "7"
     """Those of 4M-7 or 4M-21."""
     features: bool = False
@@ -71,6 +71,8 @@ class TrainStep:
     """What the backward pass computes again."""
     tile: int = LossConfig().tile
     """Targets that go through the output head at once."""
+    tiles: Literal["auto", "fitted", "even"] = "auto"
+    """How they are divided."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """Its update is part of the step."""
     mesh: MeshConfig = field(default_factory=MeshConfig)
@@ -102,7 +104,7 @@ def build_step(config: TrainStep) -> Step:
     mask = partial(mask_batch, space=space, config=mixture)
     layout = Layout.build(config.mesh)
     layout.check(model_config.num_heads, config.batch, 1)
-    loss_fn = MaskedLoss(space, mixture, LossConfig(tile=config.tile), layout)
+    loss_fn = MaskedLoss(space, mixture, LossConfig(tile=config.tile, tiles=config.tiles), layout)
 
     def build() -> FourM:
         return FourM(space, model_config, nnx.Rngs(0))

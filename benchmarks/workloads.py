@@ -14,7 +14,7 @@ from fourm.model.config import ModelConfig
 from fourm.token_space import TokenSpace
 from tokenizers.base import PADDING, TokenBatch
 
-Size = Literal["tiny", "b", "l", "xl"]
+Size = Literal["nano", "tiny", "b", "l", "xl"]
 Modalities = Literal["7", "21"]
 Precision = Literal["float32", "bfloat16"]
 
@@ -33,17 +33,19 @@ def build_workload(
 
     Args:
         size: tiny is ml-4m's `fm_tiny_6e_6d_swiglu_nobias`, 384 wide, of which no weights were
-            published.
+            published. nano, 32 wide with 1 + 1 layers, is for trying a measurement.
         modalities: Those of 4M-7 or 4M-21.
         features: Also those that are only ever read and have no tokens: pixels, T5 embeddings.
             The others are 7, or 17.
         scan_layers: Scan over layers instead of unrolling them.
         dtype: Precision of activations.
     """
-    build = {"tiny": fourm_b, "b": fourm_b, "l": fourm_l, "xl": fourm_xl}[size]
+    build = {"l": fourm_l, "xl": fourm_xl}.get(size, fourm_b)
     config = complete_config(build(modalities))
     if size == "tiny":
         config |= {"dim": 384, "encoder_depth": 6, "decoder_depth": 6, "num_heads": 6}
+    if size == "nano":
+        config |= {"dim": 32, "encoder_depth": 1, "decoder_depth": 1, "num_heads": 2}
     if not features:
         tokens = [name for name in config["domains_in"] if find_published(name).is_predicted]
         config |= {"domains_in": tokens}

@@ -7,7 +7,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
 from fourm.devices.layout import Layout
-from fourm.model.cross_entropy import Segments, TokenScores, grouped_cross_entropy
+from fourm.model.cross_entropy import Segments, Tiles, TokenScores, grouped_cross_entropy
 
 
 def sharded_cross_entropy(
@@ -19,6 +19,7 @@ def sharded_cross_entropy(
     weights: Float[Array, "rows"],
     segments: Segments,
     tile: int,
+    tiles: Tiles = "fitted",
 ) -> tuple[Float[Array, ""], TokenScores]:
     """Computes `grouped_cross_entropy` of a share's targets, each device taking some of them.
 
@@ -26,7 +27,7 @@ def sharded_cross_entropy(
     `tensor` axis and leave the others idle. So they split the targets instead.
     """
     if layout.tensor == 1:
-        return grouped_cross_entropy(features, table, labels, group, weights, segments, tile)
+        return grouped_cross_entropy(features, table, labels, group, weights, segments, tile, tiles)
     rows = len(features)
     missing = -rows % layout.tensor
     whole = P() if layout.own_mesh is None else NamedSharding(layout.own_mesh, P())
@@ -39,7 +40,7 @@ def sharded_cross_entropy(
 
     def take_some(features, table, labels, group, weights):
         loss, scores = grouped_cross_entropy(
-            features, table, labels, group, weights, segments, tile
+            features, table, labels, group, weights, segments, tile, tiles
         )
         return jax.lax.psum(loss, "tensor"), scores
 

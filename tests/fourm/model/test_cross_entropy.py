@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fourm.model.cross_entropy import grouped_cross_entropy, plan_tiles
+from fourm.model.cross_entropy import choose_height, grouped_cross_entropy, plan_tiles
 
 SEGMENTS = ((1, 5), (6, 1), (7, 12), (19, 5))  # Two of a size share a loop.
 VOCAB, DIM = 24, 6
@@ -39,28 +39,31 @@ def naive(features, table, labels, group, weights):
 
 
 @functools.cache
-def compiled_head(tile):
+def compiled_head(tile, tiles):
     """The grouped head, or without a tile the plain one."""
 
     def loss(features, table, rows):
         rows = rows | dict(features=features, table=table)
-        head = functools.partial(grouped_cross_entropy, segments=SEGMENTS, tile=tile)
+        head = functools.partial(grouped_cross_entropy, segments=SEGMENTS, tile=tile, tiles=tiles)
         value, scores = (naive if tile is None else head)(**rows)
         return 3.0 * value, scores
 
     return jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
 
 
-def value_and_gradients(tile, rows):
-    return jax.device_get(compiled_head(tile)(rows["features"], rows["table"], rows))
+def value_and_gradients(tile, rows, tiles="fitted"):
+    head = compiled_head(tile, tiles if tile else None)
+    return jax.device_get(head(rows["features"], rows["table"], rows))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tile", [1, 3, 64])
+@pytest.mark.parametrize(
+    ("tile", "tiles"), [(1, "fitted"), (3, "fitted"), (64, "fitted"), (3, "even"), (64, "even")]
+)
 @pytest.mark.parametrize("groups", [(0, 1, 2, 3, 4), (2, 4), (3,)], ids=str)
-def test_the_grouped_head_equals_the_plain_one_in_value_and_gradients(tile, groups):
+def test_the_grouped_head_equals_the_plain_one_in_value_and_gradients(tile, tiles, groups):
     rows = make_rows(groups=groups, seed=tile)
-    found = value_and_gradients(tile, rows)
+    found = value_and_gradients(tile, rows, tiles)
     expected = value_and_gradients(None, rows)
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
@@ -75,6 +78,33 @@ def test_tiles_cover_every_number_of_rows_once_and_little_more(tile):
                 assert done == covered and height <= tile
                 covered += height * int(trips)
         assert count <= covered < count + -(-tile // 8)
+
+
+def count_loops(tiles):
+    rows = make_rows()
+
+    def loss(features, table):
+        return grouped_cross_entropy(
+            **rows | dict(features=features, table=table),
+            segments=SEGMENTS,
+            tile=16,
+            tiles=tiles,
+        )[0]
+
+    lowered = jax.jit(jax.grad(loss, (0, 1))).lower(rows["features"], rows["table"])
+    return lowered.as_text().count("stablehlo.while")
+
+
+def test_even_tiles_are_one_loop_for_each_size_of_vocabulary():
+    # Three sizes, each with a loop over its groups and one, or nine, over their tiles.
+    assert count_loops("even") == 3 * (1 + 1)
+    assert count_loops("fitted") == 3 * (1 + 9)
+
+
+def test_even_tiles_are_no_higher_than_the_mean_group():
+    segments = ((0, 10), (10, 10), (20, 0))
+    heights = [choose_height(rows, segments, 64) for rows in (1, 7, 32, 127, 128, 10_000)]
+    assert heights == [1, 2, 16, 32, 64, 64]
 
 
 @pytest.mark.slow
