@@ -18,9 +18,11 @@ from data_pipeline.sources.files.formats import (
 )
 from data_pipeline.sources.files.splits import SplitByFolder, SplitByFraction
 from data_pipeline.sources.kinds import NoData
+from data_pipeline.sources.parquet import ParquetData
 from data_pipeline.sources.scenes.data import SEMSEG_CLASSES, ScenesData
 from data_pipeline.sources.scenes.sampler import COLOR_NAMES, SHAPES
 from data_pipeline.sources.tfds import TfdsData
+from data_pipeline.sources.values import BoxLayout
 from fourm.devices.layout import MeshConfig
 from fourm.evaluation.directions import EvaluationConfig, RegionConfig
 from fourm.evaluation.probes import ProbeConfig
@@ -49,6 +51,7 @@ __all__ = [
     "SEMSEG_CLASSES",
     "SHAPES",
     "ArrayFile",
+    "BoxLayout",
     "BoxList",
     "BoxTokenizerConfig",
     "BoxesFile",
@@ -75,6 +78,7 @@ __all__ = [
     "NoData",
     "NumberFile",
     "OptimizerConfig",
+    "ParquetData",
     "ProbeConfig",
     "QuantizerConfig",
     "Reals",

@@ -117,6 +117,7 @@ DISTRIBUTIONS = {
     "scipy": "jax",
     "threadpoolctl": "scikit-learn",
     "absl": "tensorflow-datasets",
+    "pyarrow": "tensorflow-datasets",
     "huggingface_hub": "tokenizers",
 }
 MAX_LINES = 450

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 
 from data_pipeline.sources.files.data import FilesData
 from data_pipeline.sources.files.formats import format_for
+from data_pipeline.sources.parquet import ParquetData
 from data_pipeline.sources.scenes.data import ScenesData
 from data_pipeline.sources.source import Source
 from data_pipeline.sources.tfds import TfdsData
 from tokenizers.base import Values
 from tokenizers.settings.checked import Checked
 
-KINDS = ("scenes", "files", "tfds", "none")
+KINDS = ("scenes", "files", "tfds", "parquet", "none")
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class NoData(Checked):
         )
 
 
-AnyData = ScenesData | FilesData | TfdsData | NoData
+AnyData = ScenesData | FilesData | TfdsData | ParquetData | NoData
 
 
 def blank_data(kind: str, values: Mapping[str, Values]) -> AnyData:
@@ -51,6 +52,10 @@ def blank_data(kind: str, values: Mapping[str, Values]) -> AnyData:
             return FilesData(modalities=formats)
         case "tfds":
             return TfdsData()
+        case "parquet":
+            return ParquetData(
+                formats={name: format_for(name, each) for name, each in values.items()}
+            )
         case "none":
             return NoData()
     raise ValueError(f"There is no kind of data {kind!r}; there are {', '.join(KINDS)}.")

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from data_pipeline.sources.source import Sample
+from data_pipeline.sources.source import NOTES, Note, Sample
 from data_pipeline.sources.values import class_number, class_text, plain_value, put, usable_boxes
 from tokenizers.base import Boxes, Mended
 from tokenizers.settings.checked import Checked
@@ -116,8 +116,12 @@ class TfdsSource:
 
         An empty list, None and the class label -1 are missing.
         """
-        record = self._records[int(index)]
         key, config = str(index), self._config
+        try:
+            record = self._records[int(index)]
+        except Exception as error:  # TFDS decodes all features at once.
+            reason = str(error).strip().split("\n")[0]
+            return {NOTES: [Note("unreadable", "", key, "", f"is damaged ({reason})")]}
         sample: Sample = {}
         for name, path in config.features.items():
             put(sample, name, lambda path=path: self._value(record, path), key, path)

@@ -1,18 +1,64 @@
 """Values as data sets hold them, in features and columns, as those that a sample has."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from data_pipeline.sources.source import METADATA, NOTES, Note, Sample
 from tokenizers.base import Boxes, Choices, Mended
+from tokenizers.settings.checked import Checked
 
 NO_CLASS = -1
 """The number that stands for no class in data sets without another way to say so."""
 ROUNDING = 1e-3
 """How far a box may reach over its picture's edge without having been cut, as a fraction."""
+
+
+@dataclass(frozen=True)
+class BoxLayout(Checked):
+    """How the four numbers of a box are stored."""
+
+    order: Literal["xywh", "corners"] = "xywh"
+    """xywh: left, top, width, height; corners: left, top, right, bottom."""
+    unit: Literal["pixels", "fractions"] = "pixels"
+    """Pixels, or fractions of the picture's width and height."""
+
+    def read(
+        self,
+        rows: Float[np.ndarray, "boxes 4"],
+        classes: Int[np.ndarray, "boxes"],
+        size: Sequence[int] | None,
+    ) -> Boxes | Mended:
+        """Returns boxes as they are used, see `usable_boxes`.
+
+        Args:
+            rows: As stored.
+            classes: Index of each box's class.
+            size: Height and width of the picture in pixels, where it is known.
+
+        Raises:
+            ValueError: If the size is needed and not known, or a box can't be used.
+        """
+        corners = np.concatenate([rows[:, :2], rows[:, :2] + rows[:, 2:]], axis=1)
+        corners = corners if self.order == "xywh" else rows
+        if self.unit == "pixels" and len(rows):
+            if size is None or len(size) != 2 or not all(side and side > 0 for side in size):
+                raise ValueError("has boxes in pixels, and the picture's size is not known")
+            corners = corners / np.array([size[1], size[0]] * 2, float)
+        return usable_boxes(corners, classes)
+
+
+def picture_size(sample: Sample) -> tuple[int, int] | None:
+    """Returns height and width of the first picture of a sample; None if it has none."""
+    for name, value in sample.items():
+        if name not in (METADATA, NOTES):
+            value = value.value if isinstance(value, Mended) else value
+            if isinstance(value, np.ndarray) and value.ndim >= 2:
+                return value.shape[0], value.shape[1]
+    return None
 
 
 def put(

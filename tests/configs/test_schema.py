@@ -14,8 +14,10 @@ from data_pipeline.sources.files.data import FilesData
 from data_pipeline.sources.files.formats import ArrayFile, BoxesFile, NumberFile, TextFile
 from data_pipeline.sources.files.splits import SplitByFolder, SplitByFraction
 from data_pipeline.sources.kinds import NoData
+from data_pipeline.sources.parquet import ParquetData
 from data_pipeline.sources.scenes.data import ScenesData
 from data_pipeline.sources.tfds import TfdsData
+from data_pipeline.sources.values import BoxLayout
 from fourm.devices.layout import MeshConfig
 from fourm.evaluation.directions import EvaluationConfig, RegionConfig
 from fourm.evaluation.probes import ProbeConfig
@@ -52,7 +54,7 @@ CONFIG_CLASSES = {
     *(ScalarTokenizerConfig, ViTTokenizerConfig, CodeEncoderConfig, QuantizerConfig),
     *(NetworkConfig, DecoderConfig, DiffusionTokenizerConfig, DiffusionConfig, SamplingConfig),
     *(UNetConfig, Codes, Vectors, WordPieceTokenizerConfig, SavedTokenizerConfig),
-    *(MeshConfig, NoData, PublishedOptions, Ml4mRules),
+    *(MeshConfig, NoData, PublishedOptions, Ml4mRules, ParquetData, BoxLayout),
 }
 
 
