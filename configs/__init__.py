@@ -17,6 +17,7 @@ from data_pipeline.sources.files.formats import (
     TextFile,
 )
 from data_pipeline.sources.files.splits import SplitByFolder, SplitByFraction
+from data_pipeline.sources.files.tables import TableColumn
 from data_pipeline.sources.kinds import NoData
 from data_pipeline.sources.parquet import ParquetData
 from data_pipeline.sources.scenes.data import SEMSEG_CLASSES, ScenesData
@@ -90,6 +91,7 @@ __all__ = [
     "ScenesData",
     "SplitByFolder",
     "SplitByFraction",
+    "TableColumn",
     "Text",
     "TextFile",
     "TextTokenizerConfig",

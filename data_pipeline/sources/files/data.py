@@ -1,16 +1,27 @@
 """Aligned files: a folder per modality, or tar shards per modality, one key per sample."""
 
-import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from data_pipeline.sources.files.formats import FileFormat
-from data_pipeline.sources.files.locations import Location, find_files, natural_order, read_bytes
-from data_pipeline.sources.files.splits import SplitByFolder, Splits, Table, load_table
-from data_pipeline.sources.source import Sample
-from tokenizers.settings.checked import Checked
+from data_pipeline.sources.files.keys import check_keys_meet
+from data_pipeline.sources.files.layout import Layout
+from data_pipeline.sources.files.locations import Location, natural_order, read_bytes
+from data_pipeline.sources.files.patterns import check_pattern
+from data_pipeline.sources.files.splits import SplitByFolder, Splits
+from data_pipeline.sources.files.tables import (
+    Table,
+    TableColumn,
+    cells_of,
+    facts_of,
+    load_table,
+    numbers_of,
+    rows_of,
+)
+from data_pipeline.sources.source import Note, Sample
+from tokenizers.settings.checked import Checked, name_knob
 
 
 @dataclass(frozen=True)
@@ -18,28 +29,43 @@ class FilesData(Checked):
     """Aligned files: PATH/SPLIT/MODALITY/KEY.png, or PATH/SPLIT/MODALITY/shard-00000.tar of these.
 
     These are the two layouts of 4M, told apart by what is there. Any extension that can be read
-    will do, and files may lie in class folders, MODALITY/CLASS/KEY.png.
+    will do, and files may lie in class folders, MODALITY/CLASS/KEY.png. A modality without a folder
+    is looked for in the split's own folder or archives (PATH/SPLIT/*.tar, PATH/SPLIT.tar), where
+    a file's name says of which modality it is (KEY.depth.png), or its extension does. Everything
+    else has a `pattern`.
 
     The samples are the union of all keys: one whose file is missing in a modality has the
-    others. Pickled data is refused and archives are never unpacked.
+    others. Pickled data is refused and archives are never extracted.
     """
 
     path: str = ""
-    """Folder of the data set."""
+    """Folder of the data set, or an archive that holds all of it."""
     modalities: dict[str, FileFormat] = field(default_factory=dict)
     """What to read, by modality: where its files are and how they store it."""
     splits_by: Splits = SplitByFolder()  # noqa: RUF009  Frozen, so it may be shared.
     """How samples are divided into train, validation and test."""
     required: tuple[str, ...] = ()
     """Modalities without which a sample is left out."""
+    pattern: str = ""
+    """Names of the files below the path, such as {split}/{modality}/{key}.{ext}, or
+    {split}/{scene}/{modality}/{frame}.png; empty for the layouts above. `{split}` and
+    `{modality}` are the folders of these; see `files/patterns.py`."""
     table: str = ""
-    """CSV file below the path with a row per sample, such as train_scenes.csv: groups to split
-    by, and columns that become metadata for probing. None if empty."""
+    """Table below the path with a row per sample, such as train_scenes.csv, or
+    {split}/metadata.csv: groups to split by, modalities (`TableColumn`), and columns that become
+    metadata for probing. CSV, TSV or lines of JSON; none if empty."""
     key_column: str = "key"
-    """The table's column with the samples' keys."""
+    """The table's column with the samples' keys, or the names of their files; if there is no such
+    column, file_name."""
     class_folders: bool = False
     """Whether the folder in front of a key (rgb/dog/0001.jpg) is the sample's class, which then
     becomes metadata `class`."""
+
+    def check_knobs(self, knob: str) -> None:
+        super().check_knobs(knob)
+        for pattern in (self.pattern, *(each.pattern for each in self.modalities.values())):
+            if pattern:
+                check_pattern(pattern, name_knob(knob, "pattern"))
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -49,7 +75,8 @@ class FilesData(Checked):
         """Returns one split.
 
         Raises:
-            ValueError: If a folder, table or split is not there or a tar archive is damaged.
+            ValueError: If a folder, table or split is not there, or a modality, a table or a filter
+                matches nothing.
         """
         if split not in self.splits:
             raise ValueError(f"There is no split {split!r}; there are {', '.join(self.splits)}.")
@@ -60,23 +87,24 @@ class FilesData(Checked):
                 f"`required` names {', '.join(sorted(unknown))}; modalities are "
                 f"{', '.join(self.modalities)}."
             )
-        root = Path(self.path).expanduser()
-        if not self.path or not root.is_dir():
+        if not self.path or not self._root.exists():
             raise ValueError(
                 f"There is no data folder {self.path!r}; set --data.path to the data set."
             )
-        root = root / self.splits_by.folder_of(split)
-        files = {
-            name: find_files(self._folder(root, name, each), each.extension)
+        formats = {
+            name: each
             for name, each in self.modalities.items()
+            if not isinstance(each, TableColumn)
         }
-        _warn_of_disjoint_keys(files)
+        layout = Layout(self._root, self.splits_by.folder_of(split), formats)
+        files = layout.find(self.pattern)
+        keys = set().union(*files.values())
+        table = self._table_of(split, keys)
+        files |= self._cells(table, keys)
+        check_keys_meet(files)
         keys = sorted(set().union(*files.values()), key=natural_order)
         keys = [key for key in keys if all(key in files[name] for name in self.required)]
-        table = None
-        if self.table:
-            table = load_table(Path(self.path).expanduser() / self.table, self.key_column)
-        columns = _metadata_columns(table, self.splits_by.grouping) if table else {}
+        columns = self._facts(split, table)
         if self.class_folders:
             columns["class"] = {key: key.partition("/")[0] for key in keys if "/" in key}
         chosen = self.splits_by.select(split, keys, table)
@@ -84,21 +112,62 @@ class FilesData(Checked):
             raise ValueError(
                 f"The split {split!r} of {self.path} has no sample; check `required` and splits_by."
             )
-        return FilesSource(chosen, self.modalities, files, columns)
+        files = {name: files[name] for name in self.modalities}
+        notes = [*layout.notes, *(table.notes if table else ())]
+        return FilesSource(chosen, self.modalities, files, columns, notes)
 
-    def _folder(self, root: Path, name: str, file_format: FileFormat) -> Path:
-        folder = root / (file_format.folder or name)
-        if not folder.is_dir():
-            parent = folder.parent
-            while not parent.is_dir():
-                parent = parent.parent
-            have = sorted(each.name for each in parent.iterdir() if each.is_dir())
-            raise ValueError(
-                f"There is no folder {folder} for the modality {name}; {parent} has "
-                f"{', '.join(have) or 'no folders'}. Set --data.path, "
-                f"data.modalities.{name}.folder or data.splits_by."
-            )
-        return folder
+    @property
+    def _root(self) -> Path:
+        return Path(self.path).expanduser()
+
+    def _table_of(self, split: str, keys: set[str]) -> Table | None:
+        """Returns the table of a split, with rows by the keys of its files."""
+        if not self.table:
+            return None
+        folder = self.splits_by.folder_of(split)
+        file = self._root / self.table.replace("{split}", folder)
+        names = [each.folder or name for name, each in self.modalities.items()]
+        folders = [folder, *names, *(f"{folder}/{name}" for name in names)]
+        return rows_of(load_table(file, self.key_column), keys, folders)
+
+    def _cells(self, table: Table | None, keys: set[str]) -> dict[str, dict[str, Location]]:
+        """Returns the modalities that are columns of the table.
+
+        Rows of a table for all splits tell nothing of which samples this one has, if files do.
+        """
+        cells = {}
+        for name, each in self.modalities.items():
+            if isinstance(each, TableColumn):
+                if table is None:
+                    raise ValueError(
+                        f"The modality {name} is a column of the data's table, and there is none; "
+                        "set data.table."
+                    )
+                own = cells_of(table, name, each)
+                if keys and "{split}" not in self.table:
+                    own = {key: cell for key, cell in own.items() if key in keys}
+                cells[name] = own
+        return cells
+
+    def _facts(self, split: str, table: Table | None) -> dict[str, dict[str, str]]:
+        """Returns the facts of a split's table, and those of other splits, which number them."""
+        if table is None:
+            return {}
+        modalities = [
+            each.column or name
+            for name, each in self.modalities.items()
+            if isinstance(each, TableColumn)
+        ]
+        facts = facts_of(table, [self.splits_by.grouping, *modalities])
+        for other in self.splits if "{split}" in self.table else ():
+            folder = self.splits_by.folder_of(other)
+            file = self._root / self.table.replace("{split}", folder)
+            if other != split and file.is_file():
+                further = facts_of(load_table(file, self.key_column), ())
+                for name in facts.keys() & further.keys():
+                    # Rows of other splits have keys of their own, whatever they are called.
+                    facts[name] |= {f"{folder}:{k}": v for k, v in further[name].items()}
+        return facts
 
 
 class FilesSource:
@@ -108,23 +177,26 @@ class FilesSource:
         keys: Of every sample, in natural order.
         present: Number of samples that have each modality.
         metadata_names: Of every metadata column that holds words: the word for each number.
+        notes: On files and rows that are not used.
     """
 
     def __init__(
         self,
         keys: Sequence[str],
-        formats: dict[str, FileFormat],
+        formats: Mapping[str, FileFormat],
         files: dict[str, dict[str, Location]],
         columns: dict[str, dict[str, str]],
+        notes: Sequence[Note] = (),
     ):
         self.keys = list(keys)
+        self.notes = list(notes)
         self._formats = formats
         self._files = files
         self.present = {name: sum(key in each for key in keys) for name, each in files.items()}
         self._metadata: dict[str, dict[str, float | int]] = {}
         self.metadata_names: dict[str, tuple[str, ...]] = {}
         for column, by_key in columns.items():
-            numbers, names = _numbers_of(by_key)
+            numbers, names = numbers_of(by_key)
             self._metadata[column] = numbers
             if names:
                 self.metadata_names[column] = names
@@ -153,6 +225,12 @@ class FilesSource:
     def __getitems__(self, indices: Sequence[int]) -> list[Sample]:
         return [self[index] for index in indices]
 
+    def state_of(self, index: int) -> str:
+        """Returns a text that is another one if a file of a sample has changed; reads nothing."""
+        key = self.keys[index]
+        states = {name: files[key].state for name, files in self._files.items() if key in files}
+        return " ".join(f"{name}:{state}" for name, state in states.items())
+
     def _read(self, name: str, key: str, location: Location) -> Any:
         data = read_bytes(location)
         try:
@@ -162,38 +240,3 @@ class FilesSource:
             raise ValueError(
                 f"{location} ({name} of the sample {key!r}) {reason.rstrip('.')}."
             ) from error
-
-
-def _warn_of_disjoint_keys(files: dict[str, dict[str, Location]]) -> None:
-    for name, own in files.items():
-        others = [each for other, each in files.items() if other != name]
-        if others and not any(own.keys() & each.keys() for each in others):
-            example, other = next(iter(own)), next(iter(others[0]))
-            warnings.warn(
-                f"The modality {name} shares no sample with any other: its keys look like "
-                f"{example!r}, others like {other!r}.",
-                stacklevel=3,
-            )
-
-
-def _metadata_columns(table: Table, group: str) -> dict[str, dict[str, str]]:
-    # A group is in one split only, so nothing about it can be learnt and then tested.
-    return {
-        column: {key: row[column] for key, row in table.rows.items() if row[column]}
-        for column in table.columns
-        if column != group
-    }
-
-
-def _numbers_of(by_key: dict[str, str]) -> tuple[dict[str, float | int], tuple[str, ...]]:
-    """Returns a column as numbers: its own, or each word's place among all words of the column.
-
-    The words are those of the whole table, so that a number means the same in every split.
-    """
-    for number in (int, float):
-        try:
-            return {key: number(text) for key, text in by_key.items()}, ()
-        except ValueError:
-            continue
-    names = tuple(sorted(set(by_key.values())))
-    return {key: names.index(text) for key, text in by_key.items()}, names

@@ -8,7 +8,7 @@ import io
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -36,7 +36,10 @@ class FileFormat(Checked, ABC):
     folder: str = ""
     """Folder of this modality below the split's folder; the modality's own name if empty."""
     extension: str = ""
-    """Read only files with this extension, such as jpg, and skip all others; any if empty."""
+    """Read only files with this extension, such as jpg, or one of several, "jpg, png", and skip all
+    others; any if empty. Where several modalities lie together it may be longer: rgb.jpg."""
+    pattern: str = field(default="", kw_only=True)
+    """Names of this modality's files, in place of the data's `pattern`."""
 
     @abstractmethod
     def read(self, data: bytes, extension: str) -> Any:

@@ -1,105 +1,119 @@
-"""Where the file of a key is: in a folder of files, or inside tar shards.
-
-Both layouts of 4M data are the same to the reader: a key, a file, an offset and a size. Tar
-archives are indexed once and then read in place. Nothing is ever extracted, so a path stored in
-an archive is only ever a key.
-"""
+"""Where a file's bytes are, how they are read, and what names become as keys."""
 
 import os
 import re
-import tarfile
-from functools import lru_cache
-from pathlib import Path
-from typing import NamedTuple
+import unicodedata
+import zlib
+from typing import BinaryIO, NamedTuple
 
-from data_pipeline.sources.files.formats import READABLE
-
-BLOCK = 512
-"""Tar archives consist of blocks of this many bytes."""
+GZIP = b"\x1f\x8b"
+MOST_UNPACKED = 256 * 2**20
+"""Most bytes of a single gzip file, unpacked: a few kilobytes may unpack to gigabytes."""
 
 
 class Location(NamedTuple):
-    """The bytes of one file."""
+    """The bytes of one file, of one member of an archive, or of one cell of a table."""
 
     file: str
     offset: int
     size: int
     member: str
-    """Path inside a tar archive; empty for a file of its own."""
+    """Path inside an archive, or row and column of a table; empty for a file of its own."""
     extension: str
-    """Lower case, without the dot."""
+    """Lower case, without the dot; of a file that ends in .json.gz it is json."""
+    changed: int = 0
+    """When the file was last changed, in nanoseconds."""
+    archive: str = ""
+    """The compressed archive whose unpacked copy `file` is; empty if `file` is what was given."""
+    content: bytes | None = None
+    """The bytes themselves, if they are a cell of a table."""
 
     def __str__(self) -> str:
-        return f"{self.member} in {self.file}" if self.member else self.file
+        file = self.archive or self.file
+        return printable(f"{self.member} in {file}" if self.member else file)
+
+    @property
+    def state(self) -> str:
+        """A text that is another one if the bytes have changed; nothing is read."""
+        if self.content is not None:
+            return f"{zlib.crc32(self.content):08x}"
+        return f"{self.size}+{self.offset}@{self.changed}"
 
 
-def find_files(folder: Path, extension: str = "") -> dict[str, Location]:
-    """Returns where each key's file is.
+class Remark(NamedTuple):
+    """What is to be said of a file that is not, or not whole, among those that are read."""
 
-    If `folder` holds tar files, their members are the files; otherwise all files below it are.
-    A key is the path below the folder or in the archive, without extension and without a
-    leading "all/", the class folder of data without classes.
+    kind: str
+    """"ignored", "cut", or "unreadable"."""
+    file: str
+    reason: str
 
-    Args:
-        folder: Folder of one modality.
-        extension: Take only files with this extension and skip all others. If empty, take
-            all, and every file must be one that can be read. Hidden files never count.
 
-    Raises:
-        ValueError: If there is no readable file, a file of unknown kind, two files of one key,
-            or an archive that is damaged or compressed.
+class Listing(NamedTuple):
+    """The files of a folder or of an archive.
+
+    Attributes:
+        files: Name below the folder, or in the archive, and where it is; names are in order.
+        remarks: On files that are left out, and on archives that are damaged.
     """
-    shards = sorted(folder.glob("*.tar"), key=lambda path: natural_order(path.name))
-    compressed = next(iter(sorted([*folder.glob("*.tar.*"), *folder.glob("*.tgz")])), None)
-    if compressed is not None:
-        raise ValueError(
-            f"{compressed} is compressed, so its members can't be read in any order; "
-            "unpack it to a plain .tar."
-        )
-    found: dict[str, Location] = {}
-    for name, location in (
-        [pair for shard in shards for pair in _tar_members(shard)]
-        if shards
-        else _plain_files(folder)
-    ):
-        if any(part.startswith(".") for part in name.split("/")):
-            continue
-        stem, dot, ending = name.rpartition(".")
-        if extension and ending.lower() != extension.lower().lstrip("."):
-            continue
-        if not dot or ending.lower() not in READABLE:
-            raise ValueError(
-                f"{location} is not of a kind that can be read ({', '.join(READABLE)}); remove "
-                "it, or set the modality's `extension` so that other files are skipped."
-            )
-        key = stem.removeprefix("all/")
-        if key in found:
-            raise ValueError(
-                f"{found[key]} and {location} have the same key {key!r}; remove one, or set the "
-                "modality's `extension` if they are of different kinds."
-            )
-        found[key] = location
-    if not found:
-        wanted = f".{extension.lstrip('.')} file" if extension else "file"
-        raise ValueError(f"{folder} holds no {wanted}, neither as such nor in .tar shards.")
-    return found
+
+    files: list[tuple[str, Location]]
+    remarks: list[Remark]
 
 
 def read_bytes(location: Location) -> bytes:
-    """Returns the content of a file.
+    """Returns the content of a file, unpacked if it is a gzip file.
 
     Raises:
         ValueError: If it is no longer there, or shorter than when it was found.
     """
+    if location.content is not None:
+        return location.content
     try:
-        with open(location.file, "rb") as file:
+        with open_file(location.file) as file:
             file.seek(location.offset)
             data = file.read(location.size)
     except OSError as error:
         raise ValueError(f"{location} can't be read: {error.strerror}.") from error
     if len(data) != location.size:
         raise ValueError(f"{location} has changed or was cut short since it was first listed.")
-    return data
+    return _unpacked(data, location) if data[:2] == GZIP else data
+
+
+def open_file(file: str) -> BinaryIO:
+    """Returns a file open for reading at any place."""
+    return open(file, "rb")
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Returns a file's name without its extension, and the extension in lower case.
+
+    Example:
+        >>> split_name("dog/0001.JSON.gz")
+        ('dog/0001', 'json')
+    """
+    stem, dot, extension = name.rpartition(".")
+    if extension in ("gz", "GZ") and "." in stem:
+        stem, dot, extension = stem.rpartition(".")
+    return (stem, extension.lower()) if dot and "/" not in extension else (name, "")
+
+
+def normal_key(name: str) -> str:
+    """Returns a key in the one form in which keys are compared.
+
+    An accent may be a part of its letter or a character of its own (which is what Macs write);
+    Unicode's form NFC has the former. What is not Unicode at all is taken for Latin-1.
+    """
+    return name if name.isascii() else unicodedata.normalize("NFC", printable(name))
+
+
+def printable(name: str) -> str:
+    """Returns a file's name as text that can be written down, even if it was not stored as such."""
+    try:
+        name.encode()
+        return name
+    except UnicodeEncodeError:
+        return os.fsencode(name).decode("latin-1")
 
 
 def natural_order(name: str) -> tuple[list[str | int], str]:
@@ -108,59 +122,19 @@ def natural_order(name: str) -> tuple[list[str | int], str]:
     return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
 
 
-def _plain_files(folder: Path) -> list[tuple[str, Location]]:
-    found = []
-    for directory, _, names in os.walk(folder, followlinks=True):
-        for name in names:
-            path = Path(directory, name)
-            inner = path.relative_to(folder).as_posix()
-            extension = path.suffix[1:].lower()
-            try:
-                size = path.stat().st_size
-            except OSError as error:
-                raise ValueError(f"{path} can't be read: {error.strerror}.") from error
-            found.append((inner, Location(str(path), 0, size, "", extension)))
-    return found
-
-
-def _tar_members(shard: Path) -> list[tuple[str, Location]]:
-    state = shard.stat()
-    return _index_tar(str(shard), state.st_size, state.st_mtime_ns)
-
-
-@lru_cache(maxsize=4096)  # The splits of a data set often share their shards.
-def _index_tar(file: str, size: int, changed: int) -> list[tuple[str, Location]]:
-    found = []
-    end = 0
+def _unpacked(data: bytes, location: Location) -> bytes:
+    unpacked = b""
     try:
-        with tarfile.open(file, "r:") as archive:
-            for member in archive:
-                blocks = -(-member.size // BLOCK) if member.isreg() else 0
-                end = member.offset_data + blocks * BLOCK
-                if member.isdir():
-                    continue
-                if not member.isreg() or member.issparse():
-                    raise ValueError(
-                        f"{member.name} in {file} is a link or a special file; tar shards "
-                        "may hold plain files only."
-                    )
-                name = member.name.removeprefix("./")
-                extension = name.rpartition(".")[2].lower()
-                found.append(
-                    (name, Location(file, member.offset_data, member.size, name, extension))
+        while data:  # A gzip file may be several in a row.
+            machine = zlib.decompressobj(wbits=31)
+            unpacked += machine.decompress(data, MOST_UNPACKED + 1 - len(unpacked))
+            if len(unpacked) > MOST_UNPACKED:
+                raise ValueError(
+                    f"{location} unpacks to more than {MOST_UNPACKED >> 20} MiB; unpack it."
                 )
-    except (tarfile.TarError, OSError) as error:
-        raise ValueError(
-            f"{file} is damaged or not a tar archive ({error}); fetch it again."
-        ) from error
-    # tarfile takes a damaged header for the end of the archive and says nothing, so look whether
-    # the end mark, a block of zeros, is where it should be.
-    with open(file, "rb") as raw:
-        raw.seek(end)
-        mark = raw.read(BLOCK)
-    if mark != bytes(BLOCK):
-        raise ValueError(
-            f"{file} is damaged or cut short after {len(found)} members "
-            f"({size} bytes long); fetch it again."
-        )
-    return found
+            if not machine.eof:
+                raise ValueError(f"{location} is a gzip file that is cut short.")
+            data = machine.unused_data.lstrip(b"\0")
+    except zlib.error as error:
+        raise ValueError(f"{location} is a damaged gzip file ({error}).") from error
+    return unpacked

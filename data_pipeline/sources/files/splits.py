@@ -1,27 +1,13 @@
 """Which samples are for training, validation and test."""
 
-import csv
 import hashlib
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import NamedTuple
 
+from data_pipeline.sources.files.tables import Table
 from tokenizers.settings.checked import Checked, name_knob
-
-
-class Table(NamedTuple):
-    """A CSV file with a row per sample.
-
-    Attributes:
-        rows: By key, then by column.
-        columns: All columns but the key's.
-    """
-
-    rows: dict[str, dict[str, str]]
-    columns: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -52,7 +38,8 @@ class SplitByFolder(Splits):
     """The data set comes split: a folder for each."""
 
     folders: dict[str, str] = field(default_factory=lambda: {"train": "train", "validation": "val"})
-    """Folder of each split. A second name for the same folder is fine."""
+    """Folder of each split, or the names of its archives, such as train-*.tar or
+    train-{00000..00099}.tar. A second name for the same folder is fine."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -141,35 +128,8 @@ class SplitByFraction(Splits):
                 f"The table has no row for the key {key!r}, so its {self.group_column} is unknown; "
                 "add the row or remove the files."
             )
-        return table.rows[key][self.group_column]
-
-
-def load_table(file: Path, key_column: str) -> Table:
-    """Returns a CSV file with a header as rows by key.
-
-    Raises:
-        ValueError: If it is not there, has no such column, or names a key twice.
-    """
-    try:
-        with open(file, newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream)
-            columns = tuple(reader.fieldnames or ())
-            if key_column not in columns:
-                raise ValueError(
-                    f"{file} has the columns {', '.join(columns)}; set key_column, now "
-                    f"{key_column!r}, to the one with the samples' keys."
-                )
-            rows: dict[str, dict[str, str]] = {}
-            for row in reader:
-                key = row.pop(key_column)
-                if key in rows:
-                    raise ValueError(f"{file} has two rows for the key {key!r}.")
-                if None in row or None in row.values():
-                    raise ValueError(f"{file} has a row of another length for the key {key!r}.")
-                rows[key] = row
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"The table {file} can't be read ({error}); check `table`.") from error
-    return Table(rows, tuple(column for column in columns if column != key_column))
+        group = table.rows[key].get(self.group_column)
+        return "" if group is None else str(group)
 
 
 def _hash(text: str) -> bytes:

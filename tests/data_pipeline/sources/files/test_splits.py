@@ -3,7 +3,8 @@ from itertools import chain
 
 import pytest
 
-from data_pipeline.sources.files.splits import SplitByFolder, SplitByFraction, Table, load_table
+from data_pipeline.sources.files.splits import SplitByFolder, SplitByFraction
+from data_pipeline.sources.files.tables import Table
 
 KEYS = [f"frame_{i:04d}" for i in range(600)]
 SCENES = Table({key: {"scene": f"scene_{i % 97}"} for i, key in enumerate(KEYS)}, ("scene",))
@@ -75,31 +76,3 @@ def test_folders_are_taken_as_they_are():
     assert splits.names == ("train", "test")
     assert splits.folder_of("test") == "val"
     assert splits.select("test", KEYS, None) == KEYS
-
-
-def test_a_table_is_rows_by_key(tmp_path):
-    file = tmp_path / "a.csv"
-    file.write_text('key,scene,light\n1,"kitchen, small",0.5\n2,office,\n')
-    table = load_table(file, "key")
-    assert table.columns == ("scene", "light")
-    assert table.rows == {
-        "1": {"scene": "kitchen, small", "light": "0.5"},
-        "2": {"scene": "office", "light": ""},
-    }
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("id,scene\n1,a\n", "has the columns id, scene; set key_column"),
-        ("key,scene\n1,a\n1,b\n", "two rows for the key '1'"),
-        ("key,scene\n1\n", "row of another length for the key '1'"),
-        ("key,scene\n1,a,b\n", "row of another length for the key '1'"),
-        (None, "can't be read"),
-    ],
-)
-def test_wrong_tables_are_refused(tmp_path, text, message):
-    if text is not None:
-        (tmp_path / "a.csv").write_text(text)
-    with pytest.raises(ValueError, match=message):
-        load_table(tmp_path / "a.csv", "key")

@@ -1,0 +1,327 @@
+"""Tables with a row per sample: facts, groups to split by, and modalities that are a column."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from data_pipeline.sources.files.formats import READABLE, FileFormat
+from data_pipeline.sources.files.keys import why_apart
+from data_pipeline.sources.files.locations import Location, normal_key, split_name
+from data_pipeline.sources.source import Note
+from tokenizers.base import Choices
+from tokenizers.settings.checked import name_knob
+
+FILE_NAME = "file_name"
+"""Column with keys in the tables of Hugging Face's imagefolder."""
+NONE = ("", "nan")
+"""Texts, in lower case, that stand for a number or a class that is not known."""
+BYTE_MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+
+Row = dict[str, Any]
+"""By column: texts, or whatever a line of JSON holds."""
+
+
+class Table(NamedTuple):
+    """A table with a row per sample.
+
+    Attributes:
+        rows: By key.
+        columns: All columns but the key's.
+        notes: On rows that are not used.
+        file: Where it was read from.
+    """
+
+    rows: dict[str, Row]
+    columns: tuple[str, ...]
+    notes: tuple[Note, ...] = ()
+    file: str = ""
+
+
+@dataclass(frozen=True)
+class TableColumn(FileFormat):
+    """A column of the data set's table, in place of files.
+
+    A sample lacks the modality if its cell is empty; so it does if a class is -1.
+    """
+
+    column: str = ""
+    """Name of the column; the modality's own name if empty."""
+    holds: Literal["text", "number", "numbers", "class"] = "text"
+    """What a cell is: a text, which in JSON may be a list of several for one picture; a number; a
+    list of numbers in JSON; or a class."""
+    class_names: tuple[str, ...] = ()
+    """Names in the order of their class numbers. If empty, a cell holds the number."""
+
+    def check_knobs(self, knob: str) -> None:
+        if self.folder or self.extension or self.pattern:
+            raise ValueError(
+                f"{name_knob(knob, 'folder')}, extension and pattern are of files; a column of a "
+                "table has none: TableColumn(column='caption')."
+            )
+
+    def read(self, data: bytes, extension: str) -> Any:
+        cell = json.loads(data) if extension == "json" else data.decode()
+        match self.holds:
+            case "text":
+                if isinstance(cell, list):
+                    return Choices(_text_of(each) for each in cell)
+                return _text_of(cell)
+            case "number":
+                return _number_of(cell)
+            case "numbers":
+                values = json.loads(cell) if isinstance(cell, str) else cell
+                array = np.asarray(values)
+                if array.dtype.kind not in "iuf":
+                    raise ValueError("is not a list of numbers")
+                return array
+            case "class":
+                return self._class_of(cell)
+
+    def is_absent(self, cell: Any) -> bool:
+        """True for a cell that says that the sample has no such value."""
+        if cell is None or cell == "" or cell == []:
+            return True
+        if self.holds == "text":
+            return isinstance(cell, str) and not cell.strip()
+        if isinstance(cell, float) and math.isnan(cell):
+            return True
+        text = str(cell).strip()
+        is_none = text.lower() in NONE
+        return is_none or (self.holds == "class" and text in ("-1", "-1.0"))
+
+    def _class_of(self, cell: Any) -> int:
+        text = str(cell).strip()
+        if text in self.class_names:
+            return self.class_names.index(text)
+        try:
+            number = float(text)
+        except ValueError:
+            number = -1.0
+        if number < 0 or number % 1 or (self.class_names and number >= len(self.class_names)):
+            allowed = ", ".join(self.class_names) or "whole numbers from 0; set class_names"
+            raise ValueError(f"is {text!r}, which is no class; there are {allowed}")
+        return int(number)
+
+
+def load_table(file: Path, key_column: str) -> Table:
+    """Returns a table with a header (CSV, TSV) or of lines of JSON as rows by key.
+
+    A key may be the name of a file, as in Hugging Face's metadata.csv. Of two rows for one key the
+    first counts, and a row of another length is left out; notes say so.
+
+    Raises:
+        ValueError: If it is not there, can't be read, or has no such column.
+    """
+    try:
+        data = file.read_bytes()
+        encoding = next(
+            (name for mark, name in BYTE_MARKS.items() if data[:2] == mark), "utf-8-sig"
+        )
+        is_json = file.suffix.lower() in (".jsonl", ".ndjson", ".json")
+        read = _read_json_lines if is_json else _read_csv
+        columns, lines = read(data.decode(encoding), file.suffix.lower())
+    except (OSError, ValueError, csv.Error, RecursionError) as error:
+        raise ValueError(f"The table {file} can't be read ({error}); check `table`.") from error
+    if key_column not in columns and FILE_NAME in columns:
+        key_column = FILE_NAME
+    if key_column not in columns:
+        raise ValueError(
+            f"{file} has the columns {', '.join(columns)}; set key_column, now {key_column!r}, to "
+            "the one with the samples' keys."
+        )
+    rows: dict[str, Row] = {}
+    notes: list[Note] = []
+    for number, row in enumerate(lines, 1):
+        where = f"row {number} of {file}"
+        if isinstance(row, str):
+            notes.append(Note("ignored", "", "", where, row))
+            continue
+        value = row.pop(key_column, None)
+        key = "" if value is None else normal_key(str(value).strip())
+        if not key:
+            notes.append(Note("ignored", "", "", where, "has no key"))
+        elif key in rows:
+            reason = f"is another row for the key {key!r}"
+            notes.append(Note("listed twice", "", key, where, reason))
+        else:
+            rows[key] = row
+    others = tuple(each for each in columns if each != key_column)
+    return Table(rows, others, tuple(notes), str(file))
+
+
+def rows_of(table: Table, keys: Iterable[str], folders: Sequence[str]) -> Table:
+    """Returns a table whose rows are by the keys of files, as far as these are known.
+
+    A row's own key may be a file's name: with an extension, and below a folder.
+
+    Args:
+        table: As it was read.
+        keys: Of the files; rows of none of them keep their keys, without an extension.
+        folders: What may stand before a row's key, such as train, and train/rgb.
+
+    Raises:
+        ValueError: If there are keys, and no row is of any of them.
+    """
+    known = set(keys)
+    rows: dict[str, Row] = {}
+    notes = list(table.notes)
+    is_met = False
+    for name, row in table.rows.items():
+        options = list(_names_of(name, folders))
+        key = next((each for each in options if each in known), options[-1])
+        is_met |= key in known
+        if key in rows:
+            reason = f"{name!r} is another row for the key {key!r}"
+            notes.append(Note("listed twice", "", key, table.file, reason))
+        else:
+            rows[key] = row
+    if known and not is_met:
+        reason = why_apart(rows, known)
+        raise ValueError(
+            f"No row of {table.file or 'the table'} is of any sample: its keys look like "
+            f"{next(iter(table.rows), '')!r}, those of files like {min(known)!r}"
+            f"{f': {reason}' if reason else ''}. Set key_column or `table`."
+        )
+    return table._replace(rows=rows, notes=tuple(notes))
+
+
+def cells_of(table: Table, name: str, column: TableColumn) -> dict[str, Location]:
+    """Returns where each key's cell of a column is, if it has one.
+
+    Raises:
+        ValueError: If there is no such column, or it is empty.
+    """
+    wanted = column.column or name
+    if wanted not in table.columns:
+        raise ValueError(
+            f"The modality {name} is to be the column {wanted!r} of {table.file}, which has "
+            f"{', '.join(table.columns)}; set data.modalities.{name}.column."
+        )
+    found = {}
+    for key, row in table.rows.items():
+        cell = row.get(wanted)
+        if not column.is_absent(cell):
+            is_text = isinstance(cell, str)
+            content = (cell if is_text else json.dumps(cell)).encode("utf-8", "replace")
+            where = f"column {wanted}, row {key}"
+            extension = "txt" if is_text else "json"
+            found[key] = Location(table.file, 0, len(content), where, extension, content=content)
+    if not found:
+        raise ValueError(
+            f"The column {wanted!r} of {table.file} is empty in all rows; set "
+            f"data.modalities.{name}.column."
+        )
+    return found
+
+
+def facts_of(table: Table, leave_out: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Returns the columns that hold words or numbers, by name and key.
+
+    Args:
+        table: With rows by the keys of samples.
+        leave_out: Columns that are no facts: the group, which is in one split only, so that nothing
+            about it can be learnt and then tested; and modalities.
+    """
+    columns = [column for column in table.columns if column not in set(leave_out)]
+    facts: dict[str, dict[str, str]] = {column: {} for column in columns}
+    for key, row in table.rows.items():
+        for column in columns:
+            value = row.get(column)
+            if isinstance(value, str | int | float) and (text := str(value).strip()):
+                facts[column][key] = str(int(value)) if isinstance(value, bool) else text
+    return {column: by_key for column, by_key in facts.items() if by_key}
+
+
+def numbers_of(by_key: Mapping[str, str]) -> tuple[dict[str, float | int], tuple[str, ...]]:
+    """Returns a column as numbers: its own, or each word's place among all words of the column.
+
+    The words are those of the whole table, so that a number means the same in every split. In a
+    column of whole numbers, -1 means none if no other is below 0; NaN always does.
+    """
+    by_key = {key: text for key, text in by_key.items() if text.lower() not in NONE}
+    texts = set(by_key.values())
+    for number in (int, float):
+        try:
+            numbers = {text: number(text.replace("_", "?")) for text in texts}
+        except ValueError:
+            continue
+        if number is int and min(numbers.values(), default=0) == -1:
+            numbers = {text: value for text, value in numbers.items() if value != -1}
+        numbers = {text: value for text, value in numbers.items() if math.isfinite(value)}
+        return {key: numbers[text] for key, text in by_key.items() if text in numbers}, ()
+    names = tuple(sorted(texts))
+    index_of = {name: index for index, name in enumerate(names)}
+    return {key: index_of[text] for key, text in by_key.items()}, names
+
+
+def _names_of(name: str, folders: Sequence[str]) -> Iterator[str]:
+    """Yields what a row's key may stand for, the likeliest first, and last its bare name."""
+    name = name.replace("\\", "/").removeprefix("./")
+    short = [
+        name[len(folder) + 1 :] for folder in folders if folder and name.startswith(f"{folder}/")
+    ]
+    for each in (name, *short):
+        stem, extension = split_name(each)
+        yield each.removeprefix("all/")
+        if extension in READABLE:
+            yield stem.removeprefix("all/")
+
+
+def _read_csv(text: str, suffix: str) -> tuple[tuple[str, ...], list[Row | str]]:
+    """Returns the columns and the rows; in place of a row that is of no use, the reason."""
+    head = text.partition("\n")[0]
+    delimiter = "\t" if suffix in (".tsv", ".tab") else ","
+    if delimiter not in head:
+        delimiter = max(",\t;", key=head.count)
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
+    columns = tuple(name.strip() for name in reader.fieldnames or ())
+    reader.fieldnames = columns
+    lines = [
+        "has another length than the header" if None in row or None in row.values() else row
+        for row in reader
+    ]
+    return columns, lines
+
+
+def _read_json_lines(text: str, suffix: str) -> tuple[tuple[str, ...], list[Row | str]]:
+    """Returns the columns and the rows; in place of a row that is of no use, the reason."""
+    lines: list[Row | str] = []
+    if suffix == ".json":
+        whole = json.loads(text)
+        if not isinstance(whole, list):
+            raise ValueError("it must be a list of objects, or a line of JSON for each row")
+        lines += [each if isinstance(each, dict) else "is no object" for each in whole]
+    else:
+        for line in filter(str.strip, text.split("\n")):
+            try:
+                row = json.loads(line)
+                lines.append(row if isinstance(row, dict) else "is no object")
+            except ValueError as error:
+                lines.append(f"is no JSON ({error})")
+    columns = dict.fromkeys(name for row in lines if isinstance(row, dict) for name in row)
+    return tuple(columns), lines
+
+
+def _text_of(cell: Any) -> str:
+    if isinstance(cell, dict | list | bool) or cell is None:
+        raise ValueError(f"is {cell!r}, not a text")
+    text = str(cell).strip()
+    if not text:
+        raise ValueError("is an empty text")
+    return text
+
+
+def _number_of(cell: Any) -> float:
+    if isinstance(cell, dict | list) or cell is None:
+        raise ValueError(f"is {cell!r}, not a number")
+    try:
+        return float(cell)
+    except ValueError as error:
+        raise ValueError(f"is {cell!r}, not a number") from error
