@@ -4,6 +4,7 @@ Nothing is stored or downloaded: sample `index` of a split is computed from
 (seed, split, index), so any length costs nothing and any order gives the same bits.
 """
 
+import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,9 @@ SEMSEG_CLASSES = ("sky", "ground", *SHAPES)
 SPLITS = ("train", "validation", "test", "test_unseen_pairs")
 """A split's place here is part of its scenes' keys: never reorder, only append."""
 
+MOST_STRETCHED = 2
+"""Times that pictures may be as wide as high, or as high as wide."""
+
 PIXELS_PER_BATCH = 32 * 64**2
 """Pixels rendered at once: enough to fill the cores, few enough to stay in their cache."""
 
@@ -44,7 +48,10 @@ class ScenesData(Checked):
     num_test: int = 1024
     """Scenes of `test`, and as many of `test_unseen_pairs`."""
     image_size: int = 64
-    """Height and width in pixels."""
+    """Height in pixels; the width, too, unless that is given."""
+    image_width: int = 0
+    """Width in pixels; 0 for squares. Solids have the size that they have in a square of as many
+    pixels."""
     seed: int = 0
     """Another seed gives other scenes."""
     max_objects: int = 4
@@ -61,10 +68,21 @@ class ScenesData(Checked):
                 f"{name_knob(knob, 'image_size')} is {self.image_size}; it must be 16 to 512 "
                 "pixels."
             )
+        least, most = -(-self.image_size // MOST_STRETCHED), MOST_STRETCHED * self.image_size
+        if self.image_width and not least <= self.image_width <= most:
+            raise ValueError(
+                f"{name_knob(knob, 'image_width')} is {self.image_width}; it must be {least} to "
+                f"{most} pixels beside a height of {self.image_size}, or 0 for squares."
+            )
         if not 1 <= self.max_objects <= 4:
             raise ValueError(
                 f"{name_knob(knob, 'max_objects')} is {self.max_objects}; it must be 1 to 4."
             )
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of the pictures in pixels."""
+        return self.image_size, self.image_width or self.image_size
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -90,7 +108,7 @@ class SceneSource:
             split_key = jax.random.fold_in(jax.random.key(config.seed), SPLITS.index(split))
         self._split_key = split_key
         self._with_unseen = np.bool_(split == "test_unseen_pairs")
-        self._batch = max(1, PIXELS_PER_BATCH // config.image_size**2)
+        self._batch = max(1, PIXELS_PER_BATCH // math.prod(config.shape))
 
     def __len__(self) -> int:
         return self._length
@@ -130,7 +148,7 @@ class SceneSource:
                     self._split_key,
                     padded,
                     self._with_unseen,
-                    self._config.image_size,
+                    self._config.shape,
                     self._config.max_objects,
                 )
             under_way.append((scenes, picture, len(some)))
@@ -154,14 +172,14 @@ def _host_mesh() -> jax.sharding.Mesh:
     return jax.sharding.Mesh(devices[:1], ("host",))
 
 
-@partial(jax.jit, static_argnames=("size", "max_objects"))
+@partial(jax.jit, static_argnames=("shape", "max_objects"))
 def _compute_batch(
     split_key: Key[Array, ""],
     indices: Int[Array | np.ndarray, "batch"],
     with_unseen: Bool[Array | np.ndarray | np.bool_, ""],
-    size: int,
+    shape: tuple[int, int],
     max_objects: int,
 ) -> tuple[Scene, Picture]:
     keys = jax.vmap(lambda index: jax.random.fold_in(split_key, index))(indices)
-    scenes = jax.vmap(lambda key: sample_scene(key, with_unseen, max_objects))(keys)
-    return scenes, render(scenes, size)
+    scenes = jax.vmap(lambda key: sample_scene(key, with_unseen, max_objects, shape))(keys)
+    return scenes, render(scenes, shape)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
-from data_pipeline.sources.scenes.sampler import COLOR_NAMES, SHAPES, Scene
+from data_pipeline.sources.scenes.sampler import COLOR_NAMES, SHAPES, Scene, extents
 from tokenizers.base import Boxes
 
 RELATIONS = ("left of", "right of", "in front of", "behind")
@@ -58,14 +58,15 @@ def view_solids(
     Args:
         instances: 0 for none, else 1 + index of the solid.
         depth: Metres along the view axis.
-        focal: Focal length in widths.
+        focal: Focal length in sides of a square of the picture's area.
         num_solids: Number of solids, visible or not.
     """
     height, width = instances.shape[1:]
     per_solid = [_view_one(instances == 1 + solid) for solid in range(num_solids)]
     pixels, corners = (np.stack(values, 1) for values in zip(*per_solid, strict=True))
-    x = ((np.arange(width) + 0.5) / width - 0.5)[None, None, :] / focal[:, None, None]
-    y = ((np.arange(height) + 0.5) / width - 0.5 * height / width)[None, :, None]
+    tall, wide = extents((height, width))
+    x = (wide * ((np.arange(width) + 0.5) / width - 0.5))[None, None, :] / focal[:, None, None]
+    y = (tall * ((np.arange(height) + 0.5) / height - 0.5))[None, :, None]
     along_ray = depth * np.sqrt(1.0 + x**2 + (y / focal[:, None, None]) ** 2, dtype=np.float32)
     distance = [
         np.where(instances == 1 + solid, along_ray, np.inf).min((1, 2))

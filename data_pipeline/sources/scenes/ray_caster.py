@@ -11,7 +11,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, UInt8
 
-from data_pipeline.sources.scenes.sampler import COLORS, SHAPES, Camera, Scene, Solids, Surroundings
+from data_pipeline.sources.scenes.sampler import (
+    COLORS,
+    SHAPES,
+    Camera,
+    Scene,
+    Solids,
+    Surroundings,
+    extents,
+)
 
 SKY, GROUND, FIRST_SOLID = 0, 1, 2
 """Class of a pixel; a solid's is `FIRST_SOLID` + its shape."""
@@ -201,11 +209,15 @@ def _nearest_hit(hit: _Hit, body: _Body, solid: Array, origin: Vector, direction
     return jax.tree.map(lambda new, old: jnp.where(is_nearer, new, old), found, hit)
 
 
-def _rays(camera: Camera, size: int) -> Vector:
+def _rays(camera: Camera, shape: tuple[int, int]) -> Vector:
     """Returns directions [height, width] scaled so that a ray's length is its depth."""
-    offset = (jnp.arange(size) + 0.5) / size - 0.5
-    across = jnp.broadcast_to(offset[None, :] / camera.focal, (size, size))
-    up = -jnp.broadcast_to(offset[:, None] / camera.focal, (size, size))
+    offsets = (
+        ((jnp.arange(length) + 0.5) / length - 0.5) * extent
+        for length, extent in zip(shape, extents(shape), strict=True)
+    )
+    down, right = offsets
+    across = jnp.broadcast_to(right[None, :] / camera.focal, shape)
+    up = -jnp.broadcast_to(down[:, None] / camera.focal, shape)
     cos, sin = jnp.cos(camera.pitch), jnp.sin(camera.pitch)
     return across, cos + up * sin, -sin + up * cos
 
@@ -230,17 +242,17 @@ def _blur(image: Float[Array, "height width"]) -> Float[Array, "height width"]:
     return 0.25 * rows[:, :-2] + 0.5 * rows[:, 1:-1] + 0.25 * rows[:, 2:]
 
 
-def _render_one(scene: Scene, size: int) -> Picture:
+def _render_one(scene: Scene, shape: tuple[int, int]) -> Picture:
     solids, camera, surroundings = scene.solids, scene.camera, scene.surroundings
     bodies = _make_bodies(solids)
     indices = jnp.arange(len(solids.shape))
-    direction = _rays(camera, size)
+    direction = _rays(camera, shape)
     origin = (jnp.float32(0), jnp.float32(0), camera.height)
 
     ground_depth = jnp.where(direction[2] < 0, -camera.height / direction[2], jnp.inf)
     ground_depth = jnp.where(ground_depth < GROUND_END, ground_depth, jnp.inf)
-    nothing = jnp.zeros((size, size))
-    hit = _Hit(ground_depth, nothing, nothing, nothing + 1.0, jnp.full((size, size), -1))
+    nothing = jnp.zeros(shape)
+    hit = _Hit(ground_depth, nothing, nothing, nothing + 1.0, jnp.full(shape, -1))
 
     # A scan, not a loop: unrolled, the compiler fuses the chain and computes it many times.
     def look(hit, item):
@@ -269,9 +281,9 @@ def _render_one(scene: Scene, size: int) -> Picture:
     colors = jnp.array(list(COLORS.values()))[solids.color]
     properties = (*colors.T, solids.is_shiny.astype(jnp.float32), solids.shape + FIRST_SOLID)
     start = (*_ground_color(surroundings, point[0], point[1], depth), nothing)
-    start += (jnp.full((size, size), GROUND),)
+    start += (jnp.full(shape, GROUND),)
     (in_shadow, material), _ = jax.lax.scan(
-        shade, (jnp.zeros((size, size), bool), start), (bodies, indices, properties)
+        shade, (jnp.zeros(shape, bool), start), (bodies, indices, properties)
     )
     *albedo, shininess, semseg = material
 
@@ -306,6 +318,6 @@ def _gloss(normal: Vector, light: Vector, direction: Vector, is_lit: Bool[Array,
     return jnp.where(is_lit, 0.65 * alignment**20, 0.0) + 0.15 * jnp.maximum(mirrored[2], 0.0)
 
 
-def render(scenes: Scene, size: int) -> Picture:
-    """Renders a batch of scenes at `size` pixels square. To be jitted by the caller."""
-    return jax.vmap(lambda scene: _render_one(scene, size))(scenes)
+def render(scenes: Scene, shape: tuple[int, int]) -> Picture:
+    """Renders a batch of scenes in `shape`: (height, width). To be jitted by the caller."""
+    return jax.vmap(lambda scene: _render_one(scene, shape))(scenes)

@@ -5,6 +5,7 @@ stands above the origin. Walking round the scene is the same as turning the grou
 solids and the light about the z axis, so the camera always looks along +y.
 """
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -77,7 +78,7 @@ class Camera(NamedTuple):
     Attributes:
         height: Metres above the ground.
         pitch: Radians below the horizontal.
-        focal: Focal length as a fraction of the picture's width.
+        focal: Focal length as a fraction of the side of a square of the picture's area.
     """
 
     height: Float[Array, "*batch"]
@@ -128,7 +129,19 @@ def _pair_tables() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return np.array(pairs), np.array(common), np.array(unseen)
 
 
-def sample_scene(key: Key[Array, ""], with_unseen: Bool[Array, ""], max_solids: int) -> Scene:
+def extents(shape: tuple[int, int]) -> tuple[float, float]:
+    """Returns height and width of a picture as fractions of the side of a square of its area."""
+    height, width = shape
+    side = math.sqrt(height * width)
+    return height / side, width / side
+
+
+def sample_scene(
+    key: Key[Array, ""],
+    with_unseen: Bool[Array, ""],
+    max_solids: int,
+    shape: tuple[int, int] = (1, 1),
+) -> Scene:
     """Draws a scene.
 
     Args:
@@ -136,13 +149,14 @@ def sample_scene(key: Key[Array, ""], with_unseen: Bool[Array, ""], max_solids: 
         with_unseen: Whether the nearest solid takes one of `UNSEEN_PAIRS` and the others
             any pair; otherwise no solid has one of them.
         max_solids: The number of solids is uniform in 1 to this.
+        shape: Height and width of the picture that solids are to be in, or in proportion.
     """
     # One draw per part: every call of the generator would add to the compile time.
     camera_key, solids_key, surroundings_key, relation_key = jax.random.split(key, 4)
     camera = _make_camera(jax.random.uniform(camera_key, (3,)))
     solid_draws = jax.random.uniform(solids_key, (6 + 2 * NUM_CANDIDATES, max_solids))
     return Scene(
-        solids=_make_solids(solid_draws, camera, with_unseen),
+        solids=_make_solids(solid_draws, camera, with_unseen, shape),
         camera=camera,
         surroundings=_make_surroundings(jax.random.uniform(surroundings_key, (13,))),
         relation_choice=jax.random.uniform(relation_key),
@@ -189,20 +203,23 @@ def _pick(draw: Float[Array, "..."], number: int) -> Int[Array, "..."]:
 
 
 def _make_solids(
-    draws: Float[Array, "draws solids"], camera: Camera, with_unseen: Bool[Array, ""]
+    draws: Float[Array, "draws solids"],
+    camera: Camera,
+    with_unseen: Bool[Array, ""],
+    shape: tuple[int, int],
 ) -> Solids:
     number, size, pair, unseen_pair, gloss, turn = draws[:6]
     is_present = jnp.arange(len(size)) <= _pick(number[0], len(size))
     # Large ones are placed first, while there is room.
     is_large = jnp.sort((size < 0.5) & is_present, descending=True)
     diameter = jnp.where(is_large, LARGE_DIAMETER, SMALL_DIAMETER)
-    position, depth = _place(draws[6:].T, camera, diameter, is_present)
+    position, depth = _place(draws[6:].T, camera, diameter, is_present, shape)
 
     order = jnp.argsort(jnp.where(is_present, depth, jnp.inf))
-    color, shape = _pick_pairs(pair, unseen_pair[0], with_unseen)
+    color, kind = _pick_pairs(pair, unseen_pair[0], with_unseen)
     return Solids(
         is_present=is_present[order],
-        shape=shape,
+        shape=kind,
         color=color,
         is_large=is_large[order],
         is_shiny=gloss < 0.5,
@@ -228,6 +245,7 @@ def _place(
     camera: Camera,
     diameter: Float[Array, "solids"],
     is_present: Bool[Array, "solids"],
+    shape: tuple[int, int],
 ) -> tuple[Float[Array, "solids 2"], Float[Array, "solids"]]:
     """Places solids one after another, each at the best of a few random places.
 
@@ -241,16 +259,17 @@ def _place(
     """
     max_solids = len(diameter)
     across, away = jnp.split(draws, 2, axis=1)  # [solids, candidates]
-    half = 0.5 / camera.focal
+    half_height, half_width = (0.5 * extent / camera.focal for extent in extents(shape))
     sin, cos = jnp.sin(camera.pitch), jnp.cos(camera.pitch)
-    nearest = camera.height / (sin + half * cos) + 0.5 * diameter[:, None]
+    nearest = camera.height / (sin + half_height * cos) + 0.5 * diameter[:, None]
     farthest = nearest[-1:] + DEPTH_SPAN
     depth = nearest + (farthest - nearest) * away
     # Whole solids: a cube's corner sticks out by 0.57 diameters, its front is nearer.
-    room = half * (depth - 0.5 * diameter[:, None]) - 0.57 * diameter[:, None]
+    room = half_width * (depth - 0.5 * diameter[:, None]) - 0.57 * diameter[:, None]
+    room = jnp.maximum(room, 0.0)
     x = (2.0 * across - 1.0) * room
     y = (depth - camera.height * sin) / cos
-    # The middle of the solid in the picture, in widths.
+    # The middle of the solid in the picture, in sides of a square of its area.
     raised = camera.height - 0.5 * diameter[:, None]
     picture_x = camera.focal * x / depth
     picture_y = camera.focal * (raised - depth * sin) / depth

@@ -197,11 +197,17 @@ def test_labels_depth_and_normals_agree_on_where_something_is(samples):
 
 @pytest.mark.slow
 def test_other_sizes_show_the_same_kind_of_scenes():
-    image_size, max_objects = 48, 2
-    config = ScenesData(num_validation=5, image_size=image_size, max_objects=max_objects)
-    found = config.open("validation").__getitems__(range(5))
-    assert {sample["rgb"].shape for sample in found} == {(image_size, image_size, 3)}
-    assert all(1 <= sample["metadata"]["object_count"] <= max_objects for sample in found)
+    config = ScenesData(num_validation=20, image_size=24, image_width=40, max_objects=2)
+    found = config.open("validation").__getitems__(range(20))
+    for sample in found:
+        assert sample["rgb"].shape == (24, 40, 3) and sample["depth"].shape == (24, 40)
+        assert 1 <= sample["metadata"]["object_count"] <= 2
+        shown = masks(sample)
+        assert len(shown) == len(listed(sample)) == len(sample["boxes"].classes)
+        for mask, corners in zip(shown, sample["boxes"].corners, strict=True):
+            rows, columns = np.nonzero(mask)
+            edges = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+            np.testing.assert_allclose(corners * [40, 24, 40, 24], edges, atol=1e-4)
 
 
 def test_a_split_has_the_length_asked_for():
@@ -234,6 +240,7 @@ def test_an_index_outside_the_split_says_its_length(index):
         ("num_train", -1, "0 to"),
         ("seed", -1, "0 to"),
         ("image_size", 8, "16 to 512"),
+        ("image_width", 200, "32 to 128 pixels beside a height of 64"),
         ("max_objects", 5, "1 to 4"),
     ],
 )

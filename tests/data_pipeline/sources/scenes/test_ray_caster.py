@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 
 SIZE = 64
 NUM_SCENES = 64
-jitted_render = jax.jit(partial(render, size=SIZE))
+jitted_render = jax.jit(partial(render, shape=(SIZE, SIZE)))
 
 
 @pytest.fixture(scope="module")
@@ -30,13 +30,19 @@ def pictures(scenes):
     return jax.tree.map(np.asarray, jitted_render(scenes))
 
 
+def points_of(scenes: Scene, pictures) -> np.ndarray:
+    """Returns every pixel's point [scene, y, x, 3]: x right, y up, z towards the viewer."""
+    depth = pictures.depth.astype(np.float64)
+    height, width = depth.shape[1:]
+    # In pixels, from the middle. Pixels are square.
+    right, down = np.arange(width) + 0.5 - width / 2, np.arange(height) + 0.5 - height / 2
+    focal = np.asarray(scenes.camera.focal)[:, None, None] * np.sqrt(height * width)
+    return np.stack([right * depth / focal, -down[:, None] * depth / focal, -depth], -1)
+
+
 @pytest.fixture(scope="module")
 def points(scenes, pictures) -> np.ndarray:
-    """Every pixel's point [scene, y, x, 3]: x right, y up, z towards the viewer."""
-    offset = (np.arange(SIZE) + 0.5) / SIZE - 0.5
-    focal = np.asarray(scenes.camera.focal)[:, None, None]
-    depth = pictures.depth.astype(np.float64)
-    return np.stack([offset * depth / focal, -offset[:, None] * depth / focal, -depth], -1)
+    return points_of(scenes, pictures)
 
 
 def to_world(scenes: Scene, vectors: np.ndarray) -> np.ndarray:
@@ -48,11 +54,15 @@ def to_world(scenes: Scene, vectors: np.ndarray) -> np.ndarray:
     return np.einsum("syxa,saw->syxw", vectors, axes)
 
 
-@pytest.fixture(scope="module")
-def world(scenes, points) -> np.ndarray:
+def world_of(scenes: Scene, points: np.ndarray) -> np.ndarray:
     camera = np.zeros((NUM_SCENES, 1, 1, 3))
     camera[..., 2] = np.asarray(scenes.camera.height)[:, None, None]
     return to_world(scenes, points) + camera
+
+
+@pytest.fixture(scope="module")
+def world(scenes, points) -> np.ndarray:
+    return world_of(scenes, points)
 
 
 def of_solid(scenes: Scene, pictures, shape: str):
@@ -80,6 +90,20 @@ def test_sphere_points_and_normals_are_those_of_a_sphere(scenes, pictures, world
         away = world[scene][mask] - [*base, diameter / 2]
         np.testing.assert_allclose(np.linalg.norm(away, axis=-1), diameter / 2, rtol=1e-4)
         np.testing.assert_allclose(normals[scene][mask], away / (diameter / 2), atol=2e-3)
+        found += 1
+    assert found > 10
+
+
+def test_wide_pictures_show_round_spheres_none_of_them_cut_at_the_sides():
+    shape, keys = (24, 40), jax.random.split(jax.random.key(1), NUM_SCENES)
+    draw = partial(sample_scene, with_unseen=jnp.array(False), max_solids=4, shape=shape)
+    scenes = jax.jit(jax.vmap(draw))(keys)
+    pictures = jax.tree.map(np.asarray, jax.jit(partial(render, shape=shape))(scenes))
+    world, found = world_of(scenes, points_of(scenes, pictures)), 0
+    for scene, mask, diameter, base in of_solid(scenes, pictures, "sphere"):
+        away = world[scene][mask] - [*base, diameter / 2]
+        np.testing.assert_allclose(np.linalg.norm(away, axis=-1), diameter / 2, rtol=1e-4)
+        assert not mask[:, [0, -1]].any() and not mask[-1].any()
         found += 1
     assert found > 10
 
