@@ -55,7 +55,7 @@ from fourm.training.loop import TrainingStage, train
 from fourm.training.masked_loss import MaskedLoss
 from fourm.training.tokenizer_training import train_tokenizer, training_of
 from tokenizers.base import Learned, Tokenizer
-from tokenizers.modality import SavedTokenizerConfig, load_tokenizer
+from tokenizers.modality import SavedTokenizerConfig, load_tokenizer, save_tokenizer
 from tokenizers.process.command import make_visible, run_command
 from tokenizers.settings.plain import to_plain
 from tokenizers.storage.folders import copy_folder, fingerprint_files, fingerprint_together
@@ -160,7 +160,7 @@ def make_tokenizer(config: RunConfig, name: str, samples: Samples, log: RunLog) 
         train_tokenizer(tokenizer, stage, batches, log)
     if is_main():
         if is_new:
-            tokenizer.save(saved)
+            save_tokenizer(tokenizer, saved)
         else:  # As it is: tokens were made by those very files.
             copy_folder(Path(settings.path).expanduser(), saved)
     return tokenizer

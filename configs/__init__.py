@@ -1,6 +1,7 @@
 """All that a configuration is made of: `from configs import RunConfig, Modality, ...`.
 
-The names stay where the modules that define them move.
+So is what a kind, a tokenizer or a source of data of one's own is made of. The names stay where the
+modules that define them move.
 """
 
 import fourm  # noqa: F401  Puts our folder `tokenizers` before another package of that name.
@@ -22,6 +23,7 @@ from data_pipeline.sources.kinds import NoData
 from data_pipeline.sources.parquet import ParquetData
 from data_pipeline.sources.scenes.data import SEMSEG_CLASSES, ScenesData
 from data_pipeline.sources.scenes.sampler import COLOR_NAMES, SHAPES
+from data_pipeline.sources.source import DataConfig, Sample, Source
 from data_pipeline.sources.tfds import TfdsData
 from data_pipeline.sources.values import BoxLayout
 from fourm.devices.layout import MeshConfig
@@ -33,6 +35,20 @@ from fourm.model.config import ModelConfig
 from fourm.training.loop import TrainingConfig
 from fourm.training.masked_loss import LossConfig
 from fourm.training.train_state import OptimizerConfig
+from tokenizers.base import (
+    PADDING,
+    Better,
+    Boxes,
+    Choices,
+    Crop,
+    Mended,
+    RawBatch,
+    SequenceTokens,
+    Tokenizer,
+    TokenizerSettings,
+    Values,
+    rank_features,
+)
 from tokenizers.boxes import BoxList, BoxTokenizerConfig
 from tokenizers.codes import Codes
 from tokenizers.features import Vectors
@@ -43,24 +59,35 @@ from tokenizers.images.vit import NetworkConfig
 from tokenizers.images.vit_tokenizer import ViTTokenizerConfig
 from tokenizers.modality import Modality, SavedTokenizerConfig
 from tokenizers.scalars import Scalar, ScalarTokenizerConfig
+from tokenizers.settings.checked import Checked, name_knob
+from tokenizers.settings.plain import to_plain
+from tokenizers.storage.folders import load_folder, read_part, save_folder
 from tokenizers.text import Text, TextTokenizerConfig
 from tokenizers.text.wordpiece import WordPieceTokenizerConfig
-from tokenizers.values import Classes, Colors, Directions, Distances, Reals
+from tokenizers.values import Classes, Colors, DenseValues, Directions, Distances, Reals
 
 __all__ = [
     "COLOR_NAMES",
+    "PADDING",
     "SEMSEG_CLASSES",
     "SHAPES",
     "ArrayFile",
+    "Better",
     "BoxLayout",
     "BoxList",
     "BoxTokenizerConfig",
+    "Boxes",
     "BoxesFile",
+    "Checked",
+    "Choices",
     "Classes",
     "CodeEncoderConfig",
     "Codes",
     "Colors",
+    "Crop",
     "CropConfig",
+    "DataConfig",
+    "DenseValues",
     "DiffusionTokenizerConfig",
     "Directions",
     "Distances",
@@ -72,6 +99,7 @@ __all__ = [
     "LossConfig",
     "MaskingComponent",
     "MaskingConfig",
+    "Mended",
     "MeshConfig",
     "Modality",
     "ModelConfig",
@@ -82,13 +110,17 @@ __all__ = [
     "ParquetData",
     "ProbeConfig",
     "QuantizerConfig",
+    "RawBatch",
     "Reals",
     "RegionConfig",
     "RunConfig",
+    "Sample",
     "SavedTokenizerConfig",
     "Scalar",
     "ScalarTokenizerConfig",
     "ScenesData",
+    "SequenceTokens",
+    "Source",
     "SplitByFolder",
     "SplitByFraction",
     "TableColumn",
@@ -96,12 +128,21 @@ __all__ = [
     "TextFile",
     "TextTokenizerConfig",
     "TfdsData",
+    "Tokenizer",
+    "TokenizerSettings",
     "TrainingConfig",
+    "Values",
     "Vectors",
     "ViTTokenizerConfig",
     "WordPieceTokenizerConfig",
     "any_to_any",
     "complete_from",
+    "load_folder",
     "load_run",
+    "name_knob",
     "one_to_all",
+    "rank_features",
+    "read_part",
+    "save_folder",
+    "to_plain",
 ]

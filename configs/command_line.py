@@ -2,9 +2,7 @@
 
 import contextlib
 import difflib
-import importlib.util
 import sys
-import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
@@ -23,6 +21,7 @@ from configs.schema import RunConfig
 from data_pipeline.sources.kinds import KINDS, AnyData, blank_data
 from fourm.model.config import PublishedOptions
 from tokenizers.settings.checked import checked_later
+from tokenizers.settings.own_code import run_file
 from tokenizers.values.dense import DenseValues
 
 PRESETS: dict[str, Callable[[], RunConfig]] = {
@@ -201,27 +200,8 @@ def earlier_names() -> Iterator[None]:
 
 def load_file(path: Path) -> tuple[RunConfig, str]:
     """Runs a Python file of the user's own and returns its `config` and its docstring."""
-    if not path.is_file():
-        raise ValueError(f"There is no configuration file {path}; give an existing one.")
-    # A name of its own, so that no module of ours or the user's is replaced. Dataclasses that the
-    # file defines look themselves up by it.
-    spec = importlib.util.spec_from_file_location(f"configuration_{path.stem}", path)
-    assert spec is not None and spec.loader is not None  # It is a file, named *.py.
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    try:
-        with earlier_names():
-            spec.loader.exec_module(module)
-    except Exception as error:
-        if isinstance(error, SyntaxError):
-            line = error.lineno
-        else:
-            frames = traceback.extract_tb(error.__traceback__)
-            line = next((f.lineno for f in reversed(frames) if f.filename == str(path)), None)
-        raise ValueError(
-            f"{path}{f', line {line},' if line else ''} can't be used: "
-            f"{type(error).__name__}: {str(error).rstrip('.')}."
-        ) from error
+    with earlier_names():
+        module = run_file(path)
     config = getattr(module, "config", None)
     if not isinstance(config, RunConfig):
         raise ValueError(f"{path} must set `config = RunConfig(...)`, from configs.schema.")

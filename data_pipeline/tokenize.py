@@ -18,6 +18,7 @@ if __name__ == "__main__":  # Before the imports below, which take seconds.
 import json
 import shlex
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -128,7 +129,9 @@ def parse(arguments: Sequence[str]) -> tuple[Path, TokenizeConfig]:
         raise ValueError("Name a run directory, whose tokenizers are used, such as runs/scenes.")
     run, kind = Path(named[0]).expanduser(), named[1] if len(named) > 1 else None
     # AvoidSubcommands: the kind is chosen above, and knobs are those of its class.
-    with checked_later():
+    with warnings.catch_warnings(), checked_later():
+        # The data may be of a class of the user's own.
+        warnings.filterwarnings("ignore", ".*does not match any type in Union")
         config = tyro.cli(
             TokenizeConfig,
             default=_defaults(run, kind),

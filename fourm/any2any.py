@@ -33,6 +33,7 @@ from fourm.run_directory.saved_checkpoints import (
 from fourm.token_space import TokenSpace
 from tokenizers.base import PADDING, ExpectedDecoder, RawBatch, Tokenizer
 from tokenizers.modality import load_tokenizer
+from tokenizers.settings.own_code import run_file
 from tokenizers.settings.plain import from_plain
 from tokenizers.storage.folders import check_made_with, fingerprint_together
 from tokenizers.storage.pieces import check_pieces, record_pieces
@@ -342,18 +343,24 @@ def _join(parts: list[RawBatch]) -> RawBatch:
     return [value for part in parts for value in part]
 
 
-def load(folder: str | Path, use: str = "last") -> Any2Any:
+def load(
+    folder: str | Path, use: str = "last", code: str | Path | Sequence[str | Path] = ()
+) -> Any2Any:
     """Loads a run directory, all of which it needs.
 
     Args:
         folder: What `train.py` wrote, such as runs/scenes.
         use: Which parameters, all averaged over the last steps: "last", of the end of the training;
             "best", of the checkpoint of the lowest held-out loss; or of that of a step, as "500".
+        code: Files of your own whose classes the run names, such as its configuration; they are
+            run. What has been imported already need not be named.
 
     Raises:
         ValueError: One sentence, if there is no run or checkpoint, it is not finished or damaged,
             or a piece of it belongs to another run.
     """
+    for file in [code] if isinstance(code, str | Path) else code:
+        run_file(Path(file).expanduser())
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(

@@ -3,6 +3,7 @@
 python -m fourm.generate runs/scenes --caption "a red sphere by a blue cube" --targets rgb depth
 python -m fourm.generate runs/scenes --rgb photo.png --targets depth normals caption
 python -m fourm.generate runs/scenes --targets rgb caption --num-samples 4
+python -m fourm.generate runs/mine --targets rgb --code mine.py     classes of your own file
 """
 
 if __name__ == "__main__":  # Before the imports below, which take seconds.

@@ -21,7 +21,7 @@ INTEROP = {"fourm/interop", "fourm/interop/autoencoders", "fourm/interop/transfo
 MAY_KNOW: dict[str, set[str]] = {
     "tokenizers/__init__": set(),
     "tokenizers/settings": set(),
-    "tokenizers/process": set(),
+    "tokenizers/process": {"tokenizers/settings"},
     "tokenizers/base": set(),
     "tokenizers/spread": {"tokenizers/base"},
     "tokenizers/storage": {"tokenizers/settings"},

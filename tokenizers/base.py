@@ -178,6 +178,29 @@ class Tokenizer(Protocol):
 
 
 @runtime_checkable
+class TokenizerSettings(Protocol):
+    """How a modality becomes tokens: a frozen dataclass, part of the configuration.
+
+    Of a tokenizer that is `Learned`, they have `steps`, `batch_size`, `learning_rate` and
+    `weight_decay` as well.
+    """
+
+    def fit(self, values: Any, training: RawBatch, key: Key[Array, ""]) -> Tokenizer:
+        """Returns a tokenizer for values of this meaning, fitted to training samples."""
+
+
+@runtime_checkable
+class CountsTokens(Protocol):
+    """Settings that know how many tokens their values have, before anything is fitted.
+
+    1 is assumed of settings that don't, where budgets are chosen.
+    """
+
+    def most_tokens(self, values: Any) -> int:
+        """Returns the most tokens of a value."""
+
+
+@runtime_checkable
 class Learned(Protocol):
     """A tokenizer that is trained on examples once it is fitted to them."""
 

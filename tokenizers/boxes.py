@@ -20,6 +20,7 @@ from tokenizers.base import (
     rank_features,
 )
 from tokenizers.settings.checked import Checked, name_knob
+from tokenizers.settings.plain import to_part
 from tokenizers.spread import evenly_spread
 from tokenizers.storage.folders import load_folder, read_part, save_folder
 from tokenizers.text.sequences import pad_sequences, read_sequences
@@ -304,7 +305,7 @@ class BoxTokenizer:
         description = {
             "tokenizer": "boxes",
             "config": asdict(self._config),
-            "values": asdict(self.values),
+            "values": to_part(self.values),
         }
         save_folder(folder, description, {})
 

@@ -4,7 +4,7 @@ A model can be used before all of its tokenizers are at hand: what such a modali
 are ids, which the tokenizer that made them can turn into what they mean.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from jaxtyping import Int, UInt8
 
 from tokenizers.base import PADDING, Better, Crop, RawBatch, SequenceTokens
 from tokenizers.settings.checked import Checked
+from tokenizers.settings.plain import to_part
 from tokenizers.storage.folders import load_folder, read_part, save_folder
 
 
@@ -136,7 +137,7 @@ class CodeTokenizer:
     def save(self, folder: Path) -> None:
         description = {
             "tokenizer": "codes",
-            "values": asdict(self.values),
+            "values": to_part(self.values),
             "special": None if self.special is None else list(self.special),
         }
         save_folder(folder, description, {})

@@ -5,7 +5,7 @@ generated, for want of ids.
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -14,6 +14,7 @@ from jaxtyping import Float, Float16, Float32, Int, Shaped, UInt8
 
 from tokenizers.base import Better, Crop, RawBatch
 from tokenizers.settings.checked import Checked
+from tokenizers.settings.plain import to_part
 from tokenizers.storage.folders import load_folder, read_part, save_folder
 from tokenizers.values import Colors
 
@@ -240,7 +241,7 @@ class VectorTokenizer(FeatureTokenizer):
         return [vectors.astype(np.float16) for vectors in values]
 
     def save(self, folder: Path) -> None:
-        save_folder(folder, {"tokenizer": "vectors", "values": asdict(self.values)}, {})
+        save_folder(folder, {"tokenizer": "vectors", "values": to_part(self.values)}, {})
 
     @classmethod
     def load(cls, folder: Path) -> "VectorTokenizer":

@@ -3,13 +3,14 @@
 A user adds a modality by writing one of these in a configuration, never by editing the library.
 """
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jaxtyping import Array, Key
 
-from tokenizers.base import RawBatch, Tokenizer
+from tokenizers.base import RawBatch, Tokenizer, TokenizerSettings, Values
 from tokenizers.boxes import BoxList, BoxTokenizer, BoxTokenizerConfig
 from tokenizers.codes import Codes, CodeTokenizer
 from tokenizers.features import PixelTokenizer, Vectors, VectorTokenizer
@@ -18,7 +19,8 @@ from tokenizers.images.patch_tokenizer import ImageTokenizer, ImageTokenizerConf
 from tokenizers.images.vit_tokenizer import ViTTokenizer, ViTTokenizerConfig
 from tokenizers.scalars import Scalar, ScalarTokenizer, ScalarTokenizerConfig
 from tokenizers.settings.checked import Checked, name_knob
-from tokenizers.storage.folders import load_folder
+from tokenizers.settings.own_code import find_class, is_own
+from tokenizers.storage.folders import load_folder, read_description
 from tokenizers.storage.pieces import check_folder
 from tokenizers.text.sentencepiece import Text, TextTokenizer, TextTokenizerConfig
 from tokenizers.text.wordpiece import WordPieceTokenizer, WordPieceTokenizerConfig
@@ -47,10 +49,10 @@ class SavedTokenizerConfig(Checked):
         return tokenizer
 
 
-AnyValues = (
+BuiltInValues = (
     Colors | Distances | Directions | Classes | Reals | Text | BoxList | Scalar | Codes | Vectors
 )
-AnyTokenizerConfig = (
+BuiltInTokenizerConfig = (
     ImageTokenizerConfig
     | ViTTokenizerConfig
     | DiffusionTokenizerConfig
@@ -60,6 +62,10 @@ AnyTokenizerConfig = (
     | WordPieceTokenizerConfig
     | SavedTokenizerConfig
 )
+AnyValues = BuiltInValues | Values
+"""Those that a configuration names without more, or a class of the user's own."""
+AnyTokenizerConfig = BuiltInTokenizerConfig | TokenizerSettings
+"""The same of tokenizers."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +144,23 @@ TOKENIZERS: dict[str, type[Any]] = {
     "vectors": VectorTokenizer,
     "wordpiece": WordPieceTokenizer,
 }
-"""Tokenizer classes by the name that `save` writes down."""
+"""Tokenizer classes of the library by the name that `save` writes down."""
+
+
+def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
+    """Saves a tokenizer so that `load_tokenizer` finds its class again.
+
+    Raises:
+        ValueError: If it is one of the user's own, and does not write down its class.
+    """
+    tokenizer.save(folder)
+    kind = type(tokenizer)
+    if is_own(kind) and read_description(folder).get("tokenizer") != kind.__name__:
+        shutil.rmtree(folder)
+        raise ValueError(
+            f"{kind.__name__}.save does not say which class to load; let it call "
+            'save_folder(folder, {"tokenizer": type(self), ...}, arrays).'
+        )
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
@@ -146,17 +168,24 @@ def load_tokenizer(folder: Path) -> Tokenizer:
 
     Raises:
         ValueError: If there is none, none of a known type, one that is damaged, or in a run
-            directory one of another run.
+            directory one of another run; or if the user's own file that defines its class has to be
+            handed over first, see `tokenizers.settings.own_code`.
     """
     check_folder(folder)
     description, _, _ = load_folder(folder)
-    kind = description.get("tokenizer")
-    if not isinstance(kind, str) or kind not in TOKENIZERS:
+    kind, file = description.get("tokenizer"), description.get("from")
+    if isinstance(kind, str) and isinstance(file, str):
+        found: type[Any] = find_class(kind, file)
+        if not all(callable(getattr(found, name, None)) for name in ("encode", "decode", "load")):
+            raise ValueError(f"{kind} of {file} is no tokenizer, as the folder {folder} says.")
+    elif isinstance(kind, str) and kind in TOKENIZERS:
+        found = TOKENIZERS[kind]
+    else:
         raise ValueError(
             f"The tokenizer in {folder} is of type {kind!r}; known are {', '.join(TOKENIZERS)}."
         )
     try:
-        return TOKENIZERS[kind].load(folder)
+        return found.load(folder)
     except (LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise ValueError(
             f"The tokenizer in {folder} can't be used ({type(error).__name__}: {error}); it is "

@@ -1,6 +1,6 @@
 """Scalars: one number per sample, and quantile bins as ids."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int, Int32
 
 from tokenizers.base import Better, Crop, RawBatch, rank_features
 from tokenizers.settings.checked import Checked, name_knob
+from tokenizers.settings.plain import to_part
 from tokenizers.storage.folders import check_finite, load_folder, read_part, save_folder
 
 
@@ -198,7 +199,7 @@ class ScalarTokenizer:
     def save(self, folder: Path) -> None:
         """Writes the bins into `folder`."""
         arrays = {"centers": self._centers, "edges": self._edges}
-        values = asdict(self.values)
+        values = to_part(self.values)
         for limit in ("lowest", "highest"):  # JSON has no infinities.
             values[limit] = str(values[limit])
         save_folder(folder, {"tokenizer": "scalar", "values": values}, arrays)

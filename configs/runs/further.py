@@ -21,6 +21,7 @@ from fourm.training.loop import TrainingConfig
 from fourm.training.train_state import OptimizerConfig
 from tokenizers.base import Tokenizer
 from tokenizers.modality import Modality, SavedTokenizerConfig, load_tokenizer
+from tokenizers.settings.own_code import CodeNeeded
 from tokenizers.settings.plain import from_plain
 from tokenizers.storage.folders import check_made_with
 from tokenizers.storage.pieces import check_pieces
@@ -62,6 +63,8 @@ def load_run(folder: Path) -> tuple[RunConfig, str]:
             if "class" in plain
             else _published(plain, space, tokenizers)
         )
+    except CodeNeeded:
+        raise
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(
             f"{folder / CONFIG} can't be used ({error}); give a FILE.py with --start-from {folder}."

@@ -24,6 +24,7 @@ from fourm.devices.processes import is_main
 from fourm.inference.settings import GenerationConfig
 from fourm.masking.mixture import MaskingConfig
 from fourm.model.config import ModelConfig
+from tokenizers.base import CountsTokens
 from tokenizers.boxes import BoxList
 from tokenizers.codes import Codes
 from tokenizers.features import Vectors
@@ -217,6 +218,8 @@ def count_tokens(modality: Modality, size: tuple[int, int]) -> int:
         return math.prod(modality.values.shape)
     if _is_grid(modality):
         return math.prod(length // getattr(settings, "patch_size", length) for length in size)
+    if isinstance(settings, CountsTokens):
+        return settings.most_tokens(modality.values)
     if isinstance(modality.values, BoxList):
         return 5 * modality.values.max_boxes + 1
     return getattr(settings, "max_tokens", 1)

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ from data_pipeline.sources.source import Source
 from data_pipeline.tokens.index import StoreIndex
 from data_pipeline.tokens.writer import write_shard
 from tokenizers.base import Tokenizer
+from tokenizers.settings.own_code import handed_over, run_file
 
 Opened = tuple[Source, dict[str, Tokenizer]]
 
@@ -57,7 +59,8 @@ def write_in_processes(
         min(processes, len(numbers)),
         context,
         initializer=_start,
-        initargs=(open_all, folder, plan, done, stop),
+        # Packed by itself, as the user's files that define its classes must be run before.
+        initargs=(handed_over(), pickle.dumps(open_all), folder, plan, done, stop),
     ) as pool:
         waiting = {pool.submit(_write, number) for number in numbers}
         try:
@@ -82,11 +85,13 @@ _work: dict[str, Any] = {}
 """What this process, if it is one of those, works with."""
 
 
-def _start(open_all: Callable[[], Opened], folder: Path, plan: StoreIndex, done, stop) -> None:
+def _start(files: list[Path], open_all: bytes, folder: Path, plan: StoreIndex, done, stop) -> None:
     # An interruption reaches every process of a terminal; the first one tells the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    source, tokenizers = open_all()
+    for file in files:  # Before what is made of their classes is unpacked.
+        run_file(file)
+    source, tokenizers = pickle.loads(open_all)()
     _work.update(
         source=source, tokenizers=tokenizers, folder=folder, plan=plan, done=done, stop=stop
     )

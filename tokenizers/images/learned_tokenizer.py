@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int, Shaped
 
 from tokenizers.base import RawBatch
 from tokenizers.images.quantizers import Quantizer, VectorQuantizer
+from tokenizers.settings.plain import to_part
 from tokenizers.storage.folders import check_finite, load_folder, read_part, save_folder
 from tokenizers.values import KINDS
 from tokenizers.values.dense import DenseValues, evenly_spaced
@@ -166,7 +167,7 @@ class DenseTokenizer(nnx.Module):
             "tokenizer": self.saved_as,
             "config": dataclasses.asdict(self.config),
             "kind": type(self.values).__name__,
-            "values": dataclasses.asdict(self.values),
+            "values": to_part(self.values),
             "grid": list(self.grid),
         }
         arrays = {name: np.asarray(variable[...]) for name, variable in variables(self).items()}
@@ -178,19 +179,19 @@ class DenseTokenizer(nnx.Module):
 
         Args:
             folder: Where it was saved.
-            values: The meaning of the raw numbers; needed for kinds of your own.
+            values: The meaning of the raw numbers; those that were saved by default.
         """
         description, arrays, _ = load_folder(folder)
         check_finite(arrays, folder)
         config = read_part(description, "config", cls.config_type, folder)
         if values is None:
             kind = read_part(description, "kind", str, folder)
-            if kind not in KINDS:
+            if kind not in KINDS and "from" not in read_part(description, "values", dict, folder):
                 raise ValueError(
                     f"{folder} holds a tokenizer for {kind!r}, not one of {', '.join(KINDS)}; pass "
                     "values= to load it."
                 )
-            values = read_part(description, "values", KINDS[kind], folder)
+            values = read_part(description, "values", KINDS.get(kind, DenseValues), folder)
         grid = read_part(description, "grid", tuple[int, int], folder)
         statistics = {
             name.split("/")[1]: value

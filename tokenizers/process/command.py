@@ -1,6 +1,7 @@
 """What all commands have in common: how they begin, and how they end when something goes wrong.
 
-Only Python's own modules are imported here: a command begins before it imports the rest.
+Only Python's own modules are imported here, and those of ours that import nothing else: a command
+begins before it imports the rest.
 """
 
 import errno
@@ -11,11 +12,13 @@ import threading
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TextIO
 
 from tokenizers.process.compile_cache import keep_compiled_programs
 from tokenizers.process.huge_pages import restart_with_huge_pages
 from tokenizers.process.termination import Terminated, raises_terminated
+from tokenizers.settings.own_code import run_file, take_code
 
 BAD_INPUT, FAILED, INTERRUPTED, REQUEUE = 2, 1, 130, os.EX_TEMPFAIL
 PACKAGES = ("fourm", "tokenizers", "data_pipeline", "configs")
@@ -61,9 +64,10 @@ def run_command(
     """Runs a command and returns its exit code; what goes wrong is one sentence.
 
     Args:
-        work: Gets the arguments without --debug; may return an exit code.
+        work: Gets the arguments without --debug and --code; may return an exit code.
         arguments: Of the command line; those of this process by default. --debug, or FOURM_DEBUG=1
-            in the environment, shows the place in the code where something went wrong.
+            in the environment, shows the place in the code where something went wrong. --code FILE
+            runs a file of the user's own first, whose classes a run directory names.
         again: What to do after an interruption.
 
     Returns:
@@ -74,9 +78,12 @@ def run_command(
     if "--debug" in given:
         given.remove("--debug")
         os.environ[DEBUG] = "1"
+    given, files = take_code(given)
     show, warnings.showwarning = warnings.showwarning, _show_warning
     try:
         with raises_terminated():
+            for file in files:
+                run_file(Path(file).expanduser())
             return work(given) or 0
     except KeyboardInterrupt:
         print(f"\nInterrupted; {again}.", file=sys.stderr)

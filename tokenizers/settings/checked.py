@@ -12,8 +12,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 import numpy as np
 
-OURS = ("configs", "data_pipeline", "fourm", "tokenizers")
-"""Packages whose classes are known: an object of theirs in the wrong place is a mistake."""
+from tokenizers.settings.own_code import is_own
 
 
 class Checked:
@@ -189,9 +188,10 @@ def _one_of(hints: Sequence[Any], value: Any, name: str) -> Any:
     if len(errors) == 1:
         raise errors[0]
     # A user's own kind, such as a source of data that a configuration file defines, stands where
-    # one of several classes may.
-    is_own = type(value).__module__.partition(".")[0] not in (*OURS, "builtins", "numpy")
-    if is_own and all(dataclasses.is_dataclass(hint) for hint in hints):
+    # one of several classes may, if it has what the contract asks for that is named last.
+    if is_own(type(value)) and dataclasses.is_dataclass(hints[0]):
+        if getattr(hints[-1], "_is_protocol", False):
+            raise errors[-1]
         return value
     names = [getattr(hint, "__name__", str(hint)) for hint in hints]
     raise _wrong(name, value, f"one of {', '.join(names)}")
@@ -235,12 +235,25 @@ def _single(hint: Any, value: Any, name: str) -> Any:
         if not isinstance(value, str | PurePath):
             raise _wrong(name, value, "a path")
     elif isinstance(hint, type) and hint not in (object, Any):
-        is_protocol = getattr(hint, "_is_protocol", False)
-        if not is_protocol and not isinstance(value, hint):
+        if getattr(hint, "_is_protocol", False):
+            _meets(hint, value, name)
+        elif not isinstance(value, hint):
             raise _wrong(name, value, f"of the class {hint.__name__}")
     elif get_origin(hint) is Callable and not callable(value):
         raise _wrong(name, value, "a function")
     return value
+
+
+def _meets(contract: type, value: Any, name: str) -> None:
+    """Raises ValueError if an object lacks a part of a contract, and names what it lacks."""
+    parts = (*vars(contract), *vars(contract).get("__annotations__", ()))
+    lacks = [part for part in parts if not part.startswith("_") and not hasattr(value, part)]
+    if lacks:
+        kind = type(value).__name__
+        raise ValueError(
+            f"{name} is of the class {kind}, which lacks {', '.join(lacks)}; it must meet "
+            f"{contract.__name__} of {contract.__module__}."
+        )
 
 
 def _wrong(name: str, value: Any, wanted: str) -> ValueError:

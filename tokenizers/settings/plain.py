@@ -10,6 +10,9 @@ class with a field that came later, and whose default changes what is computed, 
 where nothing is stored:
 
     EARLIER_DEFAULTS: ClassVar[dict[str, Any]]
+
+A class that a file of the user's own defines is stored with the name of that file, under "from",
+and found again as `tokenizers.settings.own_code` says.
 """
 
 import ast
@@ -22,16 +25,19 @@ from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from tokenizers.settings.checked import allowed_value, checked_fields
+from tokenizers.settings.own_code import file_of, find_class
 
 Classes = Mapping[str, type]
 """Dataclasses by the name under which they are stored."""
+NAMES = ("class", "from")
+"""Under which a class and its file are stored. They are words of Python, which no field can be."""
 
 
 def to_plain(value: Any) -> Any:
     """Returns a configuration as what JSON can hold; dataclasses name their class."""
-    if dataclasses.is_dataclass(value):
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        return {"class": type(value).__name__, **fields}
+        return {**_named(type(value)), **fields}
     if isinstance(value, dict):
         return {key: to_plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
@@ -43,6 +49,11 @@ def to_plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     raise TypeError(f"A configuration can't hold {value!r} of type {type(value).__name__}.")
+
+
+def to_part(value: Any) -> dict[str, Any]:
+    """Returns a part of a description, whose reader knows its class unless it is the user's own."""
+    return to_plain(value) if file_of(type(value)) else dataclasses.asdict(value)
 
 
 def from_plain(plain: Any, kind: Any) -> Any:
@@ -82,11 +93,11 @@ def up_to_date(plain: Any, classes: Classes) -> Any:
     cls = classes.get(plain["class"]) if isinstance(plain.get("class"), str) else None
     if cls is None:
         return {name: up_to_date(value, classes) for name, value in plain.items()}
-    stored = _from_earlier(cls, {name: v for name, v in plain.items() if name != "class"})
+    stored = _from_earlier(cls, {name: v for name, v in plain.items() if name not in NAMES})
     filled = {name: to_plain(value) for name, value in _defaults(cls).items()} | stored
     order = [entry.name for entry in dataclasses.fields(cls) if entry.name in filled]
     return {
-        "class": cls.__name__,
+        **_named(cls),
         **{name: up_to_date(filled[name], classes) for name in dict.fromkeys([*order, *filled])},
     }
 
@@ -161,10 +172,8 @@ def _read(plain: Any, hint: Any, classes: Classes) -> Any:
         mapping = next((o for o in options if _is_mapping(o)), None)
         written = [o for o in options if dataclasses.is_dataclass(o)]
         if isinstance(plain.get("class"), str) and mapping is None:
-            name = plain["class"]
-            if name not in classes:
-                raise ValueError(f"There is no configuration class {name!r} in this version.")
-            return _make(classes[name], {k: v for k, v in plain.items() if k != "class"}, classes)
+            cls = _class_of(plain, classes)
+            return _make(cls, {k: v for k, v in plain.items() if k not in NAMES}, classes)
         if len(written) == 1:
             return _make(written[0], plain, classes)
         inner = get_args(mapping)[1] if mapping is not None and get_args(mapping) else Any
@@ -183,6 +192,24 @@ def _read(plain: Any, hint: Any, classes: Classes) -> Any:
     if isinstance(plain, str) and Path in options and str not in options:
         return Path(plain)
     return plain
+
+
+def _class_of(plain: Mapping[str, Any], classes: Classes) -> type:
+    """Returns the class that a stored configuration names."""
+    name, file = plain["class"], plain.get("from")
+    if name in classes and file is None:
+        return classes[name]
+    if not isinstance(file, str):
+        raise ValueError(f"There is no configuration class {name!r} in this version.")
+    cls = find_class(name, file)
+    if not dataclasses.is_dataclass(cls):
+        raise ValueError(f"{name} of {file} is no dataclass, and so no part of a configuration.")
+    return cls
+
+
+def _named(cls: type) -> dict[str, str]:
+    file = file_of(cls)
+    return {"class": cls.__name__, "from": file} if file else {"class": cls.__name__}
 
 
 def _plain_of_syntax(node: ast.expr) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from tokenizers.settings.own_code import CodeNeeded, file_of
 from tokenizers.settings.plain import from_plain
 from tokenizers.storage.pieces import DESCRIPTION, forget_folder
 from tokenizers.storage.unfinished import naming, new_folder
@@ -32,6 +33,7 @@ def save_folder(
     Args:
         folder: Where to write. An existing folder is replaced.
         description: What JSON can hold: strings, finite numbers, lists, dicts with string keys.
+            Under "tokenizer" may be a class of the user's own, which is named with its file.
         arrays: Numeric, boolean or string arrays, of any shape. Names may contain slashes.
         files: Contents by plain file name.
 
@@ -47,6 +49,9 @@ def save_folder(
             )
     for name in files:
         _check_plain(name, folder)
+    kind = description.get("tokenizer")
+    if isinstance(kind, type):
+        description = {**description, "tokenizer": kind.__name__, "from": file_of(kind)}
     json.dumps(description, allow_nan=False)  # Refuses what JSON cannot hold before writing.
 
     with new_folder(folder) as partial:
@@ -240,10 +245,13 @@ def read_part(description: Mapping[str, Any], name: str, kind: Any, folder: Path
     """Returns a part of a folder's description, such as its values, as the type that it has.
 
     Raises:
-        ValueError: One sentence, if it is missing, or this version does not allow it.
+        ValueError: One sentence, if it is missing, or this version does not allow it, or a file of
+            the user's own has to be handed over first.
     """
     try:
         return from_plain(description[name], kind)
+    except CodeNeeded:
+        raise
     except (LookupError, TypeError, AttributeError, ValueError, RecursionError) as error:
         what = "it is missing" if isinstance(error, KeyError) else str(error).rstrip(".")
         raise ValueError(

@@ -16,6 +16,7 @@ from jaxtyping import Array, Int, Int32
 
 from tokenizers.base import Better, Crop, RawBatch, SequenceTokens
 from tokenizers.settings.checked import Checked, name_knob
+from tokenizers.settings.plain import to_part
 from tokenizers.storage.folders import load_folder, read_part, save_folder
 from tokenizers.text.sequences import pad_sequences, read_sequences
 
@@ -301,7 +302,7 @@ class TextTokenizer:
         description = {
             "tokenizer": "text",
             "config": asdict(self._config),
-            "values": asdict(self.values),
+            "values": to_part(self.values),
         }
         save_folder(folder, description, {}, {"sentencepiece.model": self._model})
 

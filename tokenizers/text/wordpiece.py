@@ -6,7 +6,7 @@ sentinel. What the ids mean and how the file is read is in `wordpiece_file`.
 """
 
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from jaxtyping import Array, Int, Int32, Key
 
 from tokenizers.base import RawBatch, SequenceTokens
 from tokenizers.settings.checked import Checked
+from tokenizers.settings.plain import to_part
 from tokenizers.storage.folders import load_folder, read_part, save_folder
 from tokenizers.text.sentencepiece import Text
 from tokenizers.text.sequences import pad_sequences, read_sequences
@@ -120,7 +121,7 @@ class WordPieceTokenizer:
         description = {
             "tokenizer": "wordpiece",
             "config": {"max_tokens": self.token_shape[0]},
-            "values": asdict(self.values),
+            "values": to_part(self.values),
         }
         save_folder(folder, description, {}, {FILE: self._content})
 

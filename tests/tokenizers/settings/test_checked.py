@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import numpy as np
 import pytest
 
-from tokenizers.settings.checked import OURS, Checked
+from tokenizers.settings.checked import Checked
+from tokenizers.settings.own_code import OURS
 
 
 @dataclass(frozen=True)
