@@ -33,9 +33,11 @@ from configs.runs.fork import forked_at
 from configs.runs.samples import Samples, open_sources
 from configs.runs.settings import as_begun, is_reported, is_trained, open_run, write_config
 from configs.runs.sizes import close_sizes
+from configs.runs.survey import list_left_out, listed_if_refused, survey_run, tabulate
 from configs.schema import RunConfig
 from data_pipeline.batches import Batches, BatchOrder
 from data_pipeline.crops import TransformedSource
+from data_pipeline.sources.source import max_damaged_of
 from data_pipeline.tokens.mixture import TokenMixture
 from data_pipeline.tokens.writer import describe_source, encode_split
 from fourm.devices.layout import Layout
@@ -124,10 +126,13 @@ def go_through_stages(config: RunConfig, layout: Layout, command: str) -> None:
             }
         with stage("tokens", folder / TOKENS):
             tokens, heldout = make_tokens(config, sources, tokenizers)
+            censuses = survey_run(config, sources)
+            if is_main():
+                list_left_out(config, censuses)
         del samples  # The memory that they take is needed from here on.
         with stage("model", folder / MODEL):
             train_model(config, tokenizers, tokens, heldout, log, layout)
-    run_on_main(lambda: evaluate(config, stage, command))
+    run_on_main(lambda: evaluate(config, stage, command, tabulate(config, censuses)))
     run_on_main(lambda: record_pieces(folder))
 
 
@@ -182,7 +187,9 @@ def make_tokens(
     def encode(split: str, name: str, num_samples: int | None = None) -> dict[str, float]:
         made_from = describe_source(config.data, config.crops, config.seed, split)
         to_encode = sources[split], tokenizers, made_by, made_from
-        run_on_main(partial(encode_split, *to_encode, folder / name, num_samples))
+        most = num_samples, max_damaged_of(config.data)
+        with listed_if_refused(config, split):
+            run_on_main(partial(encode_split, *to_encode, folder / name, *most))
         return {str(folder / name): 1.0}
 
     stores = config.tokens or encode("train", TOKENS)
@@ -236,10 +243,10 @@ def train_model(
         save_model(folder / MODEL, model)
 
 
-def evaluate(config: RunConfig, stage: Stages, command: str) -> None:
+def evaluate(config: RunConfig, stage: Stages, command: str, data: list[dict]) -> None:
     """Writes the report: what held-out samples say of the run, if there are any, and its curves."""
     folder = Path(config.run_dir)
-    report = Report(seconds=stage.seconds, config=to_plain(config), command=command)
+    report = Report(stage.seconds, to_plain(config), command=command, data=data)
     if splits := config.data.splits:
         to_measure = config.evaluation, config.probes
         report = measure_run(report, folder, splits, *to_measure, stage)

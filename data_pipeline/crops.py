@@ -8,8 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from data_pipeline.sources.source import Sample, Source, key_of
-from tokenizers.base import Crop, Values, largest_window
+from data_pipeline.sources.source import (
+    METADATA,
+    NOTES,
+    Note,
+    Sample,
+    Source,
+    file_of,
+    key_of,
+    state_of,
+)
+from tokenizers.base import Choices, Crop, Mended, Values, largest_window
 from tokenizers.features import Vectors
 from tokenizers.settings.checked import Checked, name_knob
 
@@ -87,8 +96,9 @@ class TransformedSource:
 
     View 0 of a sample is its largest centred window of the aspect ratio that the result has. Every
     further view is a smaller such window at a random place, mirrored in half of the cases, and
-    turned where that is asked for. A value that would be wrong there is missing. Pixels stay
-    square, so shapes are never stretched.
+    turned where that is asked for. A value that would be wrong there is missing. Of several values
+    of a modality each view has one. A value that can't be used is left out, and `NOTES` of the
+    sample say why. Pixels stay square, so shapes are never stretched.
     The views of one sample follow each other: sample `index // views`, view `index % views`. A
     view depends on the seed and the index alone.
     """
@@ -131,7 +141,7 @@ class TransformedSource:
         self.source = source
         self._values = values
         self._sizes = sizes
-        self._views = views
+        self.views = views
         self._crop_scale = crop_scale
         self._flip = flip
         self._turn = turn
@@ -143,7 +153,7 @@ class TransformedSource:
         self._seed = seed
 
     def __len__(self) -> int:
-        return self._views * len(self.source)
+        return self.views * len(self.source)
 
     @cached_property
     def keys(self) -> list[str]:
@@ -151,14 +161,16 @@ class TransformedSource:
         return [
             key if view == 0 else f"{key} (view {view})"
             for key in getattr(self.source, "keys", ())
-            for view in range(self._views)
+            for view in range(self.views)
         ]
+
+    def state_of(self, index: int) -> str:
+        return state_of(self.source, index // self.views)
 
     def __getitem__(self, index: int) -> Sample:
         """Returns one view of one sample.
 
         Raises:
-            ValueError: If a modality's value is not what its kind allows, naming both.
             IndexError: If `index` is not in [0, length).
         """
         return self.__getitems__([index])[0]
@@ -168,27 +180,77 @@ class TransformedSource:
         for index in indices:
             if not 0 <= index < len(self):
                 raise IndexError(f"Index {index} is not in [0, {len(self)}).")
-        originals = list(dict.fromkeys(int(index) // self._views for index in indices))
-        samples = self.source.__getitems__(originals)
+        originals = list(dict.fromkeys(int(index) // self.views for index in indices))
+        samples = self._read(originals)
         checked = {
             original: self._check(sample, original)
             for original, sample in zip(originals, samples, strict=True)
         }
-        return [self._view(checked[int(index) // self._views], int(index)) for index in indices]
+        return [self._view(checked[int(index) // self.views], int(index)) for index in indices]
+
+    def _read(self, originals: list[int]) -> list[Sample]:
+        """Returns raw samples; one that can't be read at all has a note and nothing else."""
+        try:
+            return self.source.__getitems__(originals)
+        except MemoryError:
+            raise
+        except Exception:  # Whatever a library raises on damaged data: it is one of these samples.
+            return [self._read_one(original) for original in originals]
+
+    def _read_one(self, original: int) -> Sample:
+        try:
+            return self.source[original]
+        except MemoryError:
+            raise
+        except Exception as error:
+            reason = str(error) or type(error).__name__
+            return {NOTES: [Note("unreadable", "", key_of(self.source, original), "", reason)]}
 
     def _check(self, sample: Sample, original: int) -> Sample:
+        """Returns a sample's values in their canonical form; those of no use have a note instead.
+
+        Several values of a modality stay several.
+        """
         key = key_of(self.source, original)
         place = f"sample {key!r}" if hasattr(self.source, "keys") else f"sample {key}"
-        checked = {
-            name: values.check(sample[name], f"{name} of {place}")
-            for name, values in self._values.items()
-            if name in sample
-        }
+        notes: list[Note] = list(sample.get(NOTES, ()))
+        checked: Sample = {}
+        for name, values in self._values.items():
+            if name not in sample:
+                continue
+            value = sample[name]
+            if isinstance(value, Mended):
+                notes.append(Note("mended", name, key, self._file(original, name), value.how))
+                value = value.value
+            usable = []
+            for each in value if isinstance(value, Choices) else (value,):
+                try:
+                    usable.append(values.check(each, f"{name} of {place}"))
+                except ValueError as error:
+                    reason = str(error)
+            if len(usable) < (len(value) if isinstance(value, Choices) else 1):
+                kind = "one of several not used" if usable else "unusable"
+                notes.append(Note(kind, name, key, self._file(original, name), reason))
+            if usable:
+                checked[name] = Choices(usable) if isinstance(value, Choices) else usable[0]
+        notes += self._take_misaligned(checked, original, key, place)
+        if METADATA in sample:
+            checked[METADATA] = sample[METADATA]
+        if notes:
+            checked[NOTES] = notes
+        return checked
+
+    def _file(self, original: int, name: str) -> str:
+        return file_of(self.source, original, name)
+
+    def _take_misaligned(self, sample: Sample, original: int, key: str, place: str) -> list[Note]:
+        """Removes the pictures that can't show what the first one shows; returns why."""
         shapes = {
             name: value.shape[:2]
-            for name, value in checked.items()
+            for name, value in sample.items()
             if _is_picture(value, self._values[name])
         }
+        notes = []
         # Crops are shares of height and width: they fit any resolution but one aspect ratio.
         # A tolerance of a pixel lets through what was rounded when it was resized.
         for name, (height, width) in shapes.items():
@@ -196,34 +258,46 @@ class TransformedSource:
             if abs(height * first_width - width * first_height) > max(
                 height, width, *shapes[first]
             ):
-                raise ValueError(
+                reason = (
                     f"{name} of {place} is {height}x{width} but {first} is "
                     f"{first_height}x{first_width}; aligned modalities may differ in resolution "
                     "but must show the same picture, of one aspect ratio."
                 )
-        if "metadata" in sample:
-            checked["metadata"] = sample["metadata"]
-        return checked
+                file = self._file(original, name)
+                notes.append(Note("misaligned", name, key, file, reason))
+                del sample[name]
+        return notes
 
     def _view(self, sample: Sample, index: int) -> Sample:
         crop = self._crop(self._shape_of(sample), index)
         seen = {
             name: value
-            if name == "metadata"
-            else self._values[name].crop(value, crop, self._sizes[name])
+            if name in (METADATA, NOTES)
+            else self._values[name].crop(self._choose(value, index), crop, self._sizes[name])
             for name, value in sample.items()
         }
         return {name: value for name, value in seen.items() if value is not None}
 
+    def _choose(self, value: Any, index: int) -> Any:
+        """Returns a view's own of several values: the first in view 0, and others in turn."""
+        original, view = divmod(index, self.views)
+        if not isinstance(value, Choices):
+            return value
+        if view % len(value) == 0:
+            return value[0]
+        sequence = np.random.SeedSequence([self._seed, original, self.views])
+        random = np.random.Generator(np.random.Philox(sequence))
+        return value[1 + random.permutation(len(value) - 1)[view % len(value) - 1]]
+
     def _crop(self, shape: tuple[int, int], index: int) -> Crop:
         height, width = shape
         window = largest_window(shape, self._aspect)
-        if index % self._views == 0:
+        if index % self.views == 0:
             top, left = (height - window[0]) // 2, (width - window[1]) // 2
             return Crop(
                 top / height, left / width, window[0] / height, window[1] / width, flip=False
             )
-        original, view = divmod(index, self._views)
+        original, view = divmod(index, self.views)
         sequence = np.random.SeedSequence([self._seed, original, view])
         random = np.random.Generator(np.random.Philox(sequence))
         # Always five draws, so that no option changes what the others mean.
@@ -244,7 +318,7 @@ class TransformedSource:
     def _shape_of(self, sample: Sample) -> tuple[int, int]:
         """Returns height and width of the first dense modality; those wanted if there is none."""
         for name, value in sample.items():
-            if name != "metadata" and _is_picture(value, self._values[name]):
+            if name in self._values and _is_picture(value, self._values[name]):
                 return value.shape[0], value.shape[1]
         return self._aspect
 

@@ -29,7 +29,8 @@ from tqdm import tqdm
 
 from data_pipeline.crops import CropConfig
 from data_pipeline.sources.kinds import KINDS, AnyData, NoData, blank_data
-from data_pipeline.sources.source import Source
+from data_pipeline.sources.source import Source, max_damaged_of
+from data_pipeline.tokens.index import INDEX, StoreIndex
 from data_pipeline.tokens.workers import write_in_processes
 from data_pipeline.tokens.writer import (
     close_folder,
@@ -72,7 +73,8 @@ class TokenizeConfig(Checked):
     processes: int = 1
     """How many to make at a time, each in a process of its own."""
     check: bool = False
-    """Read what is there, and make again what is not as it was written."""
+    """Read what is there, and make again what is not as it was written, or was made from files
+    that have changed since."""
     replace: bool = False
     """Replace tokens in that folder which were made from something else."""
 
@@ -162,7 +164,7 @@ def make_tokens(run: Path, config: TokenizeConfig) -> int:
     plan = plan_store(source, tokenizers, fingerprints, made_from, config.num_shards)
     numbers = config.chosen(plan.num_shards)
     plan = open_folder(folder, plan, may_replace=config.replace)
-    missing = missing_shards(folder, plan, numbers, config.check)
+    missing = missing_shards(source, folder, plan, numbers, config.check)
     samples = {number: len(plan.range_of(number)) for number in numbers}
     with tqdm(
         total=sum(samples.values()),
@@ -177,7 +179,10 @@ def make_tokens(run: Path, config: TokenizeConfig) -> int:
         else:
             opener = partial(open_all, run, config)
             write_in_processes(opener, folder, plan, missing, config.processes, bar.update)
-    return close_folder(folder, plan)
+    left = close_folder(folder, plan, max_damaged_of(config.data))
+    if told := StoreIndex.read(folder).census.say_left_out():
+        print(make_visible(f"{told} See `census` of the shards in {folder / INDEX}."))
+    return left
 
 
 def open_all(run: Path, config: TokenizeConfig) -> tuple[Source, dict[str, Tokenizer]]:

@@ -41,9 +41,11 @@ MAY_KNOW: dict[str, set[str]] = {
     "data_pipeline/sources/files": {"data_pipeline/sources"},
     "data_pipeline/sources/scenes": {"data_pipeline/sources"},
     "data_pipeline/crops": {"data_pipeline/sources"},
+    "data_pipeline/census": {"data_pipeline/sources"},
     "data_pipeline/batches": set(),
     "data_pipeline/tokens": {
         *("data_pipeline/sources", "data_pipeline/crops", "data_pipeline/batches"),
+        "data_pipeline/census",
     },
     "data_pipeline/tokenize": {
         *("data_pipeline/sources", "data_pipeline/crops", "data_pipeline/tokens"),

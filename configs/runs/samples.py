@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
+from configs.runs.survey import plain_notes, read_samples
 from configs.schema import RunConfig
 from data_pipeline.crops import TransformedSource
 from fourm.evaluation.probes import why_not_probed
@@ -74,7 +75,7 @@ class Samples:
         names = list(self._config.modalities)
         if not self._sources:
             return SampleSet.collect([], names)
-        found = SampleSet.collect(self._sources["train"].__getitems__(self.chosen.tolist()), names)
+        found = self._read("train", self.chosen)
         for name in names:
             if not len(found.rows([name])):
                 raise ValueError(
@@ -115,8 +116,12 @@ class Samples:
     def _keep(
         self, folder: Path, name: str, split: str, indices: Int[np.ndarray, "samples"]
     ) -> None:
-        samples = self._sources[split].__getitems__(indices.tolist())
-        save_heldout(folder, name, SampleSet.collect(samples, list(self._config.modalities)))
+        save_heldout(folder, name, self._read(split, indices))
+
+    def _read(self, split: str, indices: Int[np.ndarray, "samples"]) -> SampleSet:
+        to_read = self._sources[split], split, indices.tolist()
+        samples, census = read_samples(self._config, *to_read)
+        return SampleSet.collect(samples, list(self._config.modalities), plain_notes(census))
 
 
 def _is_kept(folder: Path, name: str, num_samples: int) -> bool:

@@ -52,6 +52,7 @@ from tokenizers.storage.unfinished import clear_unfinished
 
 # What may differ from the run that a directory was made by: it changes nothing made earlier.
 CHANGEABLE_KNOBS = (
+    "data.max_damaged",
     "evaluation",
     "generation",
     "mesh",

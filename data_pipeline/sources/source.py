@@ -1,10 +1,13 @@
 """Where samples come from: random access, deterministic, any modality may be absent."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int
+
+from tokenizers.settings.checked import Checked, name_knob
 
 METADATA = "metadata"
 """Under which name a sample has facts for probing, no modality: a dict of numbers or short strings.
@@ -22,23 +25,20 @@ LEAVES_OUT = ("unreadable", "unusable", "misaligned")
 """Kinds of `Note` about a value that its sample has to do without."""
 
 
-class Note(NamedTuple):
-    """What a user should know of one value, or of one file, of a data set.
-
-    Attributes:
-        kind: One of `LEAVES_OUT`, or in a few words what was done: "mended", "listed twice",
-            "ignored".
-        modality: Of the value; empty if it is the whole sample.
-        key: Of the sample; empty if the file belongs to none.
-        file: Where the value is stored; empty where the source can't tell.
-        reason: One phrase or sentence.
-    """
+@dataclass(frozen=True)
+class Note:
+    """What a user should know of one value, or of one file, of a data set."""
 
     kind: str
+    """One of `LEAVES_OUT`, or in a few words what was done: "mended", "listed twice", "ignored"."""
     modality: str
+    """Of the value; empty if it is the whole sample."""
     key: str
+    """Of the sample; empty if the file belongs to none."""
     file: str
+    """Where the value is stored; empty where the source can't tell."""
     reason: str
+    """One phrase or sentence."""
 
     @property
     def leaves_out(self) -> bool:
@@ -74,6 +74,28 @@ class DataConfig(Protocol):
         """Names of the splits: train, validation, test, and whatever else can be evaluated."""
 
 
+@dataclass(frozen=True)
+class MayBeDamaged(Checked):
+    """Data that others wrote, some of which may be of no use."""
+
+    max_damaged: float = field(default=0.01, kw_only=True)
+    """Share of a modality's values that may be damaged, of a split; a single value always may.
+    Such a value is left out of its sample, and counted and listed in RUN/left_out.jsonl. If there
+    are more, the run stops. 0: not even one."""
+
+    def check_knobs(self, knob: str) -> None:
+        if not 0 <= self.max_damaged <= 1:
+            raise ValueError(
+                f"{name_knob(knob, 'max_damaged')} is {self.max_damaged}; a share from 0 to 1 is "
+                "allowed."
+            )
+
+
+def max_damaged_of(data: Any) -> float:
+    """Returns which share of its values may be damaged; none where the data does not say."""
+    return float(getattr(data, "max_damaged", 0.0))
+
+
 class ChosenSamples:
     """Some samples of a source, as a source."""
 
@@ -92,6 +114,24 @@ class ChosenSamples:
     @property
     def keys(self) -> list[str]:
         return [key_of(self._source, int(index)) for index in self._chosen]
+
+    def file_of(self, index: int, modality: str) -> str:
+        return file_of(self._source, int(self._chosen[index]), modality)
+
+    def state_of(self, index: int) -> str:
+        return state_of(self._source, int(self._chosen[index]))
+
+
+def file_of(source: Source, index: int, modality: str) -> str:
+    """Returns where a value is stored; empty where a source can't tell."""
+    ask = getattr(source, "file_of", None)
+    return str(ask(index, modality)) if ask else ""
+
+
+def state_of(source: Source, index: int) -> str:
+    """Returns a text that changes when the files behind a sample do; empty where there are none."""
+    ask = getattr(source, "state_of", None)
+    return str(ask(index)) if ask else ""
 
 
 def key_of(source: Source, index: int) -> str:

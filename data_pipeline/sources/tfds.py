@@ -7,14 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from data_pipeline.sources.source import NOTES, Note, Sample
+from data_pipeline.sources.source import NOTES, MayBeDamaged, Note, Sample
 from data_pipeline.sources.values import class_number, class_text, plain_value, put, usable_boxes
 from tokenizers.base import Boxes, Mended
-from tokenizers.settings.checked import Checked
 
 
 @dataclass(frozen=True)
-class TfdsData(Checked):
+class TfdsData(MayBeDamaged):
     """A data set of tensorflow_datasets, prepared beforehand in the array_record format.
 
     To prepare one: `tfds.builder(NAME, data_dir=...).download_and_prepare(file_format=

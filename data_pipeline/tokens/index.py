@@ -17,12 +17,14 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int64
 
+from data_pipeline.census import Census
 from data_pipeline.tokens.records import Layouts, ModalityLayout
 from tokenizers.settings.checked import checked_fields
 from tokenizers.settings.plain import (
@@ -59,6 +61,22 @@ class Shard:
     """Its size."""
     sha256: str
     """Of the whole file, in hexadecimal digits."""
+
+    census: Census = Census()  # noqa: RUF009  Frozen, so it may be shared.
+    """What its samples have; none in stores of before."""
+    empty: tuple[int, ...] = ()
+    """Places of records without a token, of samples of which nothing could be used."""
+    state: str = ""
+    """Hash of `state_of` of its samples; empty where their source has no files."""
+
+    def to_plain(self) -> dict[str, Any]:
+        """Returns what JSON can hold, without fields that came later and say nothing."""
+        later = {"census": Census(), "empty": (), "state": ""}
+        return {
+            name: value
+            for name, value in asdict(self).items()
+            if name not in later or getattr(self, name) != later[name]
+        }
 
     def is_intact(self, folder: Path) -> bool:
         """Reads the whole file and compares it with its checksum."""
@@ -97,6 +115,22 @@ class StoreIndex:
     def file_of(self, number: int) -> str:
         """Returns the name of a shard's file."""
         return f"shard-{number:05d}-of-{self.num_shards:05d}.array_record"
+
+    @property
+    def census(self) -> Census:
+        """What all samples have, as far as the shards say it."""
+        return sum((shard.census for shard in self.shards), Census())
+
+    @cached_property
+    def filled(self) -> Int64[np.ndarray, "samples"]:
+        """The samples that have at least one token, ascending."""
+        starts = np.cumsum([0, *(shard.samples for shard in self.shards)])
+        empty = [
+            start + place
+            for start, shard in zip(starts, self.shards, strict=False)
+            for place in shard.empty
+        ]
+        return np.delete(np.arange(self.samples), np.array(empty, np.int64))
 
     @property
     def plan(self) -> dict[str, Any]:
@@ -138,7 +172,8 @@ class StoreIndex:
     @property
     def _made(self) -> dict[str, Any]:
         """What is known once there are tokens, in plain values."""
-        return {"shards": list(map(asdict, self.shards)), "counts": _to_plain(self.counts)}
+        shards = [each.to_plain() for each in self.shards]
+        return {"shards": shards, "counts": _to_plain(self.counts)}
 
     @property
     def own_checksums(self) -> dict[str, str]:
@@ -268,7 +303,7 @@ class StoreIndex:
 
     def write_shard(self, folder: Path, shard: Shard, counts: Counts) -> None:
         """Writes the few lines beside a shard, which make it part of the store."""
-        plain = {"store": self.fingerprint, **asdict(shard), "counts": _to_plain(counts)}
+        plain = {"store": self.fingerprint, **shard.to_plain(), "counts": _to_plain(counts)}
         _write_json((folder / shard.file).with_suffix(".json"), plain)
 
     def read_shard(self, folder: Path, number: int) -> tuple[Shard, Counts] | None:

@@ -82,6 +82,11 @@ class TokenStore:
                 f"{folder} has tokens of {samples} of {index.samples} samples; run again what "
                 "computes them and it will continue."
             )
+        if not len(index.filled):
+            raise ValueError(
+                f"None of the {index.samples} samples of {folder} has a token: nothing of them "
+                "could be used."
+            )
         for shard in index.shards:
             file = folder / shard.file
             if not file.exists() or file.stat().st_size != shard.bytes:
@@ -92,7 +97,7 @@ class TokenStore:
         return cls(folder, index, wanted, in_memory)
 
     def __len__(self) -> int:
-        return self.index.samples
+        return len(self.index.filled)
 
     def batch(self, indices: Int[np.ndarray, "batch"]) -> TokenBatch:
         """Returns the tokens of some samples.
@@ -139,6 +144,7 @@ class TokenStore:
 
     def _records(self, indices: Int[np.ndarray, "batch"]) -> list[bytes]:
         """Returns the records of some samples, from each shard all at once."""
+        indices = self.index.filled[indices]
         numbers = np.searchsorted(self._starts, indices, side="right") - 1
         by_shard = np.argsort(numbers, kind="stable")
         records = [b""] * len(indices)
@@ -167,7 +173,8 @@ class TokenStore:
         return int(indices[0])
 
     def _damaged(self, index: int) -> ValueError:
-        number = int(np.searchsorted(self._starts, index, side="right")) - 1
+        record = self.index.filled[index]
+        number = int(np.searchsorted(self._starts, record, side="right")) - 1
         file = self.folder / self.index.file_of(number)
         return ValueError(
             f"{file} is damaged (at sample {index}); delete it and run again what made it."

@@ -9,6 +9,7 @@ import hashlib
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,16 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 from tqdm import tqdm
 
+from data_pipeline.census import Census
 from data_pipeline.crops import CropConfig
-from data_pipeline.sources.source import ChosenSamples, Sample, Source, key_of
+from data_pipeline.sources.source import (
+    ChosenSamples,
+    MayBeDamaged,
+    Sample,
+    Source,
+    key_of,
+    state_of,
+)
 from data_pipeline.tokens.index import INDEX, Counts, Shard, StoreIndex
 from data_pipeline.tokens.records import build_layouts, pack_record
 from tokenizers.base import PADDING, RawBatch, Tokenizer, described, is_described
@@ -70,6 +79,8 @@ def plan_store(
 
 def describe_source(data: Any, crops: CropConfig, seed: int, split: str) -> dict[str, Any]:
     """Returns what tokens are made from beside tokenizers, by name, as `plan_store` takes it."""
+    if isinstance(data, MayBeDamaged):  # What may be left out decides on no token.
+        data = replace(data, max_damaged=MayBeDamaged.max_damaged)
     return {"data": data, "split": split, "crops": crops, "seed": str(seed)}
 
 
@@ -114,30 +125,46 @@ def _stored_in(folder: Path) -> StoreIndex | None:
 
 
 def missing_shards(
-    folder: Path, plan: StoreIndex, numbers: Iterable[int], check: bool = False
+    source: Source, folder: Path, plan: StoreIndex, numbers: Iterable[int], check: bool = False
 ) -> list[int]:
     """Returns which shards have to be made.
 
+    One from which values were left out, in a store that is not complete, is made again if its
+    files have changed since: they may have been repaired.
+
     Args:
+        source: Of the samples.
         folder: Where they are.
         plan: What they are to be.
         numbers: The shards in question.
-        check: Whether to read those that are there and compare them with their checksums.
+        check: Whether to read those that are there and compare them with their checksums, and what
+            they were made from with what is there now.
     """
-    missing = []
-    for number in numbers:
+
+    def is_there(number: int) -> bool:
         found = plan.read_shard(folder, number)
-        if found is None or (check and not found[0].is_intact(folder)):
-            missing.append(number)
-    return missing
+        if found is None:
+            return False
+        shard = found[0]
+        is_suspect = check or (shard.census.left_out and not plan.shards)
+        if is_suspect and shard.state and shard.state != _state(source, plan.range_of(number)):
+            return False
+        return not check or shard.is_intact(folder)
+
+    return [number for number in numbers if not is_there(number)]
 
 
-def close_folder(folder: Path, plan: StoreIndex) -> int:
-    """Completes the index if all shards are there; returns how many are missing."""
+def close_folder(folder: Path, plan: StoreIndex, max_damaged: float = 1.0) -> int:
+    """Completes the index if all shards are there; returns how many are missing.
+
+    Raises:
+        TooDamagedError: If a larger share than `max_damaged` of a modality's values was left out.
+    """
     found = [plan.read_shard(folder, number) for number in range(plan.num_shards)]
     shards = [each for each in found if each is not None]
     if len(shards) == plan.num_shards:
         index = plan.complete(shards)
+        index.census.check(max_damaged, f"the samples of {folder}")
         known = StoreIndex.read(folder)
         if not known.checksums == known.own_checksums == index.own_checksums:
             index.write(folder)
@@ -153,6 +180,7 @@ def write_tokens(
     folder: Path,
     plan: StoreIndex,
     progress: Callable[[int], None] = lambda samples: None,
+    max_damaged: float = 1.0,
 ) -> None:
     """Encodes every sample of a source, or what is still missing, in this process.
 
@@ -163,16 +191,18 @@ def write_tokens(
         plan: From `plan_store`.
         progress: Called with the number of samples that were done since the last call, those that
             had been there before included.
+        max_damaged: Share of a modality's values that may be left out.
 
     Raises:
+        TooDamagedError: If more were.
         ValueError: If a tokenizer returns ids outside its vocabulary or of the wrong shape.
     """
     plan = open_folder(folder, plan)
-    missing = missing_shards(folder, plan, range(plan.num_shards))
+    missing = missing_shards(source, folder, plan, range(plan.num_shards))
     progress(plan.samples - sum(len(plan.range_of(number)) for number in missing))
     for number in missing:
         write_shard(source, tokenizers, folder, plan, number, progress)
-    close_folder(folder, plan)
+    close_folder(folder, plan, max_damaged)
 
 
 def encode_split(
@@ -182,6 +212,7 @@ def encode_split(
     made_from: dict[str, Any],
     folder: Path,
     num_samples: int | None = None,
+    max_damaged: float = 1.0,
 ) -> None:
     """Encodes a split, or samples evenly spread over it, or what of them is still missing.
 
@@ -192,6 +223,10 @@ def encode_split(
         made_from: As from `describe_source`.
         folder: Where to keep the tokens; its name is shown beside the progress.
         num_samples: How many samples at most; all by default.
+        max_damaged: Share of a modality's values that may be left out.
+
+    Raises:
+        TooDamagedError: If more were.
     """
     plan = plan_store(source, tokenizers, fingerprints, made_from, num_samples=num_samples)
     # Runs whose held-out tokens are the first samples of a split go on with those.
@@ -200,7 +235,7 @@ def encode_split(
         made_from = {**made_from, "samples": f"{plan.samples}, evenly spread"}
         plan = plan_store(source, tokenizers, fingerprints, made_from)
     with tqdm(total=plan.samples, desc=folder.name, unit="sample", dynamic_ncols=True) as bar:
-        write_tokens(source, tokenizers, folder, plan, bar.update)
+        write_tokens(source, tokenizers, folder, plan, bar.update, max_damaged)
 
 
 def write_shard(
@@ -219,7 +254,11 @@ def write_shard(
         for name, layout in plan.layouts.items()
         if layout.kind != "features"
     }
-    records = _records(source, tokenizers, plan, plan.range_of(number), counts, progress)
+    indices = plan.range_of(number)
+    census: list[Census] = []
+    empty: list[int] = []
+    state = _state(source, indices)  # Before they are read: what changes meanwhile is noticed.
+    records = _records(source, tokenizers, plan, indices, counts, census, empty, progress)
     try:
         _write_records(temporary, records)
         with open(temporary, "rb") as stream:
@@ -228,7 +267,15 @@ def write_shard(
         os.replace(temporary, file)
     finally:
         temporary.unlink(missing_ok=True)
-    plan.write_shard(folder, Shard(file.name, len(plan.range_of(number)), size, checksum), counts)
+    found = sum(census, Census())
+    shard = Shard(file.name, len(indices), size, checksum, found, tuple(empty), state)
+    plan.write_shard(folder, shard, counts)
+
+
+def _state(source: Source, indices: range) -> str:
+    """Returns a hash of the files that samples are read from; empty where there are none."""
+    states = [state_of(source, index) for index in indices]
+    return hashlib.sha256("\n".join(states).encode()).hexdigest() if any(states) else ""
 
 
 def _write_records(file: Path, records: Iterable[bytes]) -> None:
@@ -252,12 +299,20 @@ def _records(
     plan: StoreIndex,
     indices: range,
     counts: Counts,
+    census: list[Census],
+    empty: list[int],
     progress: Callable[[int], None],
 ) -> Iterator[bytes]:
+    """Yields the records; how often ids occur, what the samples have and which have nothing is
+    added to the arguments of these names."""
     for start in range(0, len(indices), CHUNK):
         chunk = indices[start : start + CHUNK]
         keys = [key_of(source, index) for index in chunk]
-        tokens = encode_samples(tokenizers, source.__getitems__(list(chunk)), keys)
+        samples = source.__getitems__(list(chunk))
+        views = getattr(source, "views", 1)
+        census.append(Census.of([s for i, s in zip(chunk, samples, strict=True) if i % views == 0]))
+        tokens = encode_samples(tokenizers, samples, keys)
+        empty += [start + row for row, own in enumerate(tokens) if not any(map(len, own.values()))]
         for name, count in counts.items():
             ids = [own[name] for own in tokens if name in own]
             if ids:

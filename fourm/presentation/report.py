@@ -21,7 +21,7 @@ from fourm.evaluation.results import (
 )
 from tokenizers.process.command import make_visible
 from tokenizers.storage.pieces import write_piece
-from tokenizers.storage.run_paths import MODEL, REPORT, REPORT_PAGE, SAMPLES_PICTURE
+from tokenizers.storage.run_paths import LEFT_OUT, MODEL, REPORT, REPORT_PAGE, SAMPLES_PICTURE
 
 ARROWS = {"lower": "\N{DOWNWARDS ARROW}", "higher": "\N{UPWARDS ARROW}"}
 
@@ -123,6 +123,9 @@ class Report:
     """Samples that the run keeps, by split: those are evenly spread over the split."""
     other_splits: dict[str, list[Row]] = field(default_factory=dict)
     """Results on further splits, by name."""
+    data: Sequence[Mapping[str, Any]] = ()
+    """By split and modality, how many samples have it: rows of split, modality, samples, present,
+    missing and left_out."""
     notes: Sequence[str] = ()
     """Sentences on what a reader should know."""
 
@@ -130,8 +133,8 @@ class Report:
 def write_report(folder: Path, report: Report) -> None:
     """Writes `report.json` and `report.md` into a run directory, each whole or not at all.
 
-    `report.json` has the keys seconds, tokenizers, results, probes, device and config, and
-    other_splits if there are any; a number that could not be measured is null.
+    `report.json` has the keys seconds, tokenizers, results, probes, device and config, and data
+    and other_splits if there are any; a number that could not be measured is null.
     """
     folder = Path(folder)
     content = {
@@ -142,6 +145,8 @@ def write_report(folder: Path, report: Report) -> None:
         "device": report.device,
         "config": report.config,
     }
+    if report.data:
+        content["data"] = list(report.data)
     if report.other_splits:
         content["other_splits"] = report.other_splits
     write_piece(folder, REPORT, format_json(content).encode())
@@ -159,6 +164,12 @@ def format_report(folder: Path, report: Report) -> str:
     )
     if (folder / "curves.png").exists():
         parts += ["## Training", "![Curves of training](curves.png)"]
+    if report.data:
+        parts += ["## Data", _data_table(report.data)]
+        if any(row["left_out"] for row in report.data):
+            parts.append(
+                f"`{LEFT_OUT}` says of each value that was left out what is wrong with it."
+            )
     stages = [(stage, _duration(seconds)) for stage, seconds in report.seconds.items()]
     parts += ["## Time", _table(("stage", "time"), [*stages, ("**all**", _duration(total))])]
     if report.notes:
@@ -253,6 +264,13 @@ def _results_table(rows: Sequence[Row]) -> str:
 def _simple(row: Row) -> str:
     """Returns the score of the simple method and its name."""
     return f"{_number(row['simple'])} {row['method']}" if "simple" in row else "-"
+
+
+def _data_table(data: Sequence[Mapping[str, Any]]) -> str:
+    heads = ("split", "modality", "samples", "with it", "without it", "left out as damaged")
+    names = ("samples", "present", "missing", "left_out")
+    lines = [(row["split"], row["modality"], *(f"{row[n]:,}" for n in names)) for row in data]
+    return _table(heads, lines)
 
 
 def _tokenizers_table(tokenizers: Mapping[str, Mapping[str, Any]]) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from tokenizers.process.command import make_visible
-from tokenizers.storage.run_paths import CONFIG
+from tokenizers.storage.run_paths import CONFIG, LEFT_OUT
 
 try:
     import fcntl
@@ -94,12 +94,13 @@ def _describe_owner(file: IO[str]) -> str:
 def undone_if_refused(folder: Path) -> Iterator[None]:
     """Removes a run directory that began in this context and ended before it had its settings.
 
-    So a mistyped command, or one whose data can't be read, leaves no directory behind.
+    So a mistyped command, or one whose data can't be read, leaves no directory behind, unless there
+    is a list in it of what is damaged.
     """
     is_new = not folder.exists()
     try:
         yield
     except BaseException:
-        if is_new and not (folder / CONFIG).exists():
+        if is_new and not any((folder / name).exists() for name in (CONFIG, LEFT_OUT)):
             shutil.rmtree(folder, ignore_errors=True)
         raise

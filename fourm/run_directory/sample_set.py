@@ -45,10 +45,15 @@ class SampleSet:
     """By modality."""
     metadata: dict[str, Column]
     """Facts for probing, by name: numbers or short strings."""
+    notes: tuple[dict[str, str], ...] = ()
+    """What is to be said of single values, such as why they were left out."""
 
     @classmethod
     def collect(
-        cls, samples: Sequence[Mapping[str, Any]], modalities: Sequence[str]
+        cls,
+        samples: Sequence[Mapping[str, Any]],
+        modalities: Sequence[str],
+        notes: Sequence[dict[str, str]] = (),
     ) -> "SampleSet":
         """Gathers raw samples, as a data source gives them, by modality.
 
@@ -56,6 +61,7 @@ class SampleSet:
             samples: Values by modality name and, under "metadata", facts by name. What a sample
                 lacks has no key. Arrays of a modality have one shape, or differ in length alone.
             modalities: What to keep.
+            notes: What is to be said of single values.
         """
         facts = [sample.get("metadata", {}) for sample in samples]
         names = dict.fromkeys(name for each in facts for name in each)
@@ -63,6 +69,7 @@ class SampleSet:
             size=len(samples),
             columns={name: _column(samples, name) for name in modalities},
             metadata={name: _column(facts, name) for name in names},
+            notes=tuple(notes),
         )
 
     def rows(self, modalities: Sequence[str]) -> Int[np.ndarray, "rows"]:
@@ -115,6 +122,8 @@ class SampleSet:
             arrays[f"index/{name}"] = column.index
             arrays[f"values/{name}"] = np.asarray(column.values)
         description = {"size": self.size, "modalities": columns}
+        if self.notes:
+            description["notes"] = list(self.notes)
         save_folder(folder, description, arrays, files)
 
     @classmethod
@@ -140,6 +149,7 @@ class SampleSet:
                     name: Column(arrays[f"index/{name}"], arrays[f"values/{name}"])
                     for name in facts
                 },
+                notes=tuple(description.get("notes", ())),
             )
             samples._check()
         except (LookupError, TypeError, AttributeError, ValueError, OSError) as error:
@@ -151,6 +161,9 @@ class SampleSet:
 
     def _check(self) -> None:
         """Raises ValueError if the sizes and numbers of the samples don't fit each other."""
+        for note in self.notes:
+            if not isinstance(note, dict) or not all(isinstance(n, str) for n in note.values()):
+                raise ValueError(f"it has the note {note!r}")
         for name, (index, values) in {**self.columns, **self.metadata}.items():
             is_ascending = index.ndim == 1 and (np.diff(index) > 0).all()
             if not is_ascending or len(index) != len(values):

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from data_pipeline.crops import TransformedSource
-from tokenizers.base import Boxes, Crop
+from data_pipeline.sources.source import NOTES, Note
+from tokenizers.base import Boxes, Choices, Crop, Mended
 from tokenizers.boxes import BoxList
 from tokenizers.text.sentencepiece import Text
 from tokenizers.values import Classes, Reals
@@ -175,27 +176,69 @@ def test_missing_modalities_stay_missing():
     assert {tuple(sample) for sample in source.__getitems__(range(8))} == {("caption",)}
 
 
-def test_a_wrong_value_is_named_with_modality_and_sample():
+def test_a_wrong_value_is_left_out_with_a_note():
     class Wrong(Places):
         def __getitem__(self, index: int) -> dict:
             return super().__getitem__(index) | ({"coarse": np.float32(1.0)} if index == 2 else {})
 
     source = TransformedSource(Wrong(4), VALUES, size=(8, 8), views=2)
-    assert source[0]
-    with pytest.raises(ValueError, match="coarse of sample 2"):
-        source[5]
+    assert NOTES not in source[0]
+    assert source[5].keys() == source[0].keys() - {"coarse"} | {NOTES}
+    (note,) = source[5][NOTES]
+    assert (note.kind, note.modality, note.key) == ("unusable", "coarse", "2")
+    assert "coarse of sample 2" in note.reason
     source.source.keys = ["a", "b", "c", "d"]
-    with pytest.raises(ValueError, match="coarse of sample 'c'"):
-        source[5]
+    assert "coarse of sample 'c'" in source[5][NOTES][0].reason
 
 
-def test_modalities_of_another_aspect_ratio_are_refused():
+def test_a_sample_that_cannot_be_read_has_nothing_but_a_note():
+    class Broken(Places):
+        def __getitem__(self, index: int) -> dict:
+            if index == 1:
+                raise RuntimeError("the record is damaged")
+            return super().__getitem__(index)
+
+    samples = TransformedSource(Broken(3), VALUES, size=(8, 8)).__getitems__([0, 1, 2])
+    assert [len(sample) for sample in samples] == [5, 1, 5]
+    assert samples[1] == {NOTES: [Note("unreadable", "", "1", "", "the record is damaged")]}
+
+
+def test_every_view_has_one_of_several_values_and_all_have_their_turn():
+    class Captioned(Places):
+        def __getitem__(self, index: int) -> dict:
+            texts = Choices(["first", "second", "", "third"])
+            return super().__getitem__(index) | {"caption": texts}
+
+    source = TransformedSource(Captioned(2), VALUES, size=(8, 8), views=6)
+    seen = [source[index]["caption"] for index in range(12)]
+    assert seen[0] == seen[3] == seen[6] == "first"
+    for start in (0, 3, 6, 9):
+        assert set(seen[start : start + 3]) == {"first", "second", "third"}
+    assert seen == [source[index]["caption"] for index in range(12)]
+    (note,) = source[4][NOTES]
+    assert note.kind == "one of several not used" and not note.leaves_out
+
+
+def test_what_had_to_be_mended_is_noted():
+    class Mending(Places):
+        def __getitem__(self, index: int) -> dict:
+            sample = super().__getitem__(index)
+            return sample | {"boxes": Mended(sample["boxes"], "boxes cut at the edge")}
+
+    sample = TransformedSource(Mending(1), VALUES, size=(8, 8))[0]
+    assert len(sample["boxes"].classes) == 1
+    assert sample[NOTES] == [Note("mended", "boxes", "0", "", "boxes cut at the edge")]
+
+
+def test_modalities_of_another_aspect_ratio_are_left_out():
     class Skewed(Places):
         def __getitem__(self, index: int) -> dict:
             return super().__getitem__(index) | {"coarse": np.zeros((32, 32), np.uint8)}
 
-    with pytest.raises(ValueError, match=r"coarse of sample 0 is 32x32 but field is 48x64"):
-        TransformedSource(Skewed(1), VALUES, size=(8, 8))[0]
+    sample = TransformedSource(Skewed(1), VALUES, size=(8, 8))[0]
+    assert "coarse" not in sample and "field" in sample
+    assert sample[NOTES][0].kind == "misaligned"
+    assert "coarse of sample 0 is 32x32 but field is 48x64" in sample[NOTES][0].reason
 
 
 def test_wrong_options_and_indices_are_refused():

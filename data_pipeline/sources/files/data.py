@@ -20,12 +20,13 @@ from data_pipeline.sources.files.tables import (
     numbers_of,
     rows_of,
 )
-from data_pipeline.sources.source import Note, Sample
-from tokenizers.settings.checked import Checked, name_knob
+from data_pipeline.sources.source import NOTES, MayBeDamaged, Note, Sample
+from tokenizers.base import Mended
+from tokenizers.settings.checked import name_knob
 
 
 @dataclass(frozen=True)
-class FilesData(Checked):
+class FilesData(MayBeDamaged):
     """Aligned files: PATH/SPLIT/MODALITY/KEY.png, or PATH/SPLIT/MODALITY/shard-00000.tar of these.
 
     These are the two layouts of 4M, told apart by what is there. Any extension that can be read
@@ -207,20 +208,34 @@ class FilesSource:
     def __getitem__(self, index: int) -> Sample:
         """Returns one sample, with `metadata` if the data set has any.
 
-        Raises:
-            ValueError: If a file is damaged or is not what its modality's format says.
+        A file that is damaged, or is not what its modality's format says, is left out with a note.
         """
         key = self.keys[index]
-        sample: Sample = {
-            name: self._read(name, key, files[key])
-            for name, files in self._files.items()
-            if key in files
-        }
+        sample: Sample = {}
+        notes: list[Note] = []
+        for name, files in self._files.items():
+            if key in files:
+                file = str(files[key])
+                try:
+                    value = self._read(name, files[key])
+                except ValueError as error:
+                    notes.append(Note("unreadable", name, key, file, str(error)))
+                    continue
+                if isinstance(value, Mended):
+                    notes.append(Note("mended", name, key, file, value.how))
+                    value = value.value
+                sample[name] = value
+        if notes:
+            sample[NOTES] = notes
         if self._metadata:
             sample["metadata"] = {
                 column: numbers[key] for column, numbers in self._metadata.items() if key in numbers
             }
         return sample
+
+    def file_of(self, index: int, modality: str) -> str:
+        """Returns where a value is stored; empty if the sample has none."""
+        return str(self._files[modality].get(self.keys[index], ""))
 
     def __getitems__(self, indices: Sequence[int]) -> list[Sample]:
         return [self[index] for index in indices]
@@ -231,12 +246,12 @@ class FilesSource:
         states = {name: files[key].state for name, files in self._files.items() if key in files}
         return " ".join(f"{name}:{state}" for name, state in states.items())
 
-    def _read(self, name: str, key: str, location: Location) -> Any:
+    def _read(self, name: str, location: Location) -> Any:
         data = read_bytes(location)
         try:
             return self._formats[name].read(data, location.extension)
+        except MemoryError:
+            raise
         except Exception as error:  # Decoders raise whatever they like on damaged files.
             reason = str(error) if type(error) is ValueError else f"is damaged ({error})"
-            raise ValueError(
-                f"{location} ({name} of the sample {key!r}) {reason.rstrip('.')}."
-            ) from error
+            raise ValueError(f"{location} {reason.rstrip('.')}.") from error

@@ -87,13 +87,13 @@ def test_shards_can_be_compared_with_their_checksums(tmp_path):
     write(tmp_path)
     source, tokenizers = Samples(), build_tokenizers()
     plan = plan_store(source, tokenizers, {n: n for n in tokenizers}, {"data": "a"}, 5)
-    assert missing_shards(tmp_path, plan, range(5), check=True) == []
+    assert missing_shards(Samples(), tmp_path, plan, range(5), check=True) == []
     shard = tmp_path / plan.file_of(3)
     content = bytearray(shard.read_bytes())
     content[700] ^= 255
     shard.write_bytes(content)
-    assert missing_shards(tmp_path, plan, range(5)) == []
-    assert missing_shards(tmp_path, plan, range(5), check=True) == [3]
+    assert missing_shards(Samples(), tmp_path, plan, range(5)) == []
+    assert missing_shards(Samples(), tmp_path, plan, range(5), check=True) == [3]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from data_pipeline.sources.files.data import FilesData
 from data_pipeline.sources.files.formats import ArrayFile, BoxesFile, NumberFile, TextFile
 from data_pipeline.sources.files.splits import SplitByFolder, SplitByFraction
 from data_pipeline.sources.files.tables import TableColumn
+from data_pipeline.sources.source import NOTES
 from tests.paths import SHARED
 from tokenizers.base import Choices
 
@@ -86,16 +87,17 @@ def test_a_missing_file_costs_only_its_own_modality(eo, write_tar, shards):
     assert needs.keys == [KEYS[0], *KEYS[3:]]
 
 
-def test_a_corrupt_file_is_named_with_its_sample_and_modality(eo, write_tar):
+def test_a_corrupt_file_is_left_out_with_a_note(eo, write_tar):
     file = Path(eo.path, "val", "S2RGB", "all", f"{KEYS[1]}.png")
     file.write_bytes(file.read_bytes()[:600])
     for data in (eo, in_shards(eo, write_tar)):
         source = data.open("test")
         assert len(source[0]) == 6
-        with pytest.raises(
-            ValueError, match=rf"{KEYS[1]}\.png.*\(rgb of the sample '{KEYS[1]}'\) is damaged"
-        ):
-            source[1]
+        (note,) = source[1].pop(NOTES)
+        assert source[1].keys() == source[0].keys() - {"rgb"} | {NOTES}
+        assert (note.kind, note.modality, note.key) == ("unreadable", "rgb", KEYS[1])
+        assert f"{KEYS[1]}.png" in note.file and f"{KEYS[1]}.png" in note.reason
+        assert "is damaged" in note.reason
 
 
 def test_a_missing_path_names_the_option_to_set(tmp_path):
