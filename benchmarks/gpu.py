@@ -2,19 +2,22 @@
 
 All measurements in order of worth, each within its own limit, in one process as long as none fails:
 that is started anew for the others. `--out` has everything so far at any time, so that what was
-measured survives being cut off. The last thing printed is a table. `--size tiny` tries it all on a
-machine without an accelerator.
+measured survives being cut off. The last thing printed is a table, also where the program is asked
+to end. `--size tiny` tries it all on a machine without an accelerator.
 """
 
 import gc
 import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -22,11 +25,17 @@ from typing import Any, Literal, NamedTuple
 
 import tyro
 
+from tokenizers.process.termination import Terminated, raises_terminated
 from tokenizers.storage.unfinished import write_file
 
 Size = Literal["full", "tiny"]
+Figures = dict[str, Any]
 FINISH = 5.0
 """Seconds kept for the table."""
+FIRST_STEP = ("--repeats", "1", "--scan-layers", "--tiles", "even")
+"""How a step is timed of which only the first counts."""
+POLL = 0.2
+"""Seconds between looks at what another process does."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +52,8 @@ class Gpu:
     """Measurements to make; all of them if none is named."""
     worker: str = ""
     """Used by the program itself: the file that a process of measurements writes to."""
+    parent: int = 0
+    """Used by the program itself: the process that such a one ends with."""
 
 
 class Task(NamedTuple):
@@ -55,42 +66,37 @@ class Task(NamedTuple):
     """
 
     limit: float
-    measure: Callable[[Size], dict[str, Any]]
+    measure: Callable[[Size], Figures]
     is_program: bool = False
 
 
-def measure_peak(size: Size) -> dict[str, Any]:
-    from benchmarks.measure import build_peak_probe, describe_device, time_call
+def measure_peak(size: Size) -> Figures:
+    from benchmarks.measure import build_peak_probe, time_call
 
     probe, flops = build_peak_probe("float32" if size == "tiny" else "bfloat16")
     best = min(time_call(probe) for _ in range(5))
-    return {**describe_device(), "peak_tflops": round(flops / best / 1e12, 2)}
+    return {"peak_tflops": round(flops / best / 1e12, 2)}
 
 
-def step_of(model: str, batch: int, **settings: Any) -> Callable[[Size], dict[str, Any]]:
+def step_of(model: str, batch: int, **settings: Any) -> Callable[[Size], Figures]:
     """Returns what measures a training step."""
 
-    def measure(size: Size) -> dict[str, Any]:
+    def measure(size: Size) -> Figures:
         from benchmarks.train_step import TrainStep, run
 
-        before = _peak_bytes()
         given: dict[str, Any] = {"size": model, "batch": batch, "dtype": "bfloat16", "repeats": 5}
-        given |= {"scan_layers": True, **settings}
+        given |= {"scan_layers": True, "tiles": "even", **settings}
         if size == "tiny":
             given |= {"size": "nano", "batch": 2, "budget": 16, "repeats": 1, "dtype": "float32"}
-        found = run(TrainStep(**given))
-        after = _peak_bytes()
-        if after > before:  # The highest so far is this one's.
-            found["peak_gib"] = round(after / 2**30, 2)
-        return found
+        return run(TrainStep(**given))
 
     return measure
 
 
-def generation_of(batch: int) -> Callable[[Size], dict[str, Any]]:
+def generation_of(batch: int) -> Callable[[Size], Figures]:
     """Returns what measures generation."""
 
-    def measure(size: Size) -> dict[str, Any]:
+    def measure(size: Size) -> Figures:
         from benchmarks.generate import Generate, run
 
         if size == "tiny":
@@ -100,34 +106,35 @@ def generation_of(batch: int) -> Callable[[Size], dict[str, Any]]:
     return measure
 
 
-def measure_masking(size: Size) -> dict[str, Any]:
+def measure_masking(size: Size) -> Figures:
     from benchmarks.masking import Masking, run
 
     return run(Masking(batch=8, budget=16, repeats=1) if size == "tiny" else Masking())
 
 
-def measure_first_step(size: Size) -> dict[str, Any]:
+def measure_first_step(size: Size) -> Figures:
     """Times whole processes up to a first step: with nothing kept of compiling, and with all."""
-    words = ["--scan-layers", "--size", "b", "--batch", "64", "--dtype", "bfloat16"]
+    words = ["--size", "b", "--batch", "64", "--dtype", "bfloat16"]
     if size == "tiny":
-        words = ["--size", "nano", "--batch", "2", "--budget", "16", "--scan-layers"]
-    found = {}
+        words = ["--size", "nano", "--batch", "2", "--budget", "16"]
+    found: Figures = {}
     with tempfile.TemporaryDirectory() as folder:
         given = os.environ | {"JAX_COMPILATION_CACHE_DIR": folder}
         for name in ("cold", "from_cache"):
             done = subprocess.run(
-                [sys.executable, "-m", "benchmarks.train_step", "--repeats", "1", *words],
+                [sys.executable, "-m", "benchmarks.train_step", *words, *FIRST_STEP],
                 env=given,
                 capture_output=True,
                 text=True,
                 check=True,
             )
             line = json.loads(done.stdout.strip().splitlines()[-1])
+            found["device"] = line["device"]
             found[f"seconds_to_first_step_{name}"] = line["seconds_to_first_step"]
     return found
 
 
-def measure_scenes(size: Size) -> dict[str, Any]:
+def measure_scenes(size: Size) -> Figures:
     """Runs the preset `scenes_gpu`, shortened, from the command to its report."""
     words = ["scenes_gpu", "--training.steps", "1500", "--data.num-train", "20000"]
     if size == "tiny":
@@ -155,10 +162,11 @@ TASKS = {
     "step_base_256_unfused": Task(120, step_of("b", 256, fused_attention=False)),
     "generate_base_1": Task(120, generation_of(1)),
     "step_base_256_unrolled": Task(150, step_of("b", 256, scan_layers=False)),
+    "step_base_256_fitted_tiles": Task(150, step_of("b", 256, tiles="fitted")),
     "masking": Task(60, measure_masking),
     "generate_base_16": Task(120, generation_of(16)),
-    "step_large_128": Task(150, step_of("l", 128)),
-    "step_large_256": Task(150, step_of("l", 256)),
+    "step_large_128": Task(150, step_of("l", 128, remat="auto")),
+    "step_large_256": Task(200, step_of("l", 256, remat="auto")),
     "first_step": Task(150, measure_first_step, True),
     "scenes_gpu_shortened": Task(300, measure_scenes, True),
 }
@@ -172,33 +180,40 @@ def main(options: Gpu) -> int:
             raise ValueError(f"There is no measurement {name!r}; there are {', '.join(TASKS)}.")
     wanted = [name for name in TASKS if name in options.only or not options.only]
     if options.worker:
+        threading.Thread(target=_end_with_parent, args=(options.parent,), daemon=True).start()
         work(wanted, options)
         return 0
     end = time.monotonic() + 60 * options.minutes - FINISH
-    found: dict[str, Any] = {name: {"left_out": "no time"} for name in wanted}
-    versions = {name: version(name) for name in ("jax", "jaxlib", "flax", "optax")}
+    found: dict[str, Figures] = {name: {"left_out": "no time"} for name in wanted}
+    about = {name: version(name) for name in ("jax", "jaxlib", "flax", "optax")}
 
     def keep() -> None:
-        text = json.dumps({"versions": versions, "results": found}, indent=1)
-        write_file(options.out, text.encode())
+        write_file(options.out, json.dumps({"about": about, "results": found}, indent=1).encode())
 
     keep()
-    while wanted and time.monotonic() < end:
-        _, group = next(itertools.groupby(wanted, lambda name: TASKS[name].is_program))
-        for name, figures in measure(list(group), options, end):
-            found[name] = figures
-            wanted.remove(name)
-            keep()
+    with suppress(Terminated, KeyboardInterrupt), raises_terminated():
+        while wanted and time.monotonic() < end:
+            _, group = next(itertools.groupby(wanted, lambda name: TASKS[name].is_program))
+            with closing(measure(list(group), options, end)) as measured:
+                for name, figures in measured:
+                    about["device"] = figures.pop("device", about.get("device", "unknown"))
+                    found[name] = figures
+                    wanted.remove(name)
+                    keep()
+    print(", ".join(f"{name} {value}" for name, value in about.items()))
     print(format_table(found))
     return int(any("error" in figures or "left_out" in figures for figures in found.values()))
 
 
-def measure(wanted: list[str], options: Gpu, end: float) -> Iterator[tuple[str, dict[str, Any]]]:
+def measure(
+    wanted: list[str], options: Gpu, end: float
+) -> Generator[tuple[str, Figures], None, None]:
     """Yields figures as one process of measurements brings them; the last may be why it ended."""
     with tempfile.TemporaryDirectory() as folder:
         file, told = Path(folder) / "lines", Path(folder) / "errors"
         file.touch()
-        words = ["--worker", str(file), "--size", options.size, "--only", *wanted]
+        words = ["--worker", str(file), "--parent", str(os.getpid()), "--size", options.size]
+        words += ["--only", *wanted]
         with told.open("wb") as errors:
             process = subprocess.Popen(
                 [sys.executable, "-m", "benchmarks.gpu", *words],
@@ -223,16 +238,20 @@ def measure(wanted: list[str], options: Gpu, end: float) -> Iterator[tuple[str, 
                     last = told.read_text(errors="replace").strip().splitlines()[-1:]
                     yield waiting[0], {"error": "".join(last) or f"ended with {process.returncode}"}
                     return
-                time.sleep(0.2)
+                time.sleep(POLL)
         finally:
             _end(process)
 
 
 def work(names: list[str], options: Gpu) -> None:
     """Makes measurements one after the other, and appends a line of JSON for each."""
+    from benchmarks.measure import describe_device
+
     for name in names:
         try:
             figures = TASKS[name].measure(options.size)
+            if not TASKS[name].is_program:
+                figures["device"] = describe_device()["device"]
         except subprocess.CalledProcessError as error:
             last = (error.stderr or b"").strip().splitlines()[-1:]
             figures = {"error": str(last[0] if last else error)}
@@ -243,7 +262,7 @@ def work(names: list[str], options: Gpu) -> None:
         _release()
 
 
-def format_table(found: dict[str, dict[str, Any]]) -> str:
+def format_table(found: dict[str, Figures]) -> str:
     """Returns the figures as a table of Markdown."""
     rows = ["| measurement | figures |", "| --- | --- |"]
     for name, figures in found.items():
@@ -258,22 +277,23 @@ def _brief(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _peak_bytes() -> int:
-    import jax
-
-    return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
-
-
 def _release() -> None:
     if jax := sys.modules.get("jax"):
         jax.clear_caches()
     gc.collect()
 
 
+def _end_with_parent(parent: int) -> None:
+    """Ends this process and what it has started when its parent is gone, however it ended."""
+    while os.getppid() == parent:
+        time.sleep(POLL)
+    os.killpg(os.getpgid(0), signal.SIGKILL)
+
+
 def _end(process: subprocess.Popen) -> None:
     """Ends a process and all that it has started."""
     if process.poll() is None:
-        os.killpg(process.pid, 9)
+        os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 

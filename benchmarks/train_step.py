@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import tyro
@@ -31,6 +31,7 @@ from fourm.masking.mixture import Rules
 from fourm.model.config import ModelConfig, Remat
 from fourm.model.transformer import FourM
 from fourm.token_space import TokenSpace
+from fourm.training.fit_memory import SHARE, bytes_of, memory_of_device, place
 from fourm.training.masked_loss import LossConfig, MaskedLoss
 from fourm.training.train_state import (
     OptimizerConfig,
@@ -68,7 +69,7 @@ class TrainStep:
     fused_attention: bool = True
     """Attend by a fused kernel where there is one."""
     remat: Remat = "none"
-    """What the backward pass computes again."""
+    """What the backward pass computes again; auto takes the least with which the step fits."""
     tile: int = LossConfig().tile
     """Targets that go through the output head at once."""
     tiles: Literal["auto", "fitted", "even"] = "auto"
@@ -122,8 +123,29 @@ def build_step(config: TrainStep) -> Step:
     return Step(space, model_config, mask, layout, create, shapes, train_step)
 
 
+def step_bytes(step: Step, batch: int) -> int:
+    """Compiles a step from shapes alone and returns the bytes it takes on each device."""
+    state = place(step.layout, step.state_shapes())
+    tokens = jax.eval_shape(partial(draw_tokens, step.space, batch))
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    return bytes_of(step.train_step.lower(state, tokens, key).compile())
+
+
+def settle_remat(config: TrainStep) -> TrainStep:
+    """Returns settings of which `remat` is the cheapest that fits the device, if it is auto."""
+    if config.remat != "auto":
+        return config
+    memory = memory_of_device()
+    for policy in [each for each in get_args(Remat) if each != "auto"]:
+        config = replace(config, remat=policy)
+        if memory is None or step_bytes(build_step(config), config.batch) <= SHARE * memory:
+            break
+    return config
+
+
 def run(config: TrainStep) -> dict:
     """Returns the figures."""
+    config = settle_remat(config)
     step = build_step(config)
     tokens = draw_tokens(step.space, config.batch)
     key = jax.random.key(0)
@@ -138,10 +160,11 @@ def run(config: TrainStep) -> dict:
 
     def call():
         nonlocal state
-        state, metrics = step.train_step(state, tokens, key)
+        state, metrics = compiled(state, tokens, key)
         return metrics
 
     start = time.perf_counter()
+    compiled = step.train_step.lower(state, tokens, key).compile()
     jax.block_until_ready(call())
     first = time.perf_counter() - start
     seconds, peaks = time_beside_peak(call, config.repeats, config.dtype)
@@ -150,6 +173,8 @@ def run(config: TrainStep) -> dict:
         "gflops_per_sample": round(useful / config.batch / 1e9, 2),
         **summarize_share(seconds, peaks, useful),
         "seconds_to_first_step": round(first, 2),
+        "gibibytes": round(bytes_of(compiled) / 2**30, 2),
+        "remat": config.remat,
         "parameters": parameters,
     }
 

@@ -106,6 +106,11 @@ def step_bytes(
     shapes = jax.eval_shape(lambda: create_state(build(), optimizer, Layout.single())[1])
     state = place(layout, shapes)
     key = jax.eval_shape(lambda: jax.random.key(0))
-    memory = step.lower(state, batch, key).compile().memory_analysis()
+    return bytes_of(step.lower(state, batch, key).compile())
+
+
+def bytes_of(step: jax.stages.Compiled) -> int:
+    """Returns the bytes that a compiled training step takes on each device."""
+    memory = step.memory_analysis()
     # Results take the place of the state, whose buffers are given away.
     return int(memory.argument_size_in_bytes + memory.temp_size_in_bytes)

@@ -1,7 +1,12 @@
 """The measurements of an accelerator: what fails or takes too long leaves the others."""
 
 import json
+import os
+import signal
 import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -23,7 +28,8 @@ def test_what_fails_is_told_and_the_others_are_made(tmp_path, monkeypatch):
     work(list(tasks), Gpu(size="tiny", worker=str(file)))
     found = [json.loads(line) for line in file.read_text().splitlines()]
     assert found[0] == {"error": "MemoryError: too large"}
-    assert "last words" in found[1]["error"] and found[2] == {"size": "tiny"}
+    assert "last words" in found[1]["error"] and found[2].pop("device")
+    assert found[2] == {"size": "tiny"}
 
 
 def test_a_name_that_is_none_is_refused():
@@ -40,7 +46,7 @@ def test_no_time_is_said_and_written(tmp_path):
     out = tmp_path / "gpu.json"
     assert main(Gpu(minutes=0.0, out=out, only=("peak",))) == 1
     written = json.loads(out.read_text())
-    assert written["results"] == {"peak": {"left_out": "no time"}} and "jax" in written["versions"]
+    assert written["results"] == {"peak": {"left_out": "no time"}} and "jax" in written["about"]
 
 
 def test_the_table_has_a_row_each():
@@ -60,3 +66,32 @@ def test_a_process_brings_figures_and_ends_at_the_limit(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu, "TASKS", late)
     found = dict(measure(["peak", "masking"], options, end=float("inf")))
     assert found == {"peak": {"error": "took too long"}}
+
+
+def wait_until(is_so):
+    end = time.monotonic() + 60
+    while not is_so():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda each: each.name)
+def test_whatever_ends_it_nothing_is_left_on_the_device(tmp_path, number):
+    out = tmp_path / "gpu.json"
+    words = ["--size", "tiny", "--only", "peak", "masking", "--out", str(out)]
+    program = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.gpu", *words], cwd=ROOT, stdout=subprocess.PIPE
+    )
+    children = Path(f"/proc/{program.pid}/task/{program.pid}/children")
+    wait_until(lambda: out.exists() and children.read_text())
+    worker = int(children.read_text().split()[0])
+    wait_until(lambda: b"--worker" in Path(f"/proc/{worker}/cmdline").read_bytes())
+    time.sleep(0.5)
+    os.kill(program.pid, number)
+    told = program.communicate(timeout=60)[0].decode()
+    wait_until(lambda: not Path(f"/proc/{worker}").exists())
+    assert json.loads(out.read_text())["results"].keys() == {"peak", "masking"}
+    if number == signal.SIGTERM:
+        assert program.returncode == 1
+        assert told.splitlines()[-1] == "| masking | left_out no time |"
