@@ -9,6 +9,7 @@ from configs.presets.components import any_to_any, complete_from, one_to_all
 from configs.runs.further import load_run
 from configs.schema import RunConfig
 from data_pipeline.crops import CropConfig
+from data_pipeline.sources.coco import CocoData, coco_class_names
 from data_pipeline.sources.files.data import FilesData
 from data_pipeline.sources.files.formats import (
     ArrayFile,
@@ -81,6 +82,7 @@ __all__ = [
     "Checked",
     "Choices",
     "Classes",
+    "CocoData",
     "CodeEncoderConfig",
     "Codes",
     "Colors",
@@ -136,6 +138,7 @@ __all__ = [
     "ViTTokenizerConfig",
     "WordPieceTokenizerConfig",
     "any_to_any",
+    "coco_class_names",
     "complete_from",
     "load_folder",
     "load_run",

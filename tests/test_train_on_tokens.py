@@ -197,7 +197,10 @@ def test_tokens_and_tokenizers_are_all_that_training_needs(run, tmp_path, monkey
             ["RUN", "none", "--tokens", "TOKENS", "1.0", "--heldout-tokens", "TOKENS"],
             "which --tokens trains on; give tokens of other samples",
         ),
-        (["RUN", "file"], "no kind of data 'file'; there are scenes, files, tfds, parquet, none"),
+        (
+            ["RUN", "file"],
+            "no kind of data 'file'; there are scenes, files, tfds, parquet, coco, none",
+        ),
         (
             ["RUN", "files", "--data.path", "nowhere", "--tokens", "TOKENS", "1.0"],
             "no data folder 'nowhere'; set --data.path to the data set; or, after the name of",

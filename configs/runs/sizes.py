@@ -19,6 +19,7 @@ from configs.presets.scenes import SINGLE_PASS
 from configs.schema import RunConfig
 from data_pipeline.sources.files.data import FilesData
 from data_pipeline.sources.files.formats import format_for
+from data_pipeline.sources.parquet import ParquetData
 from data_pipeline.tokens.index import StoreIndex
 from fourm.devices.processes import is_main
 from fourm.inference.settings import GenerationConfig
@@ -106,9 +107,14 @@ def close_sizes(config: RunConfig, fork: str = "") -> RunConfig:
 
 def with_formats(config: RunConfig) -> RunConfig:
     """Returns a configuration whose files are read as its modalities say, unless it says how."""
-    if isinstance(config.data, FilesData) and not config.data.modalities:
-        formats = {name: format_for(name, each.values) for name, each in config.modalities.items()}
-        return replace(config, data=replace(config.data, modalities=formats))
+    data = config.data
+    formats = {name: format_for(name, each.values) for name, each in config.modalities.items()}
+    if isinstance(data, FilesData) and not data.modalities:
+        return replace(config, data=replace(data, modalities=formats))
+    if isinstance(data, ParquetData):
+        wanted = data.columns or dict.fromkeys(data.formats or formats)
+        chosen = {name: each for name, each in formats.items() if name in wanted}
+        return replace(config, data=replace(data, formats=chosen | data.formats))
     return config
 
 

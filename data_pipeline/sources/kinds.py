@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from data_pipeline.sources.coco import CocoData, Part
 from data_pipeline.sources.files.data import FilesData
 from data_pipeline.sources.files.formats import format_for
 from data_pipeline.sources.parquet import ParquetData
@@ -10,9 +11,12 @@ from data_pipeline.sources.scenes.data import ScenesData
 from data_pipeline.sources.source import Source
 from data_pipeline.sources.tfds import TfdsData
 from tokenizers.base import Values
+from tokenizers.boxes import BoxList
 from tokenizers.settings.checked import Checked
+from tokenizers.text.sentencepiece import Text
+from tokenizers.values import Classes, Colors
 
-KINDS = ("scenes", "files", "tfds", "parquet", "none")
+KINDS = ("scenes", "files", "tfds", "parquet", "coco", "none")
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ class NoData(Checked):
         )
 
 
-AnyData = ScenesData | FilesData | TfdsData | ParquetData | NoData
+AnyData = ScenesData | FilesData | TfdsData | ParquetData | CocoData | NoData
 
 
 def blank_data(kind: str, values: Mapping[str, Values]) -> AnyData:
@@ -56,6 +60,26 @@ def blank_data(kind: str, values: Mapping[str, Values]) -> AnyData:
             return ParquetData(
                 formats={name: format_for(name, each) for name, each in values.items()}
             )
+        case "coco":
+            return _blank_coco(values)
         case "none":
             return NoData()
     raise ValueError(f"There is no kind of data {kind!r}; there are {', '.join(KINDS)}.")
+
+
+def _blank_coco(values: Mapping[str, Values]) -> CocoData:
+    """Returns what COCO's annotations can give of some modalities, each after its kind."""
+    parts: dict[str, Part] = {}
+    names: tuple[str, ...] = ()
+    for name, each in values.items():
+        match each:
+            case Colors():
+                parts[name] = "image"
+            case BoxList(class_names=class_names):
+                parts[name], names = "boxes", class_names
+            case Classes(names=class_names):
+                # The first is that of pixels of no class.
+                parts[name], names = "classes", names or class_names[1:]
+            case Text():
+                parts[name] = "captions"
+    return CocoData(modalities=parts, class_names=names)

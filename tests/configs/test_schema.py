@@ -10,6 +10,7 @@ import pytest
 
 from configs.command_line import PRESETS
 from configs.schema import CropConfig, RunConfig
+from data_pipeline.sources.coco import CocoData
 from data_pipeline.sources.files.data import FilesData
 from data_pipeline.sources.files.formats import ArrayFile, BoxesFile, NumberFile, TextFile
 from data_pipeline.sources.files.splits import SplitByFolder, SplitByFraction
@@ -55,6 +56,7 @@ CONFIG_CLASSES = {
     *(NetworkConfig, DecoderConfig, DiffusionTokenizerConfig, DiffusionConfig, SamplingConfig),
     *(UNetConfig, Codes, Vectors, WordPieceTokenizerConfig, SavedTokenizerConfig),
     *(MeshConfig, NoData, PublishedOptions, Ml4mRules, ParquetData, BoxLayout),
+    CocoData,
 }
 
 

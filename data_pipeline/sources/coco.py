@@ -1,0 +1,337 @@
+"""Pictures with annotations as COCO has them: a JSON file about all pictures of a split."""
+
+import json
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from data_pipeline.sources.files.formats import ArrayFile
+from data_pipeline.sources.masks import class_map
+from data_pipeline.sources.slices import name_of_slice, rows_of_slice
+from data_pipeline.sources.source import NOTES, Note, Sample
+from data_pipeline.sources.values import BoxLayout, picture_size, plain_value, put
+from tokenizers.base import Boxes, Mended
+from tokenizers.settings.checked import Checked, unknown_word
+
+Part = Literal["image", "boxes", "classes", "captions"]
+
+
+@dataclass(frozen=True)
+class CocoData(Checked):
+    """A folder of pictures per split, and JSON files of annotations as COCO has them.
+
+    Of `instances`, boxes and class maps are read; of `captions`, several per picture: every view
+    takes one of them. Keypoints are not read.
+    """
+
+    path: str = ""
+    """Folder of the data set."""
+    modalities: dict[str, Part] = field(default_factory=dict)
+    """What each modality is: image, boxes, classes or captions. `classes` is a map of classes: 0
+    where none is, then 1 and more in the order of `class_names`; small regions lie on large
+    ones."""
+    class_names: tuple[str, ...] = ()
+    """Categories that become classes, in the order of their indices; others are left out.
+    `coco_class_names` reads all of a file. Boxes and class maps need them."""
+    image_folder: str = "{split}2017"
+    """Folder of a split's pictures below the path; {split} stands for the split's name."""
+    annotations: tuple[str, ...] = ("annotations/instances_{split}2017.json",)
+    """Files of a split's annotations below the path, which may be about the same pictures."""
+    split_names: dict[str, str] = field(
+        default_factory=lambda: {"train": "train", "validation": "val"}
+    )
+    """What stands for {split} in each split; slices such as train[:90%] are allowed."""
+    unannotated: Literal["empty", "absent"] = "empty"
+    """What a picture without any annotation has: no box and an empty class map, as something that
+    is known; or neither of them."""
+    crowds: bool = False
+    """Whether a box around a crowd is a box like others. In class maps, crowds always are."""
+    image_format: ArrayFile = ArrayFile(as_rgb=True)  # noqa: RUF009  Frozen, so it may be shared.
+    """How the pictures are stored."""
+
+    def check_knobs(self, knob: str) -> None:
+        for name in self.split_names.values():
+            name_of_slice(name)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return tuple(self.split_names)
+
+    def open(self, split: str) -> "CocoSource":
+        """Returns one split.
+
+        Raises:
+            ValueError: If a folder, a file or a class is not there, or a file is damaged.
+        """
+        if split not in self.splits:
+            raise ValueError(f"There is no split {split!r}; there are {', '.join(self.splits)}.")
+        if not self.modalities:
+            raise ValueError("No modality is to be read; set data.modalities.")
+        root = Path(self.path).expanduser()
+        if not self.path or not root.is_dir():
+            raise ValueError(
+                f"There is no data folder {self.path!r}; set --data.path to the data set."
+            )
+        name = name_of_slice(self.split_names[split])
+        folder = root / self.image_folder.replace("{split}", name)
+        if not folder.is_dir():
+            have = sorted(each.name for each in root.iterdir() if each.is_dir())
+            raise ValueError(
+                f"There is no folder {folder}; {root} has {', '.join(have) or 'no folders'}. Set "
+                "data.image_folder or data.split_names."
+            )
+        files = [root / each.replace("{split}", name) for each in self.annotations]
+        pictures, categories = _read_all(files, "classes" in self.modalities.values())
+        needs_classes = {"boxes", "classes"} & set(self.modalities.values())
+        if needs_classes and not self.class_names:
+            raise ValueError(
+                f"data.class_names is empty; name those of the categories of {files[0]} that are "
+                f"wanted, in the order of the modality's classes: {', '.join(categories.values())}."
+            )
+        for class_name in self.class_names if needs_classes else ():
+            if class_name not in categories.values():
+                raise ValueError(
+                    unknown_word("data.class_names", class_name, [*categories.values()])
+                )
+        rows = rows_of_slice(self.split_names[split], len(pictures))
+        return CocoSource([pictures[row] for row in rows], categories, folder, self)
+
+
+class _Picture(NamedTuple):
+    """What is said of one picture, in all files."""
+
+    file: str
+    annotations_file: str
+    height: int
+    width: int
+    captions: list[str]
+    annotations: list[tuple[Any, Any, bool, Any]]
+    """Category, box, whether it is a crowd, region."""
+    notes: list[str]
+
+
+class CocoSource:
+    """One split of a `CocoData`.
+
+    Attributes:
+        keys: Of every sample: its picture's path without the extension.
+    """
+
+    def __init__(
+        self,
+        pictures: list[_Picture],
+        categories: dict[Any, str],
+        folder: Path,
+        config: CocoData,
+    ):
+        self._pictures, self._folder, self._config = pictures, folder, config
+        self.keys = [picture.file.rpartition(".")[0] or picture.file for picture in pictures]
+        # Categories that are not wanted have no index.
+        self._index_of = {
+            category: config.class_names.index(name) if name in config.class_names else None
+            for category, name in categories.items()
+        }
+        if "image" in config.modalities.values() and not any(map(self._file_of, pictures)):
+            raise ValueError(
+                f"{folder} has none of the pictures that {pictures[0].annotations_file} is about, "
+                f"such as {pictures[0].file}; set data.image_folder."
+            )
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Returns one sample; what can't be read is absent, with a note."""
+        picture, key = self._pictures[index], self.keys[index]
+        sample: Sample = {}
+        if picture.notes:
+            notes = [Note("listed twice", "", key, picture.annotations_file, each)
+                     for each in picture.notes]  # fmt: skip
+            sample[NOTES] = notes
+        # Pictures first: what is said of them is compared with their size.
+        parts = sorted(self._config.modalities.items(), key=lambda item: item[1] != "image")
+        for name, part in parts:
+            file = str(self._folder / picture.file) if part == "image" else picture.annotations_file
+            put(sample, name, lambda part=part: self._value(part, picture, sample), key, file)
+        return sample
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Sample]:
+        return [self[index] for index in indices]
+
+    def _value(self, part: Part, picture: _Picture, sample: Sample) -> Any:
+        if part == "image":
+            file = self._file_of(picture)
+            if file is None:
+                return None
+            return self._config.image_format.read(file.read_bytes(), file.suffix[1:].lower())
+        if part == "captions":
+            return plain_value(picture.captions)
+        if not picture.annotations and self._config.unannotated == "absent":
+            return None
+        size = _size(picture, picture_size(sample))
+        if part == "classes":
+            regions = [
+                (number, stored)
+                for category, _, _, stored in picture.annotations
+                if (number := self._number_of(category)) is not None and stored
+            ]
+            return class_map(regions, *size)
+        return self._boxes(picture, size)
+
+    def _boxes(self, picture: _Picture, size: tuple[int, int]) -> Boxes | Mended:
+        kept = [
+            (number, box)
+            for category, box, is_crowd, _ in picture.annotations
+            if (number := self._number_of(category)) is not None
+            and (self._config.crowds or not is_crowd)
+        ]
+        if any(not isinstance(box, list) or len(box) != 4 for _, box in kept):
+            raise ValueError("has an annotation without a `bbox` of four numbers")
+        rows = np.array([box for _, box in kept], float).reshape(-1, 4)
+        classes = np.array([number for number, _ in kept], np.int32)
+        return BoxLayout("xywh", "pixels").read(rows, classes, size)
+
+    def _number_of(self, category: Any) -> int | None:
+        if category not in self._index_of:
+            raise ValueError(f"has an annotation of the category {category!r}, which has no name")
+        return self._index_of[category]
+
+    def _file_of(self, picture: _Picture) -> Path | None:
+        """Returns where a picture is, below its folder; None if it is not there."""
+        parts = picture.file.replace("\\", "/").split("/")
+        if ".." in parts or parts[0] == "" or ":" in parts[0]:
+            raise ValueError(f"has the path {picture.file!r}, which leads out of its folder")
+        # Some files name pictures by a path that begins elsewhere.
+        for name in ("/".join(parts), parts[-1]):
+            if (self._folder / name).is_file():
+                return self._folder / name
+        return None
+
+
+def coco_class_names(file: str) -> tuple[str, ...]:
+    """Returns the names of all categories of a file of annotations, in the order of their ids.
+
+    Raises:
+        ValueError: If it can't be read, or has none.
+    """
+    path = Path(file).expanduser()
+    names = tuple(_categories(_load(path), path).values())
+    if not names:
+        raise ValueError(f"{path} has no categories.")
+    return names
+
+
+def _read_all(files: Sequence[Path], regions: bool) -> tuple[list[_Picture], dict[Any, str]]:
+    """Returns what files say of their pictures, and their categories by id."""
+    pictures: dict[Any, _Picture] = {}
+    by_file: dict[str, _Picture] = {}
+    doubled: set[Any] = set()  # Ids of pictures that are left out.
+    categories: dict[Any, str] = {}
+    for file in files:
+        content = _load(file)
+        for category, name in _categories(content, file).items():
+            if categories.setdefault(category, name) != name:
+                raise ValueError(
+                    f"{file} calls the category {category} {name!r}, another file "
+                    f"{categories[category]!r}; give annotations with the same categories."
+                )
+        here = set()
+        for each in _entries(content, "images", file, ("id", "file_name")):
+            number, name = each["id"], str(each["file_name"])
+            by_number, by_name = pictures.get(number), by_file.get(name)
+            first = by_number or by_name
+            if first is None:
+                size = (_whole(each.get("height")), _whole(each.get("width")))
+                pictures[number] = by_file[name] = _Picture(name, str(file), *size, [], [], [])
+            elif by_number is not by_name or number in here:
+                first.notes.append(f"is listed again, as {name} with the id {number}")
+                doubled.add(number)
+            here.add(number)
+        strangers = 0
+        given = _entries(content, "annotations", file, ("image_id",))
+        for each in given:
+            picture = pictures.get(each["image_id"])
+            if picture is None:
+                strangers += each["image_id"] not in doubled
+            elif isinstance(each.get("caption"), str):
+                picture.captions.append(each["caption"].strip())
+            else:
+                stored = each.get("segmentation") if regions else None
+                is_crowd = bool(each.get("iscrowd"))
+                picture.annotations.append(
+                    (each.get("category_id"), each.get("bbox"), is_crowd, stored)
+                )
+        if strangers:
+            said = f"{file} has {strangers} of {len(given)} annotations of pictures that it lacks"
+            if strangers == len(given):
+                raise ValueError(f"{said}: the ids in `images` and `annotations` differ.")
+            warnings.warn(f"{said}; they are left out.", stacklevel=3)
+    if not pictures:
+        raise ValueError(f"{', '.join(map(str, files)) or 'data.annotations'} names no picture.")
+    return list(pictures.values()), categories
+
+
+def _load(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_bytes().decode("utf-8-sig"))
+    except OSError as error:
+        raise ValueError(
+            f"{file} can't be read: {error.strerror}; set data.annotations."
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file} is no JSON file ({error}); fetch it again.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} holds a list; an object with images and annotations is wanted.")
+    return content
+
+
+def _entries(
+    content: dict[str, Any], name: str, file: Path, wanted: Sequence[str]
+) -> list[dict[str, Any]]:
+    entries = content.get(name, [])
+    if not isinstance(entries, list):
+        raise ValueError(f"{file} has `{name}` that are no list.")
+    for each in entries:
+        if not isinstance(each, dict) or not all(
+            isinstance(each.get(key), int | str) for key in wanted
+        ):
+            raise ValueError(f"{file} has an entry of `{name}` without {' and '.join(wanted)}.")
+    return entries
+
+
+def _categories(content: dict[str, Any], file: Path) -> dict[Any, str]:
+    entries = _entries(content, "categories", file, ("id", "name"))
+    return {
+        each["id"]: str(each["name"]) for each in sorted(entries, key=lambda e: _order(e["id"]))
+    }
+
+
+def _order(number: int | str) -> tuple[int, int | str]:
+    return (0, number) if isinstance(number, int) else (1, number)
+
+
+def _whole(number: Any) -> int:
+    return number if isinstance(number, int) else 0
+
+
+def _size(picture: _Picture, seen: tuple[int, int] | None) -> tuple[int, int]:
+    """Returns a picture's height and width, as annotations count them.
+
+    Raises:
+        ValueError: If it is not known, or the picture itself has other proportions.
+    """
+    said = (picture.height, picture.width)
+    if min(said) < 1:
+        if seen is None:
+            raise ValueError(f"says no height and width of {picture.file}")
+        return seen
+    if seen is not None and abs(said[0] * seen[1] - said[1] * seen[0]) > max(*said, *seen):
+        raise ValueError(
+            f"says that {picture.file} has {said[0]} x {said[1]} pixels, but it has "
+            f"{seen[0]} x {seen[1]}"
+        )
+    return said
