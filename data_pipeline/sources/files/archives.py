@@ -192,7 +192,8 @@ def _check_member(member: tarfile.TarInfo, name: str, archive: Location) -> str:
     inner = name.replace("\\", "/")
     while inner.startswith("./"):
         inner = inner[2:]
-    if inner.startswith("/") or inner[1:3] == ":/" or ".." in inner.split("/") or not inner:
+    parts = inner.split("/")
+    if inner.startswith("/") or inner[1:3] == ":/" or ".." in parts or not parts[-1]:
         raise ValueError(
             f"{printable(name)!r} in {file} leads out of the archive; its names must be relative "
             "and without '..'."

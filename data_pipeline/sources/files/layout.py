@@ -137,6 +137,7 @@ class Layout:
             self._add(found, stem, name, location)
         if not found:
             raise ValueError(self._say_nothing(name, folder, listing))
+        del self._listings[folder]  # Nobody else looks there, and it may be large.
         return found
 
     def _in_shared_folder(self, place: str, names: list[str]) -> dict[str, dict[str, Location]]:

@@ -5,7 +5,6 @@ Nothing else touches the files of samples.
 """
 
 import os
-from typing import NamedTuple
 
 from data_pipeline.sources.files.archives import index_archive
 from data_pipeline.sources.files.locations import (
@@ -23,20 +22,9 @@ ARCHIVE_ENDINGS = (
 )
 """Names of files that are taken for archives; their first bytes tell how they are packed."""
 SYSTEM_FILES = ("thumbs.db", "desktop.ini")
-SYSTEM_FOLDERS = ("__MACOSX",)
+SYSTEM_FOLDER = "__MACOSX"
 ABOUT_FILES = ("readme", "license", "licence", "copying")
 """Names, without extension, of files that say something about the others."""
-
-
-class Entry(NamedTuple):
-    """One name in a folder."""
-
-    name: str
-    is_folder: bool
-    size: int
-    changed: int
-    identity: tuple[int, int]
-    """What tells the folder from every other, however it is reached."""
 
 
 def list_folder(folder: str) -> Listing:
@@ -78,48 +66,47 @@ def is_archive(name: str) -> bool:
 
 
 def _walk(folder: str, prefix: str, above: tuple[tuple[int, int], ...], listing: Listing) -> None:
-    entries = _entries(folder, listing)
-    archives = [each.name for each in entries if not each.is_folder and is_archive(each.name)]
-    archives = [name for name in archives if not _why_ignored(name)]
-    if archives:
-        names = sorted(archives, key=natural_order)
-        inner = list_archives([os.path.join(folder, name) for name in names], prefix)
-        listing.files.extend(inner.files)
-        listing.remarks.extend(inner.remarks)
-    beside = "" if not archives else "lies beside archives, which are what is read"
-    for entry in entries:
-        path = os.path.join(folder, entry.name)
-        if entry.name in archives:
-            continue
-        elif reason := _why_ignored(entry.name) or beside:
-            listing.remarks.append(Remark("ignored", printable(path), reason))
-        elif not entry.is_folder:
-            extension = split_name(entry.name)[1]
-            location = Location(path, 0, entry.size, "", extension, entry.changed)
-            listing.files.append((prefix + entry.name, location))
-        elif entry.identity not in above:  # A link may lead to a folder that it lies in.
-            _walk(path, f"{prefix}{entry.name}/", (*above, entry.identity), listing)
+    """Adds the files below a folder.
 
-
-def _entries(folder: str, listing: Listing) -> list[Entry]:
-    found = []
+    Args:
+        folder: To look into.
+        prefix: What comes before its files' names.
+        above: What the system tells this folder and those that it lies in by.
+        listing: Gets the files.
+    """
     try:
-        with os.scandir(folder) as entries:
-            for each in entries:
-                try:
-                    state = each.stat()
-                    is_folder = each.is_dir()
-                except OSError as error:
-                    reason = f"can't be read: {error.strerror}"
-                    listing.remarks.append(Remark("unreadable", printable(each.path), reason))
-                    continue
-                identity = (state.st_dev, state.st_ino)
-                found.append(
-                    Entry(each.name, is_folder, state.st_size, state.st_mtime_ns, identity)
-                )
+        with os.scandir(folder) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
     except OSError as error:
         raise ValueError(f"{folder} can't be read: {error.strerror}.") from error
-    return sorted(found)
+    archives = {each.name for each in entries if is_archive(each.name) and each.is_file()}
+    archives = {name for name in archives if not _why_ignored(name)}
+    if archives:
+        files = [os.path.join(folder, name) for name in sorted(archives, key=natural_order)]
+        inner = list_archives(files, prefix)
+        listing.files.extend(inner.files)
+        listing.remarks.extend(inner.remarks)
+    beside = "lies beside archives, which are what is read" if archives else ""
+    for entry in entries:
+        name = entry.name
+        if name in archives:
+            continue
+        if reason := _why_ignored(name) or beside:
+            listing.remarks.append(Remark("ignored", printable(entry.path), reason))
+            continue
+        try:
+            state = entry.stat()
+            is_folder = entry.is_dir()
+        except OSError as error:
+            reason = f"can't be read: {error.strerror}"
+            listing.remarks.append(Remark("unreadable", printable(entry.path), reason))
+            continue
+        if not is_folder:
+            extension = split_name(name)[1]
+            location = Location(entry.path, 0, state.st_size, "", extension, state.st_mtime_ns)
+            listing.files.append((prefix + name, location))
+        elif (identity := (state.st_dev, state.st_ino)) not in above:  # A link may lead back.
+            _walk(entry.path, f"{prefix}{name}/", (*above, identity), listing)
 
 
 def _why_ignored(name: str) -> str:
@@ -127,8 +114,9 @@ def _why_ignored(name: str) -> str:
     if name[0] == "." or "/." in name:
         return "is hidden"
     last = name.rpartition("/")[2]
-    if last.lower() in SYSTEM_FILES or any(part in SYSTEM_FOLDERS for part in name.split("/")):
-        return "is a file of the operating system"
-    if last[:1] in "rRlLcC" and last.partition(".")[0].lower() in ABOUT_FILES:
+    if last[:1] in "tTdD" or SYSTEM_FOLDER in name:
+        if last.lower() in SYSTEM_FILES or SYSTEM_FOLDER in name.split("/"):
+            return "is a file of the operating system"
+    elif last[:1] in "rRlLcC" and last.partition(".")[0].lower() in ABOUT_FILES:
         return "is about the other files"
     return ""
