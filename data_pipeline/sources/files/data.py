@@ -47,10 +47,6 @@ class FilesData(MayBeDamaged):
     """How samples are divided into train, validation and test."""
     required: tuple[str, ...] = ()
     """Modalities without which a sample is left out."""
-    pattern: str = ""
-    """Names of the files below the path, such as {split}/{modality}/{key}.{ext}, or
-    {split}/{scene}/{modality}/{frame}.png; empty for the layouts above. `{split}` and
-    `{modality}` are the folders of these; see `files/patterns.py`."""
     table: str = ""
     """Table below the path with a row per sample, such as train_scenes.csv, or
     {split}/metadata.csv: groups to split by, modalities (`TableColumn`), and columns that become
@@ -61,6 +57,10 @@ class FilesData(MayBeDamaged):
     class_folders: bool = False
     """Whether the folder in front of a key (rgb/dog/0001.jpg) is the sample's class, which then
     becomes metadata `class`."""
+    pattern: str = ""
+    """Names of the files below the path, such as {split}/{modality}/{key}.{ext}, or
+    {split}/{scene}/{modality}/{frame}.png; empty for the layouts above. `{split}` and
+    `{modality}` are the folders of these; see `files/patterns.py`."""
 
     def check_knobs(self, knob: str) -> None:
         super().check_knobs(knob)
@@ -92,12 +92,7 @@ class FilesData(MayBeDamaged):
             raise ValueError(
                 f"There is no data folder {self.path!r}; set --data.path to the data set."
             )
-        formats = {
-            name: each
-            for name, each in self.modalities.items()
-            if not isinstance(each, TableColumn)
-        }
-        layout = Layout(self._root, self.splits_by.folder_of(split), formats)
+        layout = self._layout(split)
         files = layout.find(self.pattern)
         keys = set().union(*files.values())
         table = self._table_of(split, keys)
@@ -107,7 +102,7 @@ class FilesData(MayBeDamaged):
         keys = [key for key in keys if all(key in files[name] for name in self.required)]
         columns = self._facts(split, table)
         if self.class_folders:
-            columns["class"] = {key: key.partition("/")[0] for key in keys if "/" in key}
+            columns["class"] = self._classes(split, keys)
         chosen = self.splits_by.select(split, keys, table)
         if not chosen:
             raise ValueError(
@@ -120,6 +115,26 @@ class FilesData(MayBeDamaged):
     @property
     def _root(self) -> Path:
         return Path(self.path).expanduser()
+
+    def _layout(self, split: str) -> Layout:
+        formats = {
+            name: each
+            for name, each in self.modalities.items()
+            if not isinstance(each, TableColumn)
+        }
+        return Layout(self._root, self.splits_by.folder_of(split), formats)
+
+    def _classes(self, split: str, keys: Sequence[str]) -> dict[str, str]:
+        """Returns the class of every key, and those of other splits, which number them."""
+        own = self.splits_by.folder_of(split)
+        others = {self.splits_by.folder_of(other): other for other in self.splits}
+        classes = {
+            f"{folder}:{name}": name
+            for folder, other in others.items()
+            if folder != own
+            for name in self._layout(other).class_names(self.pattern)
+        }
+        return classes | {key: key.partition("/")[0] for key in keys if "/" in key}
 
     def _table_of(self, split: str, keys: set[str]) -> Table | None:
         """Returns the table of a split, with rows by the keys of its files."""

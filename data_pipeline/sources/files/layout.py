@@ -8,7 +8,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from data_pipeline.sources.files.formats import PICTURES, READABLE, FileFormat
-from data_pipeline.sources.files.listing import is_archive, list_archives, list_folder
+from data_pipeline.sources.files.listing import (
+    first_folders,
+    is_archive,
+    list_archives,
+    list_folder,
+)
 from data_pipeline.sources.files.locations import (
     Listing,
     Location,
@@ -69,6 +74,18 @@ class Layout:
         for folder, names in folders.items():
             files |= self._in_shared_folder(folder, names)
         return {name: files[name] for name in self._formats}
+
+    def class_names(self, pattern: str) -> set[str]:
+        """Returns the first folder of every key; none if the split is not there at all."""
+        try:
+            if not pattern and all(map(self._has_own_folder, self._formats)):
+                folders = [os.path.normpath(self._folder_of(name)) for name in self._formats]
+                return set().union(*map(first_folders, folders))
+            files = self.find(pattern)
+        except ValueError:
+            return set()
+        keys = set().union(*files.values())
+        return {key.partition("/")[0] for key in keys if "/" in key}
 
     def _folder_of(self, name: str) -> Path:
         return self._root / self._split_folder / (self._formats[name].folder or name)

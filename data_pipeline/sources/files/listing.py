@@ -12,6 +12,7 @@ from data_pipeline.sources.files.locations import (
     Location,
     Remark,
     natural_order,
+    normal_key,
     printable,
     split_name,
 )
@@ -58,6 +59,18 @@ def list_archives(files: list[str], prefix: str = "") -> Listing:
             else:
                 listing.files.append((prefix + name, location))
     return listing
+
+
+def first_folders(folder: str) -> set[str]:
+    """Returns the folders in which a folder's files lie, without looking into them."""
+    with os.scandir(folder) as entries:
+        names = {each.name for each in entries if each.is_dir() or is_archive(each.name)}
+    if any(map(is_archive, names)):
+        files = [name.removeprefix("all/") for name, _ in list_folder(folder).files]
+        names = {name.partition("/")[0] for name in files if "/" in name}
+    elif "all" in names:
+        names = (names - {"all"}) | first_folders(os.path.join(folder, "all"))
+    return {normal_key(name) for name in names if not _why_ignored(name)}
 
 
 def is_archive(name: str) -> bool:

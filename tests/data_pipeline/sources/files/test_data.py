@@ -167,6 +167,18 @@ def test_class_folders_become_metadata(tmp_path):
     assert source.metadata_names == {"class": ("cat", "dog")}
 
 
+def test_a_class_has_one_number_in_all_splits(tmp_path, write_tar):
+    write(tmp_path, "train/caption/cat/1.txt", "train/caption/dog/2.txt", "train/caption/fox/3.txt")
+    write(tmp_path, "val/caption/dog/4.txt", "train/caption/README", "val/caption/.git/x")
+    data = FilesData(str(tmp_path), {"caption": TextFile()}, class_folders=True)
+    assert data.open("train")[1]["metadata"] == data.open("validation")[0]["metadata"]
+    write_tar(tmp_path / "test" / "caption" / "a.tar", {"all/fox/1.txt": b"a"})
+    splits = SplitByFolder({"train": "train", "validation": "val", "test": "test", "none": "no"})
+    data = replace(data, splits_by=splits)
+    assert data.open("test")[0]["metadata"] == {"class": 2}
+    assert data.open("train")[2]["metadata"] == {"class": 2}
+
+
 def test_pictures_captions_and_boxes_go_together(tmp_path):
     def file(name: str) -> Path:
         path = tmp_path / "train" / name
