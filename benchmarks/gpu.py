@@ -139,7 +139,16 @@ def measure_scenes(size: Size) -> Figures:
     words = ["scenes_gpu", "--training.steps", "1500", "--data.num-train", "20000"]
     if size == "tiny":
         words = ["scenes", "--data.num-train", "40", "--data.num-test", "8", "--model.dim", "16"]
+        words += [
+            "--model.encoder-layers",
+            "1",
+            "--model.decoder-layers",
+            "1",
+            "--loss.tiles",
+            "even",
+        ]
         words += ["--training.steps", "2", "--evaluation.rivals", "False"]
+        words += ["--evaluation.pairs", "rgb->depth"]
         for name in ("rgb", "depth", "normals", "semseg"):
             words += [f"--modalities.{name}.tokenizer.steps", "2"]
     with tempfile.TemporaryDirectory() as folder:

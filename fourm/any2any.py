@@ -119,8 +119,10 @@ class Any2Any:
             found |= encode_values(name, raw, *own, with_numbers)
         return found
 
-    def detokenize(self, name: str, tokens: np.ndarray) -> RawBatch:
+    def detokenize(self, name: str, tokens: np.ndarray | jax.Array) -> RawBatch:
         """Returns raw values from ids [batch, tokens] or, of floats, probabilities of ids.
+
+        What is on the device, and is decoded there, stays there.
 
         Raises:
             ValueError: If the modality is unknown, or probabilities are given to a tokenizer
@@ -128,10 +130,10 @@ class Any2Any:
         """
         self._check_names([name])
         tokenizer = self.tokenizers[name]
-        tokens = np.asarray(tokens)
+        tokens = tokens if isinstance(tokens, jax.Array) else np.asarray(tokens)
         shape = (len(tokens), *tokenizer.token_shape)
         if tokens.dtype.kind in "iu":
-            return tokenizer.decode(tokens.reshape(shape).astype(np.int32))
+            return tokenizer.decode(np.asarray(tokens, np.int32).reshape(shape))
         if not isinstance(tokenizer, ExpectedDecoder):
             raise ValueError(
                 f"The tokenizer of {name} can't decode probabilities; give ids, or generate it "
@@ -196,9 +198,9 @@ class Any2Any:
             for name in targets:
                 found = np.asarray(generated.ids[name])[:real]
                 tokens[name].append(found)
-                if name in generated.probabilities:
-                    found = np.asarray(generated.probabilities[name])[:real]
-                parts[name].append(self.detokenize(name, found))
+                # A vocabulary of numbers per token, which need not leave the device.
+                found = generated.probabilities.get(name, found)
+                parts[name].append(self.detokenize(name, found)[:real])
         return Generated(
             values={name: _join(raw) for name, raw in parts.items()},
             ids={name: np.concatenate(arrays) for name, arrays in tokens.items()},

@@ -214,7 +214,9 @@ class Learned(Protocol):
 class ExpectedDecoder(Protocol):
     """A tokenizer that can decode a distribution over codes rather than a choice of them."""
 
-    def decode_expected(self, probabilities: Float[np.ndarray, "batch ... vocab"]) -> RawBatch:
+    def decode_expected(
+        self, probabilities: Float[np.ndarray | Array, "batch ... vocab"]
+    ) -> RawBatch:
         """Returns raw values from the mean code under `probabilities` [batch, *token_shape, v]."""
 
 

@@ -187,10 +187,10 @@ class ScalarTokenizer:
         return self._centers[ids[:, 0]]
 
     def decode_expected(
-        self, probabilities: Float[np.ndarray, "batch 1 vocab"]
+        self, probabilities: Float[np.ndarray | Array, "batch 1 vocab"]
     ) -> Float[np.ndarray, "batch"]:
         """Returns the mean number under `probabilities` [batch, 1, vocab_size]."""
-        return probabilities[:, 0].astype(np.float64) @ self._centers
+        return np.asarray(probabilities, np.float64)[:, 0] @ self._centers
 
     def code_features(self) -> Float[np.ndarray, "vocab features"]:
         """Returns features of the bins' order."""

@@ -38,6 +38,16 @@ def find_rows(space: TokenSpace, names: Sequence[str]) -> dict[str, tuple[int, i
     return rows
 
 
+def rows_of_positions(space: TokenSpace, names: Sequence[str]) -> Int[np.ndarray, "positions"]:
+    """Returns the row that each position of the space has in a table of those of the named
+    modalities alone; -1 where it has none."""
+    found = np.full(space.num_positions, -1, np.int32)
+    for name, (first, count) in find_rows(space, names).items():
+        start = space[name].first_position
+        found[start : start + count] = np.arange(first, first + count)
+    return found
+
+
 def cells_of(space: TokenSpace) -> Float[np.ndarray, "positions 4"]:
     """Returns what part of the picture every position stands for: top, bottom, left, right.
 

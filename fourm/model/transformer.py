@@ -15,9 +15,9 @@ from fourm.model.blocks import DecoderBlock, EncoderBlock
 from fourm.model.config import ModelConfig
 from fourm.model.positions import (
     cells_of,
-    find_rows,
     has_cells_of_different_size,
     offsets_of_cells,
+    rows_of_positions,
     shares_of_cells,
     sincos_positions,
 )
@@ -150,14 +150,13 @@ class FourM(nnx.Module):
         return self._place(modalities, self.target_position_table, modality, position)
 
     def _place(self, modality_table, own_positions, modality, position):
-        positions = self.position_table[...]
-        for name, (first, count) in find_rows(
-            self.space, self.config.published.separate_positions
-        ).items():
-            rows = own_positions[...][first : first + count]
-            start = self.space[name].first_position
-            positions = positions.at[start : start + count].set(rows)
-        where = modality_table[...][modality] + positions[position]
+        positions = self.position_table[...][position]
+        separate = self.config.published.separate_positions
+        if separate:
+            row = jnp.asarray(rows_of_positions(self.space, separate))[position]
+            own = own_positions[...][jnp.maximum(row, 0)]
+            positions = jnp.where(row[..., None] >= 0, own, positions)
+        where = modality_table[...][modality] + positions
         return where.astype(self.config.compute_dtype)
 
     def embed(self, ids: Int[Array, "batch t"]) -> Float[Array, "batch t dim"]:

@@ -400,6 +400,29 @@ def test_other_numbers_need_no_other_program(run, caplog):
         jax.monitoring.clear_event_listeners()
 
 
+@pytest.mark.slow
+def test_a_program_serves_a_bucket_and_filler_changes_no_sample(run):
+    """8 to 1 samples are generated in batches of 8, 8, 6, 6, 4, 3, 2 and 1."""
+    pictures = make_pictures(8)
+    settings = GenerationConfig(scheme="maskgit", num_steps=2, choice_noise=1.0, decode="expected")
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda name, *_, **__: compiled.append(name) if "backend_compile" in name else None
+    )
+    whole, counts = None, []
+    try:
+        for count in range(8, 0, -1):
+            before = len(compiled)
+            found = run.generate({"rgb": pictures[:count]}, ["depth"], settings=settings)
+            counts.append(len(compiled) - before)
+            whole = whole or found
+            assert np.array_equal(found.ids["depth"], whole.ids["depth"][:count])
+            assert np.array_equal(found.values["depth"], whole.values["depth"][:count])
+    finally:
+        jax.monitoring.clear_event_listeners()
+    assert [count > 0 for count in counts] == [True, False, True, False, True, True, True, True]
+
+
 def test_probabilities_need_a_tokenizer_that_can_decode_them(run):
     with pytest.raises(ValueError, match="caption can't decode probabilities"):
         run.detokenize("caption", np.zeros((1, 10, 320), np.float32))

@@ -138,7 +138,9 @@ class DenseTokenizer(nnx.Module):
             raise ValueError(f"There is no id {wrong[0]}; ids are 0 to {self.vocab_size - 1}.")
         return ids
 
-    def decode_expected(self, probabilities: Float[np.ndarray, "batch ty tx vocab"]) -> np.ndarray:
+    def decode_expected(
+        self, probabilities: Float[np.ndarray | Array, "batch ty tx vocab"]
+    ) -> np.ndarray:
         if probabilities.shape[1:] != (*self.token_shape, self.vocab_size):
             raise ValueError(
                 f"Probabilities have shape {probabilities.shape[1:]}; this tokenizer takes "
@@ -146,15 +148,16 @@ class DenseTokenizer(nnx.Module):
             )
         return self._in_chunks(_decode_expected, probabilities)
 
-    def _in_chunks(self, function: Callable, batch: RawBatch) -> np.ndarray:
+    def _in_chunks(self, function: Callable, batch: RawBatch | Array) -> np.ndarray:
         """Applies a compiled function to parts of one fixed size, so that it compiles once."""
         graph, state = nnx.split(self)
         size = self._chunk_size(len(batch))
+        where = jnp if isinstance(batch, jax.Array) else np
         parts = []
         for start in range(0, max(len(batch), 1), size):
-            part = np.asarray(batch[start : start + size])
-            filler = np.zeros((size - len(part), *part.shape[1:]), part.dtype)
-            answer = np.asarray(function(graph, state, np.concatenate([part, filler])))
+            part = where.asarray(batch[start : start + size])
+            filler = where.zeros((size - len(part), *part.shape[1:]), part.dtype)
+            answer = np.asarray(function(graph, state, where.concatenate([part, filler])))
             parts.append(answer[: len(part)])
         return np.concatenate(parts)
 

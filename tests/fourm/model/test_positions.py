@@ -7,7 +7,12 @@ import pytest
 from flax import nnx
 
 from fourm.model.config import ModelConfig
-from fourm.model.positions import cells_of, offsets_of_cells, shares_of_cells
+from fourm.model.positions import (
+    cells_of,
+    offsets_of_cells,
+    rows_of_positions,
+    shares_of_cells,
+)
 from fourm.model.transformer import FourM
 from fourm.token_space import Inputs, Targets, TokenSpace
 from tests.fourm.tiny import Shape
@@ -103,6 +108,13 @@ def test_a_fine_grid_tells_the_quarters_of_a_coarse_cell_apart(model):
     context = jnp.arange(1.0, 9.0)[None, None]
     found = chooser.gather_same_place(targets, context, inputs)[0]
     np.testing.assert_allclose(found[:, :2], [[1, 2], [3, 4], [5, 6], [7, 8]], atol=1e-5)
+
+
+def test_rows_of_separate_positions_are_found_by_position():
+    space = TokenSpace.build({"a": Shape(5, (2, 2)), "b": Shape(5, (3,)), "c": Shape(5, (1,))})
+    rows = rows_of_positions(space, ("c", "b"))
+    found = {e.name: rows[e.first_position :][: e.num_positions].tolist() for e in space.ranges}
+    assert found == {"a": [-1] * 4, "b": [1, 2, 3], "c": [0]}
 
 
 def test_grids_of_one_size_need_no_offsets():
