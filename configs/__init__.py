@@ -21,6 +21,7 @@ from data_pipeline.sources.files.formats import (
 from data_pipeline.sources.files.splits import SplitByFolder, SplitByFraction
 from data_pipeline.sources.files.tables import TableColumn
 from data_pipeline.sources.kinds import NoData
+from data_pipeline.sources.mixed import MixedData
 from data_pipeline.sources.parquet import ParquetData
 from data_pipeline.sources.scenes.data import SEMSEG_CLASSES, ScenesData
 from data_pipeline.sources.scenes.sampler import COLOR_NAMES, SHAPES
@@ -103,6 +104,7 @@ __all__ = [
     "MaskingConfig",
     "Mended",
     "MeshConfig",
+    "MixedData",
     "Modality",
     "ModelConfig",
     "NetworkConfig",

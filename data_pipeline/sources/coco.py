@@ -12,16 +12,16 @@ import numpy as np
 from data_pipeline.sources.files.formats import ArrayFile
 from data_pipeline.sources.masks import class_map
 from data_pipeline.sources.slices import name_of_slice, rows_of_slice
-from data_pipeline.sources.source import NOTES, Note, Sample
+from data_pipeline.sources.source import NOTES, MayBeDamaged, Note, Sample
 from data_pipeline.sources.values import BoxLayout, picture_size, plain_value, put
 from tokenizers.base import Boxes, Mended
-from tokenizers.settings.checked import Checked, unknown_word
+from tokenizers.settings.checked import unknown_word
 
 Part = Literal["image", "boxes", "classes", "captions"]
 
 
 @dataclass(frozen=True)
-class CocoData(Checked):
+class CocoData(MayBeDamaged):
     """A folder of pictures per split, and JSON files of annotations as COCO has them.
 
     Of `instances`, boxes and class maps are read; of `captions`, several per picture: every view
@@ -54,6 +54,7 @@ class CocoData(Checked):
     """How the pictures are stored."""
 
     def check_knobs(self, knob: str) -> None:
+        super().check_knobs(knob)
         for name in self.split_names.values():
             name_of_slice(name)
 
@@ -162,8 +163,24 @@ class CocoSource:
     def __getitems__(self, indices: Sequence[int]) -> list[Sample]:
         return [self[index] for index in indices]
 
+    def file_of(self, index: int, modality: str) -> str:
+        """Returns where a value is stored."""
+        picture = self._pictures[index]
+        is_image = self._config.modalities.get(modality) == "image"
+        return str(self._folder / picture.file) if is_image else picture.annotations_file
+
+    def state_of(self, index: int) -> str:
+        """Returns a text that is another one if what a sample is made of has changed."""
+        picture = self._pictures[index]
+        file = self._file_of(picture)
+        state = file.stat() if file else None
+        seen = f"{state.st_size}:{state.st_mtime_ns}" if state else ""
+        return f"{seen} {picture[2:]}"
+
     def _value(self, part: Part, picture: _Picture, sample: Sample) -> Any:
         if part == "image":
+            if not _is_inside(picture.file):
+                raise ValueError(f"has the path {picture.file!r}, which leads out of its folder")
             file = self._file_of(picture)
             if file is None:
                 return None
@@ -202,14 +219,20 @@ class CocoSource:
 
     def _file_of(self, picture: _Picture) -> Path | None:
         """Returns where a picture is, below its folder; None if it is not there."""
+        if not _is_inside(picture.file):
+            return None
         parts = picture.file.replace("\\", "/").split("/")
-        if ".." in parts or parts[0] == "" or ":" in parts[0]:
-            raise ValueError(f"has the path {picture.file!r}, which leads out of its folder")
         # Some files name pictures by a path that begins elsewhere.
         for name in ("/".join(parts), parts[-1]):
             if (self._folder / name).is_file():
                 return self._folder / name
         return None
+
+
+def _is_inside(path: str) -> bool:
+    """True unless a path may lead out of the folder that it is below."""
+    parts = path.replace("\\", "/").split("/")
+    return ".." not in parts and parts[0] != "" and ":" not in parts[0]
 
 
 def coco_class_names(file: str) -> tuple[str, ...]:

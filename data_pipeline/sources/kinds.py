@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from data_pipeline.sources.coco import CocoData, Part
 from data_pipeline.sources.files.data import FilesData
 from data_pipeline.sources.files.formats import format_for
+from data_pipeline.sources.mixed import MixedData
 from data_pipeline.sources.parquet import ParquetData
 from data_pipeline.sources.scenes.data import ScenesData
 from data_pipeline.sources.source import Source
@@ -35,7 +36,7 @@ class NoData(Checked):
         )
 
 
-AnyData = ScenesData | FilesData | TfdsData | ParquetData | CocoData | NoData
+AnyData = ScenesData | FilesData | TfdsData | ParquetData | CocoData | MixedData | NoData
 
 
 def blank_data(kind: str, values: Mapping[str, Values]) -> AnyData:

@@ -18,7 +18,7 @@ from data_pipeline.sources.slices import (
     split_of_path,
     usual_splits,
 )
-from data_pipeline.sources.source import NOTES, Note, Sample
+from data_pipeline.sources.source import NOTES, MayBeDamaged, Note, Sample
 from data_pipeline.sources.values import (
     BoxLayout,
     class_number,
@@ -27,14 +27,14 @@ from data_pipeline.sources.values import (
     plain_value,
     put,
 )
-from tokenizers.settings.checked import Checked, name_knob
+from tokenizers.settings.checked import name_knob
 
 BOX_LABELS = ("category", "category_id", "label", "labels", "class", "classes")
 """How the field beside `bbox` is called that says of which class a box is."""
 
 
 @dataclass(frozen=True)
-class ParquetData(Checked):
+class ParquetData(MayBeDamaged):
     """Parquet files with a row per sample, such as a folder fetched from Hugging Face.
 
     A picture is a column of bytes, or of structures with bytes and a path. A list of texts gives
@@ -71,6 +71,7 @@ class ParquetData(Checked):
     """How much of what was read is kept in memory, in every process that reads."""
 
     def check_knobs(self, knob: str) -> None:
+        super().check_knobs(knob)
         if self.cache_megabytes < 1:
             raise ValueError(
                 f"{name_knob(knob, 'cache_megabytes')} is {self.cache_megabytes}; it must be at "
@@ -230,6 +231,14 @@ class ParquetSource:
         for place in order:
             samples[place] = self[indices[place]]
         return samples
+
+    def file_of(self, index: int, modality: str) -> str:
+        """Returns in which file a sample is."""
+        return str(self._rows.place(self._chosen[index]).file)
+
+    def state_of(self, index: int) -> str:
+        """Returns a text that is another one if the file of a sample has changed."""
+        return self._rows.state(self._chosen[index])
 
     def _value(self, row: dict, sample: Sample, name: str, column: _Column) -> Any:
         value, path = _value_at(row, column), ""

@@ -47,8 +47,11 @@ class ParquetRows:
         """
         self._columns, self._cache_bytes = list(columns), cache_bytes
         self._groups: list[tuple[Path, int, int]] = []  # File, number of the group, block's rows.
+        self._states: dict[Path, str] = {}
         rows = [0]
         for file in files:
+            state = file.stat()
+            self._states[file] = f"{file.name}:{state.st_size}:{state.st_mtime_ns}"
             for number, (count, size) in enumerate(self._sizes(file)):
                 # A quarter of the cache, so that it holds several blocks.
                 per_block = int(count * cache_bytes / (4 * size))
@@ -62,9 +65,8 @@ class ParquetRows:
         return int(self._starts[-1])
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: self.__dict__[name] for name in ("_columns", "_cache_bytes", "_groups")} | {
-            "_starts": self._starts
-        }
+        kept = ("_columns", "_cache_bytes", "_groups", "_starts", "_states")
+        return {name: self.__dict__[name] for name in kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -76,6 +78,10 @@ class ParquetRows:
         file, group, block_rows = self._groups[number]
         block, row = divmod(index - int(self._starts[number]), block_rows)
         return Place(file, group, block, block_rows, row)
+
+    def state(self, index: int) -> str:
+        """Returns the name, size and time of change of the file that a row is in."""
+        return self._states[self.place(index).file]
 
     def row(self, index: int) -> dict[str, Any]:
         """Returns a row's values by column, as arrow has them: `as_py` makes them Python's.

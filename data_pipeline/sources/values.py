@@ -13,6 +13,8 @@ from tokenizers.settings.checked import Checked
 
 NO_CLASS = -1
 """The number that stands for no class in data sets without another way to say so."""
+FACT_LEFT_OUT = "fact left out"
+"""The kind of a note on a fact that can't be read."""
 ROUNDING = 1e-3
 """How far a box may reach over its picture's edge without having been cut, as a fraction."""
 
@@ -76,11 +78,13 @@ def put(
     """
     try:
         value = read()
+    except MemoryError:
+        raise
     except Exception as error:
         reason = str(error) if type(error) is ValueError else f"is damaged ({error})"
-        sample.setdefault(NOTES, []).append(
-            Note("unreadable", f"{METADATA} {name}" if fact else name, key, file, reason)
-        )
+        # A fact is no modality, so no sample is less of use without it.
+        kind = (FACT_LEFT_OUT, "", f"{name} {reason}") if fact else ("unreadable", name, reason)
+        sample.setdefault(NOTES, []).append(Note(kind[0], kind[1], key, file, kind[2]))
         return
     if value is None:
         return

@@ -15,6 +15,7 @@ from data_pipeline.sources.files.data import FilesData
 from data_pipeline.sources.files.formats import ArrayFile, BoxesFile, NumberFile, TextFile
 from data_pipeline.sources.files.splits import SplitByFolder, SplitByFraction
 from data_pipeline.sources.kinds import NoData
+from data_pipeline.sources.mixed import MixedData
 from data_pipeline.sources.parquet import ParquetData
 from data_pipeline.sources.scenes.data import ScenesData
 from data_pipeline.sources.tfds import TfdsData
@@ -56,7 +57,7 @@ CONFIG_CLASSES = {
     *(NetworkConfig, DecoderConfig, DiffusionTokenizerConfig, DiffusionConfig, SamplingConfig),
     *(UNetConfig, Codes, Vectors, WordPieceTokenizerConfig, SavedTokenizerConfig),
     *(MeshConfig, NoData, PublishedOptions, Ml4mRules, ParquetData, BoxLayout),
-    CocoData,
+    *(CocoData, MixedData),
 }
 
 

@@ -102,6 +102,17 @@ def test_pictures_without_annotations_may_be_unknown_ones(write):
     assert set(sample) == {"rgb"}
 
 
+def test_where_values_are_and_whether_they_changed_is_told(write, tmp_path):
+    source = write().open("train")
+    assert source.file_of(0, "rgb").endswith("0007.png")
+    assert source.file_of(0, "caption").endswith("instances_train2017.json")
+    before = [source.state_of(index) for index in range(3)]
+    assert len(set(before)) == 3
+    Image.new("RGB", (8, 4)).save(tmp_path / "train2017" / "0008.png", "bmp")
+    again = [source.state_of(index) for index in range(3)]
+    assert [a == b for a, b in zip(before, again, strict=True)] == [True, False, True]
+
+
 def test_names_of_a_file_are_in_the_order_of_their_ids(write, tmp_path):
     write()
     file = tmp_path / "annotations" / "instances_train2017.json"
@@ -153,10 +164,9 @@ def test_pictures_listed_twice_count_once(write):
 
 def test_no_path_leads_out_of_the_folder(write):
     about = instances()
-    about["images"][1]["file_name"] = "../train2017/0008.png"
-    note = write(about, annotations=("annotations/instances_train2017.json",)).open("train")[1][
-        NOTES
-    ][0]
+    about["images"][0]["file_name"] = "../train2017/0007.png"
+    source = write(about, annotations=("annotations/instances_train2017.json",)).open("train")
+    note = source[0][NOTES][0]
     assert "leads out of its folder" in note.reason
 
 

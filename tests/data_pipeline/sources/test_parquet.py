@@ -125,6 +125,12 @@ def test_modalities_have_columns_of_their_names_unless_they_are_given(folder):
     assert set(data.open("train")[0]) == {"image", "caption"}
 
 
+def test_the_file_of_a_sample_and_its_state_are_told(folder):
+    source = hub(folder).open("train")
+    assert source.file_of(7, "rgb").endswith("train-00001-of-00002.parquet")
+    assert source.state_of(0) == source.state_of(6) != source.state_of(7)
+
+
 def test_keys_are_a_column_if_it_is_named(folder):
     assert not hasattr(hub(folder).open("train"), "keys")
     assert hub(folder, key_column="key").open("validation").keys == ["k12", "k13"]

@@ -82,4 +82,5 @@ def test_what_can_not_be_read_is_noted():
         *("unreadable", "caption", "7"),
         "a.parquet",
     )
-    assert "utf-8" in first.reason and second.modality == "metadata label"
+    assert "utf-8" in first.reason and second.reason.startswith("label is the class")
+    assert first.leaves_out and not second.leaves_out
