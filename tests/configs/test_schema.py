@@ -184,6 +184,17 @@ with checked_later():
         r"patch-size is 8, which does not divide --crops\.size, 60": dict(
             crops=CropConfig(size=60)
         ),
+        r"patch-size is 8, which does not divide --crops\.width, 60": dict(
+            crops=CropConfig(size=64, width=60)
+        ),
+        r"--crops\.width is -1; at least 1": dict(crops=CropConfig(width=-1)),
+        r"--modalities\.rgb\.size is 0 and --modalities\.rgb\.width 32": dict(
+            modalities={"rgb": replace(SCENES.modalities["rgb"], width=32)}
+        ),
+        r"Pictures of rgb are to be 32x48 and those of depth 64x64": dict(
+            modalities=SCENES.modalities
+            | {"rgb": replace(SCENES.modalities["rgb"], size=32, width=48)}
+        ),
         r"--crops\.views -1; both must be": dict(crops=CropConfig(views=-1)),
         r"--crops\.scale is 0\.9 0\.2": dict(crops=CropConfig(scale=(0.9, 0.2))),
         r"--seed is -1": dict(seed=-1),
@@ -217,6 +228,20 @@ def test_what_is_not_a_number_is_refused_by_its_knob(part, knob, said):
         changed = replace(config, **{part: replace(getattr(config, part), **{knob: wrong})})
     with pytest.raises(ValueError, match=f"{said}.* (is|must)"):
         changed.check()
+
+
+def test_sizes_follow_the_aspect_ratio_of_the_crops():
+    half = replace(SCENES.modalities["rgb"], size=24)
+    square = replace(SCENES, modalities={"rgb": half, "caption": SCENES.modalities["caption"]})
+    assert square.sizes == {"rgb": (24, 24), "caption": (64, 64)}
+    wide = replace(square, crops=CropConfig(size=48, width=80))
+    assert wide.sizes == {"rgb": (24, 40), "caption": (48, 80)}
+
+
+def test_a_configuration_that_was_stored_without_a_width_is_of_squares():
+    stored = to_plain(CropConfig(size=48))
+    del stored["width"]
+    assert from_plain(stored, CropConfig) == CropConfig(size=48)
 
 
 def test_a_region_of_classes_that_there_are_not_is_refused():

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from data_pipeline.crops import TransformedSource
+from data_pipeline.crops import CropConfig, TransformedSource
 from data_pipeline.sources.source import NOTES, Note
 from tokenizers.base import Boxes, Choices, Crop, Mended
 from tokenizers.boxes import BoxList
@@ -56,12 +56,13 @@ def transformed(length: int = 6, **changes) -> TransformedSource:
 def bounds(mask: np.ndarray) -> np.ndarray:
     """(x_min, y_min, x_max, y_max) of the True pixels, as fractions."""
     rows, columns = np.nonzero(mask)
-    corners = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
-    return np.array(corners) / mask.shape[0]
+    corners = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
+    return corners / [*mask.shape[::-1], *mask.shape[::-1]]
 
 
-def test_all_modalities_show_the_landmark_at_the_same_place():
-    source = transformed()
+@pytest.mark.parametrize("size", [(32, 32), (32, 48), (48, 32)])
+def test_all_modalities_show_the_landmark_at_the_same_place(size):
+    source = transformed(size=size)
     seen = 0
     for sample in source.__getitems__(range(len(source))):
         if len(sample["boxes"].classes) == 0:
@@ -96,6 +97,16 @@ class CropsOnly(Reals):
         return crop
 
 
+class WholeOnly(Text):
+    """Returns the crop itself, in place of a value without a place."""
+
+    def check(self, value, name: str):
+        return value
+
+    def crop(self, value, crop: Crop, size: tuple[int, int]):
+        return crop
+
+
 def crops(length: int = 50, **changes) -> list[Crop]:
     options = {"size": (32, 32), "views": 8, "crop_scale": (0.4, 1.0)} | changes
     source = TransformedSource(Places(length), {"field": CropsOnly()}, **options)
@@ -109,6 +120,32 @@ def test_crops_are_square_inside_the_picture_and_of_the_wanted_area():
         assert 0.4 - 1e-6 <= (height / HEIGHT) ** 2 <= 1 + 1e-6
         assert crop.top >= 0 and crop.top + crop.height <= 1 + 1e-6
         assert crop.left >= 0 and crop.left + crop.width <= 1 + 1e-6
+
+
+@pytest.mark.parametrize("size", [(24, 40), (40, 24), (30, 40), (10, 100)])
+def test_windows_have_the_aspect_ratio_of_the_result(size):
+    aspect = size[0] / size[1]
+    largest = min(HEIGHT, WIDTH * aspect)
+    for number, crop in enumerate(crops(10, size=size)):
+        height, width = crop.height * HEIGHT, crop.width * WIDTH
+        assert height / width == pytest.approx(aspect)
+        assert 0.4 - 1e-6 <= (height / largest) ** 2 <= 1 + 1e-6
+        assert crop.top >= 0 and crop.top + crop.height <= 1 + 1e-6
+        assert crop.left >= 0 and crop.left + crop.width <= 1 + 1e-6
+        if number % 8 == 0:
+            assert height == pytest.approx(largest) and not crop.flip
+            # To a pixel in the middle.
+            assert abs(2 * crop.top * HEIGHT + height - HEIGHT) < 2
+            assert abs(2 * crop.left * WIDTH + width - WIDTH) < 2
+
+
+def test_samples_without_pictures_are_seen_whole():
+    class Captions(Places):
+        def __getitem__(self, index: int) -> dict:
+            return {"field": 0.0, "caption": "left"}
+
+    source = TransformedSource(Captions(1), {"field": WholeOnly()}, size=(30, 47))
+    assert source[0]["field"] == Crop(0.0, 0.0, 1.0, 1.0, flip=False)
 
 
 def test_view_0_is_the_centred_square():
@@ -247,9 +284,26 @@ def test_wrong_options_and_indices_are_refused():
         {"size": (0, 0)},
         {"crop_scale": (0.5, 0.4)},
         {"crop_scale": (0.0, 1.0)},
+        {"size": (32, 0)},
     ):
         with pytest.raises(ValueError, match="The crops got views="):
             transformed(**wrong)
     for index in (-1, 48):
         with pytest.raises(IndexError, match=r"not in \[0, 48\)"):
             transformed()[index]
+
+
+def test_only_squares_are_turned():
+    with pytest.raises(ValueError, match="only squares can be turned"):
+        transformed(size=(32, 48), turn=True)
+    with pytest.raises(ValueError, match="turn is true and pictures are 32 pixels high and 48"):
+        CropConfig(size=32, width=48, turn=True)
+    assert CropConfig(size=32, width=32, turn=True).shape == (32, 32)
+
+
+def test_modalities_may_differ_in_resolution_but_not_in_aspect_ratio():
+    sizes = {"field": (32, 48), "coarse": (11, 16), "boxes": (32, 48), "caption": (32, 48)}
+    sample = transformed(size=sizes)[1]
+    assert sample["field"].shape == (32, 48, 1) and sample["coarse"].shape == (11, 16)
+    with pytest.raises(ValueError, match="coarse are to be 16x16 and those of field 32x48"):
+        transformed(size=sizes | {"coarse": (16, 16)})

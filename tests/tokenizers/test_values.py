@@ -77,6 +77,16 @@ def test_a_crop_keeps_dtype_and_canonical_form(name):
     np.testing.assert_allclose(kind(name).check(cut, name), cut, atol=1e-6)
 
 
+@pytest.mark.parametrize("size", [(6, 10), (10, 6), (40, 24)])
+def test_a_crop_has_the_height_and_width_asked_for(name, size):
+    window = Crop(0.0, 0.125, 0.75, 0.5, flip=False)
+    cut = kind(name).crop(samples(name)[0], window, size)
+    assert cut.shape[:2] == size
+    mirrored = kind(name).crop(samples(name)[0], window._replace(flip=True), size)
+    twice = kind(name).crop(mirrored, MIRROR, size)
+    np.testing.assert_array_equal(twice, cut)
+
+
 def test_crops_of_all_kinds_show_the_same_window():
     columns = np.mgrid[:32, :32][1]
     left = columns < 20
