@@ -14,6 +14,7 @@ from data_pipeline.sources.files.data import FilesData
 from data_pipeline.sources.files.formats import (
     ArrayFile,
     BoxesFile,
+    CodesFile,
     FileFormat,
     NumberFile,
     TextFile,
@@ -86,6 +87,7 @@ __all__ = [
     "CocoData",
     "CodeEncoderConfig",
     "Codes",
+    "CodesFile",
     "Colors",
     "Crop",
     "CropConfig",

@@ -26,6 +26,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "tokenizers/spread": {"tokenizers/base"},
     "tokenizers/storage": {"tokenizers/settings"},
     "tokenizers/values": {"tokenizers/settings", "tokenizers/base"},
+    "tokenizers/content": {"tokenizers/base"},
     "tokenizers/text": BELOW,
     "tokenizers/images": {*BELOW, "tokenizers/values", "tokenizers/features"},
     "tokenizers/boxes": {*BELOW, "tokenizers/spread", "tokenizers/text"},

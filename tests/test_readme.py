@@ -49,6 +49,7 @@ FOLDERS = (
     "tokenizers/storage",
     "tokenizers/process",
     "tokenizers/values",
+    "tokenizers/content",
     "tokenizers/images",
     "tokenizers/text",
     "data_pipeline",

@@ -4,7 +4,7 @@ Axes, here and everywhere: batch b, tokens t, inputs n, targets m, dim d, heads 
 head_dim k, vocab v, height y, width x, channels c.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, TypeGuard, runtime_checkable
 
@@ -50,6 +50,25 @@ class Mended(NamedTuple):
 
     value: Any
     how: str
+
+
+class Picture(np.ma.MaskedArray):
+    """Numbers of a picture file as they are stored, which look like something else.
+
+    Palette numbers, inks, 16 bits per channel, transparency: who wants numbers has them here, as in
+    any array, masked where the file says that they are unknown. Who wants to see takes `colors`. A
+    part of it, or what is computed from it, has none.
+    """
+
+    colors: Callable[[], np.ndarray] | None = None
+    """Returns what it looks like, uint8 [y, x, 3]; None if there is no telling."""
+
+    @classmethod
+    def of(cls, numbers: np.ndarray, colors: Callable[[], np.ndarray]) -> "Picture":
+        """Returns numbers [y, x] or [y, x, channels], masked or not, that look like `colors()`."""
+        picture = numbers.view(cls)
+        picture.colors = colors
+        return picture
 
 
 class Crop(NamedTuple):

@@ -34,21 +34,27 @@ class Codes(Checked):
         return {"accuracy": "higher"}
 
     def check(self, value: Any, name: str) -> Int[np.ndarray, "..."]:
-        """Returns the ids as int32.
+        """Returns the ids as int32; those of a grid may come in reading order, in one row or none.
 
         Raises:
             ValueError: If they are not whole numbers, out of range, or of another shape.
         """
         ids = np.asarray(value)
+        count = int(np.prod(self.shape))
         is_shape = ids.shape == self.shape
         if self.is_sequence:
             is_shape = ids.ndim == 1 and len(ids) <= self.shape[0]
+        elif ids.shape in ((count,), (1, count), (1, *self.shape)):
+            ids, is_shape = ids.reshape(self.shape), True
         if ids.dtype.kind not in "iu" or not is_shape:
             longest = " or fewer" if self.is_sequence else ""
             raise ValueError(
                 f"{name} has shape {ids.shape} of {ids.dtype}; whole numbers of shape {self.shape}"
-                f"{longest} are allowed, as its tokenizer makes them."
+                f"{longest} are allowed, as its tokenizer makes them; files of several views are "
+                "read by CodesFile."
             )
+        if np.ma.is_masked(value):
+            raise ValueError(f"{name} has ids that are unknown; every id must be there.")
         wrong = ids[(ids < 0) | (ids >= self.vocab_size)]
         if wrong.size:
             raise ValueError(

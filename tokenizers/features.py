@@ -48,7 +48,7 @@ class Vectors(Checked):
                 f"{name} has shape {vectors.shape}; [length, {self.width}] with a length of at "
                 "least 1 is allowed."
             )
-        if not np.isfinite(vectors).all():
+        if np.ma.is_masked(value) or not np.isfinite(vectors).all():
             raise ValueError(f"{name} has numbers that are not finite; finite ones are allowed.")
         return vectors[: self.longest]
 

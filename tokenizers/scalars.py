@@ -43,7 +43,7 @@ class Scalar(Checked):
             raise ValueError(
                 f"{name} is {_brief(value)}; one number per sample is allowed."
             ) from error
-        if not np.isfinite(number):
+        if np.ma.is_masked(value) or not np.isfinite(number):
             raise ValueError(
                 f"{name} is {number}; finite numbers are allowed: leave the modality out of "
                 "samples that have none."

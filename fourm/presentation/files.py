@@ -10,15 +10,16 @@ from typing import Any, Literal
 
 import numpy as np
 from matplotlib.figure import Figure
-from PIL import Image, ImageOps
+from PIL import Image
 
 from fourm.any2any import Any2Any
 from fourm.evaluation.results import write_file
 from tokenizers.base import Boxes, Crop, Values, largest_window
+from tokenizers.content.arrays import read_npy
+from tokenizers.content.pictures import read_picture
 from tokenizers.scalars import ScalarTokenizer
-from tokenizers.values import Colors
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 SUFFIXES = (*PICTURES, ".npy", ".json", ".txt")
 
 MOST_ROWS = 16
@@ -37,7 +38,7 @@ def read_value(given: str, name: str, model: Any2Any) -> Any:
     tokenizer = model.tokenizers[name]
     values = tokenizer.values
     is_file = Path(given).suffix.lower() in SUFFIXES
-    value = _read_file(Path(given), values) if is_file else given
+    value = _read_file(Path(given)) if is_file else given
     try:
         value = values.check(value, name)
     except ValueError as error:
@@ -83,11 +84,11 @@ def drawn_size(tokenizers: Mapping[str, Any], side: int) -> tuple[int, int]:
     return max(round(side * height / longer), 1), max(round(side * width / longer), 1)
 
 
-def _read_file(path: Path, values: Values) -> Any:
+def _read_file(path: Path) -> Any:
     try:
         match path.suffix.lower():
             case ".npy":
-                return np.load(path, allow_pickle=False)
+                return read_npy(path.read_bytes())
             case ".json":
                 content = json.loads(path.read_text(encoding="utf-8"))
                 if isinstance(content, dict) and set(content) == set(Boxes._fields):
@@ -96,10 +97,7 @@ def _read_file(path: Path, values: Values) -> Any:
             case ".txt":
                 return path.read_text(encoding="utf-8").strip()
             case _:
-                with Image.open(path) as stored:
-                    image = ImageOps.exif_transpose(stored)
-                    # The palette's numbers are the classes of a class map, but not colours.
-                    return np.asarray(image.convert("RGB") if isinstance(values, Colors) else image)
+                return read_picture(path.read_bytes())
     except FileNotFoundError as error:
         raise ValueError(f"There is no file {path}; give the path of one that exists.") from error
     except Exception as error:  # Decoders raise whatever they like on damaged files.

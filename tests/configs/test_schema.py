@@ -12,7 +12,13 @@ from configs.command_line import PRESETS
 from configs.schema import CropConfig, RunConfig
 from data_pipeline.sources.coco import CocoData
 from data_pipeline.sources.files.data import FilesData
-from data_pipeline.sources.files.formats import ArrayFile, BoxesFile, NumberFile, TextFile
+from data_pipeline.sources.files.formats import (
+    ArrayFile,
+    BoxesFile,
+    CodesFile,
+    NumberFile,
+    TextFile,
+)
 from data_pipeline.sources.files.splits import SplitByFolder, SplitByFraction
 from data_pipeline.sources.kinds import NoData
 from data_pipeline.sources.mixed import MixedData
@@ -57,7 +63,7 @@ CONFIG_CLASSES = {
     *(NetworkConfig, DecoderConfig, DiffusionTokenizerConfig, DiffusionConfig, SamplingConfig),
     *(UNetConfig, Codes, Vectors, WordPieceTokenizerConfig, SavedTokenizerConfig),
     *(MeshConfig, NoData, PublishedOptions, Ml4mRules, ParquetData, BoxLayout),
-    *(CocoData, MixedData),
+    *(CocoData, MixedData, CodesFile),
 }
 
 
@@ -105,6 +111,17 @@ def test_the_classes_checked_above_are_all_that_a_run_is_made_of():
 def test_a_configuration_comes_back_from_its_plain_form(name):
     config = PRESETS[name]()
     assert from_plain(json.loads(json.dumps(to_plain(config))), RunConfig) == config
+
+
+def test_keys_that_are_numbers_survive_json():
+    data = FilesData(
+        modalities={
+            "labels": ArrayFile(values={-1: 255, 7: 0}, other=255),
+            "colored": ArrayFile(colors={(0, 0, 0): 1, (128, 64, 128): 0}),
+            "table": ArrayFile(colors=((0, 0, 0), (128, 64, 128))),
+        }
+    )
+    assert from_plain(json.loads(json.dumps(to_plain(data))), FilesData) == data
 
 
 @pytest.mark.parametrize("name", PRESETS)

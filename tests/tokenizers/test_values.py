@@ -378,7 +378,7 @@ def test_floors_come_from_training_and_scores_from_the_truth():
             np.zeros((4, 4, 3)),
             r"shape \(4, 4, 3\); distances must be \[height, width\]",
         ),
-        (Distances(), np.full((4, 4), -1.0), "distance of -1 m; distances must be positive"),
+        (Distances(), -np.arange(1.0, 5).reshape(2, 2), "distances of -4 m and none above 0"),
         (Distances(), np.array([["a"]]), "rgb has dtype <U1; distances must be numbers"),
         (Directions(), np.zeros((4, 4)), r"directions must be \[height, width, 3\]"),
         (
@@ -443,3 +443,28 @@ def test_a_regions_floor_is_fitted_to_the_regions_training_pixels():
     # A constant picture looks where objects were; the value knows only how far they are.
     assert values.floor(depth, shifted, moved)["abs_rel"] == pytest.approx(4)
     assert values.floor(depth, shifted, moved, region)["abs_rel"] == pytest.approx(0, abs=1e-6)
+
+
+def test_distances_that_are_none_are_unknown():
+    stored = np.array([[-1, -1e-7, np.inf], [np.nan, 0, 2]], np.float32)
+    assert Distances().check(stored, "depth").tolist() == [[0, 0, 0], [0, 0, 2]]
+    assert not Distances().check(np.full((2, 2), -1.0), "depth").any()
+    assert Distances().check(np.array([[1e300, 2.0]]), "depth").tolist() == [[0, 2]]
+
+
+def test_masked_integers_are_unknown_and_keep_their_unit():
+    masked = np.ma.MaskedArray(np.array([[1, 2]], np.uint16), [[True, False]])
+    assert Distances(integer_unit=1.0).check(masked, "depth").tolist() == [[0, 2]]
+    np.testing.assert_array_equal(Reals().check(masked, "x")[..., 0], [[np.nan, 2]])
+    assert Classes(("a", "b", "c")).check(masked, "map").tolist() == [[255, 2]]
+    normals = np.ma.MaskedArray(np.full((1, 2, 3), 200, np.uint8), False)
+    normals[0, 0, 1] = np.ma.masked
+    assert (np.linalg.norm(Directions().check(normals, "n"), axis=-1) > 0.5).tolist() == [
+        [False, True]
+    ]
+
+
+def test_the_index_minus_one_is_no_class():
+    assert Classes(("a", "b"), ignore=9).check(np.array([[-1, 1, 9]]), "map").tolist() == [
+        [9, 1, 9]
+    ]

@@ -39,7 +39,7 @@ def to_plain(value: Any) -> Any:
         fields = {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
         return {**_named(type(value)), **fields}
     if isinstance(value, dict):
-        return {key: to_plain(entry) for key, entry in value.items()}
+        return {_to_key(key): to_plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
         return [to_plain(entry) for entry in value]
     if isinstance(value, float) and not math.isfinite(value):
@@ -54,6 +54,21 @@ def to_plain(value: Any) -> Any:
 def to_part(value: Any) -> dict[str, Any]:
     """Returns a part of a description, whose reader knows its class unless it is the user's own."""
     return to_plain(value) if file_of(type(value)) else dataclasses.asdict(value)
+
+
+def _to_key(key: Any) -> str:
+    """Returns a key as text, which is all that JSON has: numbers, and tuples of them, too."""
+    return " ".join(map(str, key)) if isinstance(key, tuple) else str(key)
+
+
+def _from_key(key: Any, hint: Any) -> Any:
+    if not isinstance(key, str) or (hint not in (int, float) and get_origin(hint) is not tuple):
+        return key
+    if get_origin(hint) is not tuple:
+        return hint(key)
+    return tuple(
+        _from_key(part, inner) for part, inner in zip(key.split(" "), get_args(hint), strict=True)
+    )
 
 
 def from_plain(plain: Any, kind: Any) -> Any:
@@ -176,8 +191,10 @@ def _read(plain: Any, hint: Any, classes: Classes) -> Any:
             return _make(cls, {k: v for k, v in plain.items() if k not in NAMES}, classes)
         if len(written) == 1:
             return _make(written[0], plain, classes)
-        inner = get_args(mapping)[1] if mapping is not None and get_args(mapping) else Any
-        return {name: _read(value, inner, classes) for name, value in plain.items()}
+        of = get_args(mapping) if mapping is not None and get_args(mapping) else (Any, Any)
+        return {
+            _from_key(name, of[0]): _read(value, of[1], classes) for name, value in plain.items()
+        }
     if isinstance(plain, list | tuple):
         for option in options:
             if isinstance(option, type) and hasattr(option, "_fields"):

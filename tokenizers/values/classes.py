@@ -58,12 +58,17 @@ class Classes(DenseValues):
         return np.dtype(np.uint8 if small else np.int32)
 
     def check(self, value: Any, name: str) -> Integer[np.ndarray, "y x"]:
-        array = np.asarray(value)
+        """Takes any integers; what is masked, or -1, which is no class anywhere, is ignored."""
+        array = np.asanyarray(value)
         if array.ndim == 3 and array.shape[-1] == 1:
             array = array[..., 0]
+        unknown = np.ma.getmask(array)
         array = require_plane(array, name, None, "class maps")
         if array.dtype.kind not in "biu":
             raise ValueError(f"{name} has dtype {array.dtype}; class maps must be integers.")
+        none = (array == -1) | unknown
+        if none.any():
+            array = np.where(none, self.ignore, array.astype(np.int64))
         wrong = array[(array != self.ignore) & ((array < 0) | (array >= len(self.names)))]
         if wrong.size:
             raise ValueError(

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Shaped, UInt8
 from PIL import Image
 
-from tokenizers.base import Better, Crop, RawBatch
+from tokenizers.base import Better, Crop, Picture, RawBatch
 from tokenizers.settings.checked import name_knob
 from tokenizers.values.dense import (
     WHOLE,
@@ -40,6 +40,12 @@ class Colors(DenseValues):
         return 3
 
     def check(self, value: Any, name: str) -> UInt8[np.ndarray, "y x 3"]:
+        """Takes colours, grey, and a `Picture` of whatever numbers for what it looks like."""
+        if isinstance(value, Picture) and value.colors is not None:
+            try:
+                value = value.colors()
+            except ValueError as error:
+                raise ValueError(f"{name} {error}.") from error
         array = np.asarray(value)
         if array.ndim == 2 or (array.ndim == 3 and array.shape[-1] == 1):
             array = np.repeat(array.reshape(*array.shape[:2], 1), 3, axis=-1)  # Grey.
@@ -146,13 +152,16 @@ class Reals(DenseValues):
 
     def check(self, value: Any, name: str) -> Float[np.ndarray, "y x channels"]:
         """Takes [y, x, channels], [channels, y, x] and, for one channel, [y, x]."""
-        array = np.asarray(value)
+        array = np.asanyarray(value)
         if array.ndim == 2 and self.channels == 1:
             array = array[..., None]
         if array.ndim == 3 and array.shape[-1] != self.channels == array.shape[0]:
             array = np.moveaxis(array, 0, -1)
+        unknown = np.ma.getmask(array)
         array = require_plane(array, name, self.channels, "real values")
-        return np.where(np.isfinite(array), array, np.nan).astype(np.float32)
+        with np.errstate(over="ignore"):
+            reals = array.astype(np.float32)
+        return np.where(np.isfinite(reals) & ~unknown, reals, np.float32(np.nan))
 
     def crop(
         self, value: Float[np.ndarray, "y x c"], crop: Crop, size: tuple[int, int]

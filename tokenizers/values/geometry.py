@@ -65,19 +65,23 @@ class Distances(DenseValues):
         return 2
 
     def check(self, value: Any, name: str) -> Float[np.ndarray, "y x"]:
-        array = np.asarray(value)
+        """Takes integers in `integer_unit` and floats in metres; what is not above 0 is unknown."""
+        array = np.asanyarray(value)
         if array.ndim == 3 and array.shape[-1] == 1:
             array = array[..., 0]
+        unknown = np.ma.getmask(array)
         array = require_plane(array, name, None, "distances")
-        metres = array.astype(np.float32)
-        if array.dtype.kind in "iu":
-            metres = metres * np.float32(self.integer_unit)
-        if (metres < 0).any():
-            raise ValueError(
-                f"{name} has a distance of {np.nanmin(metres):g} m; distances must be positive, "
-                "or 0 or NaN where unknown."
-            )
-        known = (metres >= self.min_distance) & (metres <= self.max_distance)
+        with np.errstate(over="ignore", invalid="ignore"):
+            metres = array.astype(np.float32)
+            if array.dtype.kind in "iu":
+                metres = metres * np.float32(self.integer_unit)
+            known = (metres >= self.min_distance) & (metres <= self.max_distance) & ~unknown
+            if not known.any() and len(np.unique(metres[np.isfinite(metres) & (metres < 0)])) > 1:
+                # One negative number stands for "unknown"; several measure the other way round.
+                raise ValueError(
+                    f"{name} has distances of {np.nanmin(metres):g} m and none above 0; distances "
+                    "are positive: set scale to -1 if the files store them the other way round."
+                )
         return np.where(known, metres, np.float32(0))
 
     def draw(
@@ -205,6 +209,7 @@ class Directions(DenseValues):
 
     def check(self, value: Any, name: str) -> Float[np.ndarray, "y x 3"]:
         """Takes float vectors of any length, or uint8 pictures that store (n + 1) / 2."""
+        masked = np.ma.getmaskarray(value).any(axis=-1) if np.ma.is_masked(value) else None
         array = require_plane(value, name, 3, "directions")
         if array.dtype == np.uint8:
             vectors = array.astype(np.float32) / 127.5 - 1
@@ -217,6 +222,8 @@ class Directions(DenseValues):
                 f"{name} has dtype {array.dtype}; directions must be float vectors or a uint8 "
                 "picture of (n + 1) / 2."
             )
+        if masked is not None:
+            vectors = np.where(masked[..., None], 0, vectors)
         length = np.linalg.norm(vectors, axis=-1, keepdims=True)
         # What is of unit length up to rounding stays as it is, bit for bit.
         scale = np.where((length > 1e-6) & (np.abs(length - 1) > 1e-5), length, 1)

@@ -4,135 +4,286 @@ A class per kind of content. Each knows where its files are, how a file format s
 (scale, channel order, the value for "not measured") and nothing of what the numbers mean.
 """
 
-import io
-import json
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import dataclasses
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Shaped
-from PIL import Image
+from jaxtyping import Integer, Shaped, UInt8
 
-from tokenizers.base import Boxes, Values
+from data_pipeline.sources.files.annotations import BoxesFile
+from data_pipeline.sources.files.class_maps import indices_of_colors, renumber
+from data_pipeline.sources.files.file_format import (
+    ARRAYS,
+    PICTURES,
+    READABLE,
+    FileFormat,
+    field_of,
+    listed,
+    parse_json,
+)
+from tokenizers.base import Choices, Picture, Values
 from tokenizers.boxes import BoxList
 from tokenizers.codes import Codes
+from tokenizers.content.arrays import read_npy, read_npz
+from tokenizers.content.colors import WHITE, Color, from_grey
+from tokenizers.content.kinds import PICTURE_KINDS, describe, kind_of, read_text
+from tokenizers.content.limits import unpack_gzip
+from tokenizers.content.pictures import read_picture
+from tokenizers.content.tiff import Pages
 from tokenizers.scalars import Scalar
-from tokenizers.settings.checked import Checked
+from tokenizers.settings.checked import name_knob
 from tokenizers.text.sentencepiece import Text
 from tokenizers.values import Colors
 
-PICTURES = ("png", "jpg", "jpeg", "webp", "tif", "tiff", "bmp")
-ARRAYS = ("npy", "npz")
-TEXTS = ("txt", "json")
-READABLE = PICTURES + ARRAYS + TEXTS
-
-
-@dataclass(frozen=True)
-class FileFormat(Checked, ABC):
-    """Files of one modality: where they are."""
-
-    folder: str = ""
-    """Folder of this modality below the split's folder; the modality's own name if empty."""
-    extension: str = ""
-    """Read only files with this extension, such as jpg, or one of several, "jpg, png", and skip all
-    others; any if empty. Where several modalities lie together it may be longer: rgb.jpg."""
-    pattern: str = field(default="", kw_only=True)
-    """Names of this modality's files, in place of the data's `pattern`."""
-
-    @abstractmethod
-    def read(self, data: bytes, extension: str) -> Any:
-        """Returns the raw value that a file with these bytes and this extension holds.
-
-        Raises:
-            ValueError: What is wrong with the content. The caller adds which file it was.
-        """
+__all__ = [
+    "PICTURES",
+    "READABLE",
+    "ArrayFile",
+    "BoxesFile",
+    "CodesFile",
+    "FileFormat",
+    "NumberFile",
+    "TextFile",
+    "format_for",
+]
 
 
 @dataclass(frozen=True)
 class ArrayFile(FileFormat):
-    """Pictures, maps and vectors: PNG (8 or 16 bits), JPEG, WebP, TIFF, npy, npz, JSON lists.
+    """Pictures, maps and vectors: PNG, JPEG, WebP, BMP, GIF, TIFF, npy, npz, lists in JSON.
 
     The value is `stored * scale + offset`; as stored, dtype included, if these are 1 and 0.
+    Pictures are turned as their EXIF orientation says. Numbers that look like something else, as
+    palette numbers do, come as a `Picture`: colours for whoever wants colours. Pixels that have a
+    TIFF's own number for "no data" are unknown.
     """
 
-    scale: float = 1.0
-    """What stored numbers are multiplied by: 0.001 for millimetres that are wanted in metres."""
-    offset: float = 0.0
-    """What is added after scaling."""
-    missing: float | None = None
-    """The stored number that means "not measured", which becomes NaN; none if None."""
+    scale: float | int = 1.0
+    """What stored numbers are multiplied by: 0.001 for millimetres that are wanted in metres. Any
+    scale but 1 makes real numbers of integers."""
+    offset: float | int = 0.0
+    """What is added after scaling. Integers stay integers if it is whole and nothing is scaled."""
+    missing: float | int | None = None
+    """The stored number that means "not measured", which becomes unknown: NaN in real numbers,
+    masked in integers; none if None."""
     channels_first: bool = False
-    """Whether arrays are stored [channels, height, width], as satellite bands often are."""
+    """Whether arrays are stored [channels, height, width], as satellite bands often are. Pictures
+    say themselves how they are stored."""
     as_rgb: bool = False
-    """Turn grey, palette, transparent and CMYK pictures into red, green and blue. Leave it off
-    for class maps, whose palette numbers are the classes."""
+    """Turn pictures into red, green and blue even if other numbers are wanted. `Colors` have them
+    anyway. Leave it off for class maps, whose palette numbers are the classes."""
     field: str = ""
     """Entry to take from an npz or a JSON object; an npz with one array needs none."""
+    bands: tuple[int, ...] = ()
+    """Which channels to take, and in which order; all if empty. The first is 0."""
+    values: dict[int, int] = dataclasses.field(default_factory=dict)
+    """Class index by stored number, such as {0: 255, 1: 0} where 0 is no class. Numbers that it
+    does not name stay as they are; see `other`."""
+    colors: dict[Color, int] | tuple[Color, ...] = ()
+    """Class index by colour, for class maps that are stored in colours; or a table of colours, in
+    the order of their indices."""
+    other: int | None = None
+    """Class index of all numbers that `values`, or colours that `colors`, does not name."""
+    background: Color = WHITE
+    """Colour that is seen through transparent pixels."""
+    pages: Pages = ""
+    """What several pages of a TIFF are: bands of one picture, or pictures of which the first is the
+    sample. If empty, what the file says; one that does not say it is refused."""
+
+    def check_knobs(self, knob: str) -> None:
+        super().check_knobs(knob)
+        shades = [shade for color in (*self.colors, self.background) for shade in color]
+        if not all(0 <= shade <= 255 for shade in shades):
+            raise ValueError(
+                f"{name_knob(knob, 'colors')} and {name_knob(knob, 'background')} have a shade "
+                "outside of 0 to 255; give red, green and blue of 8 bits."
+            )
+        if self.colors and self.values:
+            raise ValueError(
+                f"{name_knob(knob, 'colors')} and {name_knob(knob, 'values')} are both given; a "
+                "class map is stored in colours or in numbers."
+            )
+        if any(band < 0 for band in self.bands):
+            raise ValueError(f"{name_knob(knob, 'bands')} are {self.bands}; 0 or more is allowed.")
 
     def read(self, data: bytes, extension: str) -> Shaped[np.ndarray, "..."]:
-        array = self._stored(data, extension)
-        if self.channels_first:
+        array, is_picture = self._stored(data, extension)
+        if array.size == 0:
+            raise ValueError(f"holds an empty array, of shape {array.shape}")
+        if self.as_rgb or self.colors:
+            array = _look_of(array)
+        if self.colors:
+            return indices_of_colors(array, self._color_table, self.other)
+        if self.channels_first and not is_picture:
             if array.ndim != 3:
                 raise ValueError(
                     f"holds an array of shape {array.shape}; channels_first is for arrays "
                     "[channels, height, width]"
                 )
             array = np.moveaxis(array, 0, -1)
-        is_missing = None if self.missing is None else array == self.missing
-        if self.scale != 1 or self.offset != 0:
-            array = array.astype(np.float32) * np.float32(self.scale) + np.float32(self.offset)
-        if is_missing is not None:
-            array = np.where(is_missing, np.float32(np.nan), array.astype(np.float32))
-        return np.ascontiguousarray(array)
+        if self.bands:
+            array = self._chosen_bands(array)
+        if self.missing is not None:
+            array = _without(array, self.missing)
+        if self.values:
+            array = renumber(array, self.values, self.other)
+        return _tidy(self._scaled(array))
 
-    def _stored(self, data: bytes, extension: str) -> np.ndarray:
-        match extension:
-            case _ if extension in PICTURES:
-                return _read_picture(data, self.as_rgb)
+    @property
+    def _color_table(self) -> dict[Color, int]:
+        if isinstance(self.colors, dict):
+            return self.colors
+        return {color: index for index, color in enumerate(self.colors)}
+
+    def _chosen_bands(self, array: np.ndarray) -> np.ndarray:
+        channels = array.shape[2] if array.ndim == 3 else 1
+        if array.ndim not in (2, 3) or max(self.bands) >= channels:
+            raise ValueError(
+                f"holds an array of shape {array.shape}; `bands` {self.bands} are of pictures "
+                f"with more channels"
+            )
+        return (array if array.ndim == 3 else array[..., None])[..., list(self.bands)]
+
+    def _scaled(self, array: np.ndarray) -> np.ndarray:
+        """Returns `array * scale + offset`: the unit and the type change only if they must."""
+        if self.scale == 1 and self.offset == 0:
+            return array
+        if self.scale == 1 and array.dtype.kind in "biu" and float(self.offset).is_integer():
+            return array.astype(np.int64) + int(self.offset)
+        scaled = np.asarray(array).astype(np.float32) * np.float32(self.scale)
+        scaled += np.float32(self.offset)
+        if np.ma.is_masked(array):
+            scaled[np.ma.getmaskarray(array)] = np.nan
+        return scaled
+
+    def _stored(self, data: bytes, extension: str) -> tuple[np.ndarray, bool]:
+        """Returns what is stored, and whether it is a picture; its first bytes tell what it is."""
+        match kind_of(data):
+            case kind if kind in PICTURE_KINDS:
+                return read_picture(data, self.max_pixels, self.background, self.pages), True
             case "npy":
-                return np.load(io.BytesIO(data), allow_pickle=False)
-            case "npz":
-                with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-                    names = arrays.files
-                    name = self.field or (names[0] if len(names) == 1 else "")
-                    if name not in names:
-                        raise ValueError(
-                            f"holds the arrays {_listed(names)}; set `field` to one of them"
-                        )
-                    return arrays[name]
-            case "json":
-                array = np.asarray(_field_of(_read_json(data), self.field))
-                if array.dtype.kind not in "biuf":
-                    raise ValueError("does not hold an array of numbers; `field` picks an entry")
-                return array
-            case _:
-                raise ValueError(
-                    f"can't be read as an array; readable are {_listed(PICTURES + ARRAYS)}, json"
-                )
+                return read_npy(data, self.max_pixels), False
+            case "zip":
+                return read_npz(data, self.field, self.max_pixels), False
+            case "text" | "gzip" if extension.startswith("json"):
+                return _array_of(field_of(parse_json(data), self.field)), False
+        raise ValueError(
+            f"is {describe(data)}, and no array; readable are {listed(PICTURES + ARRAYS)}, json"
+        )
+
+
+def _look_of(array: np.ndarray) -> UInt8[np.ndarray, "y x 3"]:
+    look = array.colors() if isinstance(array, Picture) and array.colors else np.asarray(array)
+    look = from_grey(look) if look.ndim == 2 else look
+    if look.dtype != np.uint8 or look.ndim != 3 or look.shape[2] != 3:
+        raise ValueError(
+            f"holds {array.dtype} of shape {array.shape}, which have no colours (as_rgb, colors)"
+        )
+    return look
+
+
+def _without(array: np.ndarray, missing: float | int) -> np.ndarray:
+    """Returns an array in which one number is unknown."""
+    is_missing = np.isnan(array) if np.isnan(missing) else array == missing
+    is_missing = np.ma.filled(is_missing, True)
+    if not is_missing.any():
+        return array
+    if array.dtype.kind == "f":
+        return np.where(is_missing, array.dtype.type(np.nan), array)
+    return np.ma.MaskedArray(np.asarray(array), is_missing | np.ma.getmaskarray(array))
+
+
+def _tidy(array: np.ndarray) -> np.ndarray:
+    """Returns an array in one piece; a plain one if nothing is unknown and it looks like itself."""
+    if isinstance(array, Picture) and array.colors is not None:
+        return array
+    if np.ma.is_masked(array):
+        return np.ma.MaskedArray(np.ascontiguousarray(np.asarray(array)), np.ma.getmask(array))
+    return np.ascontiguousarray(np.asarray(array))
+
+
+def _array_of(content: Any) -> np.ndarray:
+    try:
+        array = np.asarray(content)
+    except (ValueError, OverflowError) as error:
+        raise ValueError("does not hold an array of numbers, as its rows differ") from error
+    if array.dtype.kind not in "biuf":
+        raise ValueError("does not hold an array of numbers; `field` picks an entry")
+    return array
+
+
+@dataclass(frozen=True)
+class CodesFile(FileFormat):
+    """Ids that another tokenizer made beforehand, as npy: one grid, or several views of a sample.
+
+    Arrays are of `shape`, or in reading order; a first axis, as `save_vq_tokens` of 4M writes it,
+    counts the views. Several views are `Choices`, in the order of the file.
+    """
+
+    shape: tuple[int, ...] = ()
+    """Shape of the ids of one view, such as (14, 14)."""
+
+    def check_knobs(self, knob: str) -> None:
+        super().check_knobs(knob)
+        if not self.shape or min(self.shape) < 1:
+            raise ValueError(
+                f"{name_knob(knob, 'shape')} is {self.shape}; give height and width of the grid, "
+                "or the number of ids."
+            )
+
+    def read(self, data: bytes, extension: str) -> Integer[np.ndarray, "..."] | Choices:
+        if kind_of(data) != "npy":
+            raise ValueError(f"is {describe(data)}; ids are read from npy")
+        ids = read_npy(data, self.max_pixels)
+        count = int(np.prod(self.shape))
+        if ids.dtype.kind not in "iu":
+            raise ValueError(f"holds {ids.dtype}; ids are whole numbers")
+        if ids.shape in (self.shape, (count,)):
+            return ids.reshape(self.shape)
+        if not len(ids.shape) or ids.shape[1:] not in (self.shape, (count,)) or not len(ids):
+            raise ValueError(
+                f"holds ids of shape {ids.shape}; {self.shape} or {(count,)} is allowed, behind an "
+                "axis of views or without"
+            )
+        views = ids.reshape(-1, *self.shape)
+        return views[0] if len(views) == 1 else Choices(views)
 
 
 @dataclass(frozen=True)
 class TextFile(FileFormat):
-    """Captions: txt, or JSON holding a string, or a list of strings of which the first counts."""
+    """Captions: txt, or JSON holding a string or several, as such or as {"caption": ...}.
+
+    Several are `Choices`: every view of a sample takes one. Empty ones do not count.
+    """
 
     field: str = ""
-    """Entry to take from a JSON object, such as caption."""
+    """Entry to take from a JSON object, or from each of a list; caption if empty."""
+    lines: bool = False
+    """Whether every line of a txt is a caption of its own."""
 
-    def read(self, data: bytes, extension: str) -> str:
-        match extension:
-            case "txt":
-                return data.decode("utf-8-sig").strip()
-            case "json":
-                text = _field_of(_read_json(data), self.field)
-                if isinstance(text, list) and text:
-                    text = text[0]
-                if not isinstance(text, str):
-                    raise ValueError("does not hold a string; `field` picks an entry of an object")
-                return text.strip()
-            case _:
-                raise ValueError(f"can't be read as text; readable are {_listed(TEXTS)}")
+    def read(self, data: bytes, extension: str) -> str | Choices:
+        if extension.startswith("json"):
+            found = self._captions(parse_json(data))
+        else:
+            text = read_text(unpack_gzip(data))
+            found = text.splitlines() if self.lines else [text]
+        texts = [each.strip() for each in found if each.strip()]
+        if not texts:
+            raise ValueError("holds no caption, as it is empty")
+        return texts[0] if len(texts) == 1 else Choices(texts)
+
+    def _captions(self, content: Any) -> list[str]:
+        if isinstance(content, dict):
+            content = field_of(content, self.field or "caption")
+        entries = content if isinstance(content, list) else [content]
+        texts = [
+            field_of(each, self.field or "caption") if isinstance(each, dict) else each
+            for each in entries
+        ]
+        if not texts or not all(isinstance(each, str) for each in texts):
+            raise ValueError("does not hold a string; `field` picks an entry of an object")
+        return texts
 
 
 @dataclass(frozen=True)
@@ -143,59 +294,24 @@ class NumberFile(FileFormat):
     """Entry to take from a JSON object."""
 
     def read(self, data: bytes, extension: str) -> float:
-        match extension:
-            case "txt":
-                return float(data.decode("utf-8-sig"))
-            case "json":
-                number = _field_of(_read_json(data), self.field)
-                if isinstance(number, bool) or not isinstance(number, int | float):
-                    raise ValueError("does not hold a number; `field` picks an entry of an object")
-                return float(number)
-            case "npy":
-                array = np.load(io.BytesIO(data), allow_pickle=False)
-                if array.size != 1:
-                    raise ValueError(f"holds an array of shape {array.shape}, not one number")
-                return float(array.reshape(()))
-            case _:
-                raise ValueError("can't be read as a number; readable are txt, json, npy")
+        if kind_of(data) == "npy":
+            array = read_npy(data, self.max_pixels)
+            if array.size != 1:
+                raise ValueError(f"holds an array of shape {array.shape}, not one number")
+            return float(array.reshape(()))
+        if extension.startswith("json"):
+            number = field_of(parse_json(data), self.field)
+            if isinstance(number, bool) or not isinstance(number, int | float):
+                raise ValueError("does not hold a number; `field` picks an entry of an object")
+            return _as_float(number)
+        return _as_float(read_text(unpack_gzip(data)).strip())
 
 
-@dataclass(frozen=True)
-class BoxesFile(FileFormat):
-    """Boxes in the JSON layout of 4M: an object with a list of instances, each with its box.
-
-    A box is [x_min, y_min, x_max, y_max], fractions of the picture's width and height.
-    """
-
-    class_names: tuple[str, ...] = ()
-    """Names in the order of their class numbers. If empty, the file's class_id is the number."""
-    minimum_score: float = 0.0
-    """Leave out instances that their detector gave a lower score than this."""
-
-    def read(self, data: bytes, extension: str) -> Boxes:
-        if extension != "json":
-            raise ValueError("can't be read as boxes; readable is json")
-        instances = _field_of(_read_json(data), "instances")
-        if not isinstance(instances, list):
-            raise ValueError("has no list of `instances`")
-        kept = [each for each in instances if each.get("score", 1.0) >= self.minimum_score]
-        corners = np.array([_field_of(each, "boxes") for each in kept], np.float32).reshape(-1, 4)
-        outside = (corners < -1e-3).any() or (corners > 1 + 1e-3).any()
-        if outside or (corners[:, :2] > corners[:, 2:]).any():
-            raise ValueError(
-                "has a box that is not [x_min, y_min, x_max, y_max] in fractions of width and "
-                "height, 0 to 1"
-            )
-        classes = np.array([self._class_of(each) for each in kept], np.int32)
-        return Boxes(corners.clip(0, 1), classes.reshape(-1))
-
-    def _class_of(self, instance: dict[str, Any]) -> int:
-        if not self.class_names:
-            return int(_field_of(instance, "class_id"))
-        name = _field_of(instance, "class_name")
-        if name not in self.class_names:
-            raise ValueError(f"has the class {name!r}, which class_names does not name")
-        return self.class_names.index(name)
+def _as_float(number: float | int | str) -> float:
+    try:
+        return float(number)
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"holds {str(number)[:60]!r}, which is no number") from error
 
 
 def format_for(name: str, values: Values) -> FileFormat:
@@ -207,6 +323,8 @@ def format_for(name: str, values: Values) -> FileFormat:
     """
     folder = name.removeprefix("tok_").split("@")[0]
     match values:
+        case Codes(is_sequence=False):
+            return CodesFile(shape=values.shape)
         case Codes():
             return ArrayFile()
         case Text():
@@ -217,36 +335,3 @@ def format_for(name: str, values: Values) -> FileFormat:
             return NumberFile(folder)
         case _:
             return ArrayFile(folder, as_rgb=isinstance(values, Colors))
-
-
-def _read_picture(data: bytes, as_rgb: bool) -> np.ndarray:
-    # Pillow would hand over the upper 8 bits without a word. Header: PNG specification, 11.2.2.
-    if data[:8] == b"\x89PNG\r\n\x1a\n" and len(data) > 25 and data[24] == 16 and data[25] != 0:
-        raise ValueError(
-            "is a colour PNG of 16 bits per channel, of which 8 would be lost; store it as npy"
-        )
-    # A few formats, whatever the extension says: Pillow's rarer readers see no untrusted data.
-    with Image.open(io.BytesIO(data), formats=["PNG", "JPEG", "WEBP", "TIFF", "BMP"]) as picture:
-        if as_rgb and picture.mode != "RGB":
-            if picture.mode.startswith(("I", "F")):
-                raise ValueError("has more than 8 bits per channel, so as_rgb does not apply")
-            picture = picture.convert("RGB")
-        return np.asarray(picture)
-
-
-def _read_json(data: bytes) -> Any:
-    return json.loads(data.decode("utf-8-sig"))
-
-
-def _field_of(content: Any, field: str) -> Any:
-    if not field:
-        return content
-    if not isinstance(content, dict):
-        raise ValueError(f"holds no object with an entry {field!r}")
-    if field not in content:
-        raise ValueError(f"has the entries {_listed(tuple(content))}, not {field!r}")
-    return content[field]
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names)

@@ -12,7 +12,13 @@ from PIL import Image
 from configs.command_line import load_preset, parse_command_line
 from configs.presets.published import mixture
 from configs.runs.further import load_run
-from data_pipeline.sources.files.formats import ArrayFile, BoxesFile, NumberFile, TextFile
+from data_pipeline.sources.files.formats import (
+    ArrayFile,
+    BoxesFile,
+    CodesFile,
+    NumberFile,
+    TextFile,
+)
 from fourm.interop.ml4m import main as ml4m
 from fourm.model.saved_model import load_model
 from tests.fourm.tiny_run import CAPTIONS, SIDE, make_pictures, make_run, write_run
@@ -156,7 +162,7 @@ def test_an_imported_model_asks_for_files_of_its_modalities(tmp_path):
     config, about = load_run(folder)
     assert str(folder) in about
     # Without tokenizers, ids are what there is to read; pixels are read as they are.
-    assert config.data.modalities["tok_rgb@224"] == ArrayFile()
+    assert config.data.modalities["tok_rgb@224"] == CodesFile(shape=(14, 14))
     assert config.data.modalities["rgb@224"] == ArrayFile("rgb", as_rgb=True)
     assert config.masking == mixture("7")
     assert config.evaluation.pairs[0] == "rgb@224->caption"

@@ -117,7 +117,7 @@ def test_formats_apply_to_what_columns_store(folder):
         4
     ]
     assert sample["rgb"][0, 0, 0] == 8 and sample["north"] == 2.0
-    assert np.isnan(sample["vector"][0]) and sample["vector"][1] == 5
+    assert sample["vector"].mask[0] and sample["vector"][1] == 5
 
 
 def test_modalities_have_columns_of_their_names_unless_they_are_given(folder):

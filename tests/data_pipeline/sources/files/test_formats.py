@@ -1,13 +1,21 @@
+import gzip
 import io
 import json
-import struct
-import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipeline.sources.files.formats import ArrayFile, BoxesFile, NumberFile, TextFile
+from data_pipeline.sources.files.formats import (
+    ArrayFile,
+    CodesFile,
+    FileFormat,
+    NumberFile,
+    TextFile,
+)
+from tokenizers.base import Choices
+from tokenizers.codes import Codes
+from tokenizers.values import Classes, Colors, Distances, Reals
 
 
 def picture_bytes(array: np.ndarray, kind: str = "png", mode: str | None = None) -> bytes:
@@ -56,18 +64,6 @@ def test_16_bit_png_keeps_all_bits_and_scales(random):
     np.testing.assert_allclose(metres, millimetres / 1000, rtol=1e-6)
 
 
-def test_16_bit_colour_png_is_refused_rather_than_cut_to_8_bits():
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-        )
-
-    header = struct.pack(">IIBBBBB", 1, 1, 16, 2, 0, 0, 0)
-    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(7)))
-    with pytest.raises(ValueError, match=r"16 bits per channel.*store it as npy"):
-        ArrayFile().read(png + chunk(b"IEND", b""), "png")
-
-
 def test_palette_pictures_are_class_numbers_unless_colours_are_wanted():
     classes = np.array([[0, 1], [2, 1]], np.uint8)
     picture = Image.fromarray(classes, "L")
@@ -94,10 +90,136 @@ def test_channels_first_is_turned_around(random):
         ArrayFile(channels_first=True).read(npy_bytes(bands[0]), "npy")
 
 
-def test_missing_is_a_stored_number_and_becomes_nan():
+def test_missing_is_a_stored_number_and_becomes_unknown():
     stored = np.array([[-9999, 0], [10, 20]], np.int16)
     read = ArrayFile(scale=0.5, offset=1.0, missing=-9999.0).read(npy_bytes(stored), "npy")
     np.testing.assert_array_equal(read, np.array([[np.nan, 1], [6, 11]], np.float32))
+    reals = stored.astype(np.float64)
+    read = ArrayFile(missing=-9999.0).read(npy_bytes(reals), "npy")
+    assert read.dtype == np.float64 and np.isnan(read[0, 0]) and read[1, 1] == 20
+
+
+def test_missing_and_offset_change_neither_type_nor_unit():
+    millimetres = picture_bytes(np.array([[1000, 65535], [2500, 0]], np.uint16))
+    read = ArrayFile(missing=65535).read(millimetres, "png")
+    assert read.dtype == np.uint16
+    np.testing.assert_allclose(Distances().check(read, "depth"), [[1, 0], [2.5, 0]])
+    shifted = ArrayFile(missing=65535, offset=500).read(millimetres, "png")
+    np.testing.assert_allclose(Distances().check(shifted, "depth"), [[1.5, 0], [3, 0.5]])
+    reals = Reals().check(read, "elevation")[..., 0]
+    np.testing.assert_array_equal(reals, [[1000, np.nan], [2500, 0]])
+    # A number that no pixel has changes nothing at all.
+    assert type(ArrayFile(missing=7).read(npy_bytes(np.ones((2, 2), np.int8)), "npy")) is np.ndarray
+
+
+def test_class_maps_from_one_are_shifted_and_stay_whole():
+    read = ArrayFile(offset=-1, missing=0).read(npy_bytes(np.array([[0, 1, 2]], np.uint8)), "npy")
+    assert Classes(("a", "b")).check(read, "map").tolist() == [[255, 0, 1]]
+
+
+def test_class_maps_are_renumbered():
+    stored = picture_bytes(np.array([[0, 1, 2, 250, 254]], np.uint8))
+    full = ArrayFile(values={0: 255, 1: 0, 2: 1, 250: 255, 254: 255})
+    assert full.read(stored, "png").tolist() == [[255, 0, 1, 255, 255]]
+    some = ArrayFile(values={250: 255, 254: 255}).read(stored, "png")
+    assert some.tolist() == [[0, 1, 2, 255, 255]]
+    others = ArrayFile(values={1: 0, 2: 1}, other=255).read(stored, "png")
+    assert others.tolist() == [[255, 0, 1, 255, 255]]
+    with pytest.raises(ValueError, match="the number 1, which `values` does not name, but gives"):
+        ArrayFile(values={0: 255, 2: 1}).read(stored, "png")
+    signed = npy_bytes(np.array([[-1, 7, 70_000]], np.int32))
+    assert ArrayFile(values={-1: 255, 7: 0, 70_000: 1}).read(signed, "npy").tolist() == [
+        [255, 0, 1]
+    ]
+    with pytest.raises(ValueError, match="holds float64; `values` is for whole numbers"):
+        ArrayFile(values={0: 1}).read(npy_bytes(np.zeros((2, 2))), "npy")
+
+
+def test_what_is_unknown_stays_so_where_class_maps_are_renumbered():
+    stored = npy_bytes(np.array([[9, 1, 2]], np.uint8))
+    read = ArrayFile(values={1: 0, 2: 1}, missing=9).read(stored, "npy")
+    assert Classes(("a", "b"), ignore=7).check(read, "map").tolist() == [[7, 0, 1]]
+
+
+def test_class_maps_in_colours_are_read_by_a_table():
+    colors = np.array([[[0, 0, 0], [128, 64, 128], [0, 0, 142]]], np.uint8)
+    table = {(0, 0, 0): 255, (128, 64, 128): 0, (0, 0, 142): 1}
+    assert ArrayFile(colors=table).read(picture_bytes(colors), "png").tolist() == [[255, 0, 1]]
+    in_order = ArrayFile(colors=((0, 0, 0), (128, 64, 128)), other=255)
+    assert in_order.read(picture_bytes(colors), "png").tolist() == [[0, 1, 255]]
+    with pytest.raises(ValueError, match=r"the colour \(0, 0, 142\), which `colors` does not name"):
+        ArrayFile(colors=((0, 0, 0), (128, 64, 128))).read(picture_bytes(colors), "png")
+    palette = Image.fromarray(colors).quantize(3)
+    stream = io.BytesIO()
+    palette.save(stream, "png")
+    assert ArrayFile(colors=table).read(stream.getvalue(), "png").tolist() == [[255, 0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("knobs", "message"),
+    [
+        ({"colors": {(0, 0, 256): 1}}, "ArrayFile.colors and .* have a shade outside"),
+        ({"background": (-1, 0, 0)}, "outside of 0 to 255"),
+        ({"colors": {(0, 0, 0): 1}, "values": {0: 1}}, "are both given"),
+        ({"bands": (0, -1)}, r"ArrayFile.bands are \(0, -1\)"),
+        ({"max_pixels": 0}, "ArrayFile.max_pixels is 0; at least 1"),
+    ],
+)
+def test_knobs_out_of_range_are_refused(knobs, message):
+    with pytest.raises(ValueError, match=message):
+        ArrayFile(**knobs)
+
+
+def test_bands_are_chosen_in_an_order(random):
+    bands = random.integers(0, 255, (4, 5, 6), np.uint8)
+    read = ArrayFile(bands=(3, 2, 1)).read(npy_bytes(bands), "npy")
+    np.testing.assert_array_equal(read, bands[..., [3, 2, 1]])
+    rgba = picture_bytes(random.integers(0, 256, (4, 5, 4), np.uint8))
+    assert type(ArrayFile(bands=(0, 1, 2)).read(rgba, "png")) is np.ndarray
+    with pytest.raises(ValueError, match=r"shape \(4, 5, 6\); `bands` \(6,\)"):
+        ArrayFile(bands=(6,)).read(npy_bytes(bands), "npy")
+
+
+def test_a_picture_becomes_colours_without_a_knob():
+    palette = Image.frombytes("P", (2, 1), bytes([0, 1]))
+    palette.putpalette([10, 20, 30, 200, 100, 50])
+    stream = io.BytesIO()
+    palette.save(stream, "png")
+    read = ArrayFile().read(stream.getvalue(), "png")
+    assert Colors().check(read, "rgb").tolist() == [[[10, 20, 30], [200, 100, 50]]]
+    assert Classes(("a", "b")).check(read, "map").tolist() == [[0, 1]]
+
+
+def test_empty_arrays_are_refused():
+    with pytest.raises(ValueError, match=r"holds an empty array, of shape \(0, 4\)"):
+        ArrayFile().read(npy_bytes(np.zeros((0, 4))), "npy")
+
+
+@pytest.mark.parametrize("shape", [(196,), (1, 196), (14, 14), (1, 14, 14)])
+def test_ids_of_one_view_are_a_grid(shape):
+    ids = np.arange(196, dtype=np.int16)
+    grid = ids.reshape(14, 14)
+    data = npy_bytes(ids.reshape(shape))
+    np.testing.assert_array_equal(CodesFile(shape=(14, 14)).read(data, "npy"), grid)
+    # Whoever reads them as an array has them in order, too.
+    checked = Codes(200, (14, 14)).check(ArrayFile().read(data, "npy"), "tok")
+    np.testing.assert_array_equal(checked, grid)
+
+
+def test_ids_of_several_views_are_choices():
+    ids = np.arange(10 * 196, dtype=np.int16).reshape(10, 196)
+    for stored in (ids, ids.reshape(10, 14, 14)):
+        read = CodesFile(shape=(14, 14)).read(npy_bytes(stored), "npy")
+        assert isinstance(read, Choices) and len(read) == 10
+        np.testing.assert_array_equal(np.stack(read), ids.reshape(10, 14, 14))
+    with pytest.raises(ValueError, match=r"shape \(10, 195\); \(14, 14\) or \(196,\) is allowed"):
+        CodesFile(shape=(14, 14)).read(npy_bytes(ids[:, 1:]), "npy")
+    with pytest.raises(ValueError, match="holds float64; ids are whole"):
+        CodesFile(shape=(2,)).read(npy_bytes(np.zeros(2)), "npy")
+    with pytest.raises(ValueError, match=r"CodesFile\.shape is"):
+        CodesFile()
+    with pytest.raises(ValueError, match="several views are read by CodesFile"):
+        Codes(2000, (14, 14)).check(ids, "tok")
 
 
 def test_npz_takes_its_only_array_or_the_one_named(random):
@@ -126,14 +248,60 @@ def test_arrays_can_be_json():
 def test_text_is_txt_or_json():
     assert TextFile().read("\ufeffein Stuhl, größer\n".encode(), "txt") == "ein Stuhl, größer"
     assert TextFile().read(b'"a chair"', "json") == "a chair"
-    assert TextFile().read(b'["a chair", "a seat"]', "json") == "a chair"
+    assert TextFile().read(b'["a chair"]', "json") == "a chair"
     assert TextFile(field="caption").read(b'{"caption": "a chair"}', "json") == "a chair"
     with pytest.raises(ValueError, match="has the entries text, not 'caption'"):
         TextFile(field="caption").read(b'{"text": "a chair"}', "json")
     with pytest.raises(ValueError, match="does not hold a string"):
         TextFile().read(b"[]", "json")
-    with pytest.raises(ValueError, match="readable are txt, json"):
-        TextFile().read(b"", "png")
+    with pytest.raises(ValueError, match="is a PNG picture, and no text"):
+        TextFile().read(picture_bytes(np.zeros((2, 2), np.uint8)), "txt")
+
+
+def test_several_captions_are_choices_and_empty_ones_do_not_count():
+    two = Choices(("a chair", "a seat"))
+    objects = json.dumps([{"caption": "a chair"}, {"caption": ""}, {"caption": "a seat"}]).encode()
+    for data, extension in (
+        (b'["a chair", " ", "a seat\\n"]', "json"),
+        (objects, "json"),
+        (gzip.compress(objects), "json.gz"),
+        (b'{"caption": ["a chair", "a seat"], "width": 3}', "json"),
+    ):
+        read = TextFile().read(data, extension)
+        assert read == two and isinstance(read, Choices)
+    assert TextFile(field="text").read(b'[{"text": "a"}, {"text": "b"}]', "json") == ("a", "b")
+    text = b"a chair\n\na seat\n"
+    assert TextFile(lines=True).read(text, "txt") == two
+    assert TextFile().read(text, "txt") == "a chair\n\na seat"
+    for empty, extension in ((b" \n", "txt"), (b'["", " "]', "json"), (b'""', "json")):
+        with pytest.raises(ValueError, match="holds no caption, as it is empty"):
+            TextFile(lines=True).read(empty, extension)
+
+
+def test_a_text_that_unpacks_to_too_much_is_refused():
+    with pytest.raises(ValueError, match="unpacks to more than 32 MiB"):
+        TextFile().read(gzip.compress(bytes(1 << 26)), "json.gz")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (ArrayFile(), "is an HTML page, and no array"),
+        (TextFile(), "is an HTML page, and no text"),
+        (TextFile(field="a"), "is an HTML page, and no text"),
+        (NumberFile(), "is an HTML page, and no text"),
+        (CodesFile(shape=(2, 2)), "is an HTML page; ids are read from npy"),
+    ],
+)
+@pytest.mark.parametrize("extension", ["jpg", "npy", "json", "txt"])
+def test_a_file_is_told_by_its_first_bytes_and_not_by_its_name(
+    given: FileFormat, message, extension
+):
+    with pytest.raises(ValueError, match=message):
+        given.read(b"<!DOCTYPE html><html>Not found</html>", extension)
+    array = np.arange(6).reshape(2, 3).astype(np.uint8)
+    for data in (npy_bytes(array), picture_bytes(array), npz_bytes(a=array)):
+        np.testing.assert_array_equal(ArrayFile().read(data, extension), array)
 
 
 def test_numbers_are_txt_json_or_npy():
@@ -144,46 +312,3 @@ def test_numbers_are_txt_json_or_npy():
         NumberFile().read(npy_bytes(np.zeros(2)), "npy")
     with pytest.raises(ValueError, match="does not hold a number"):
         NumberFile().read(b'"3"', "json")
-
-
-def boxes_bytes(*instances: dict) -> bytes:
-    return json.dumps({"instances": instances}).encode()
-
-
-def test_boxes_are_read_by_class_name_or_number():
-    data = boxes_bytes(
-        {"boxes": [0, 0.25, 0.5, 1], "class_name": "chair", "class_id": 4, "score": 0.9},
-        {"boxes": [0.5, 0.5, 1, 1], "class_name": "wall", "class_id": 0, "score": 0.2},
-    )
-    boxes = BoxesFile(class_names=("wall", "chair")).read(data, "json")
-    assert boxes.classes.tolist() == [1, 0]
-    np.testing.assert_allclose(boxes.corners, [[0, 0.25, 0.5, 1], [0.5, 0.5, 1, 1]])
-    assert BoxesFile().read(data, "json").classes.tolist() == [4, 0]
-    assert BoxesFile(minimum_score=0.5).read(data, "json").classes.tolist() == [4]
-
-
-def test_a_picture_without_boxes_has_empty_arrays():
-    boxes = BoxesFile().read(boxes_bytes(), "json")
-    assert boxes.corners.shape == (0, 4) and boxes.corners.dtype == np.float32
-    assert boxes.classes.shape == (0,) and boxes.classes.dtype == np.int32
-
-
-@pytest.mark.parametrize(
-    ("data", "message"),
-    [
-        (boxes_bytes({"boxes": [0, 0, 64, 64], "class_id": 1}), "fractions"),
-        (boxes_bytes({"boxes": [0.5, 0, 0.2, 1], "class_id": 1}), "fractions"),
-        (boxes_bytes({"boxes": [0, 0, 1, 1]}), "has the entries boxes, not 'class_id'"),
-        (b'{"instances": 3}', "no list of `instances`"),
-        (b"[]", "no object with an entry 'instances'"),
-    ],
-)
-def test_wrong_boxes_are_refused(data, message):
-    with pytest.raises(ValueError, match=message):
-        BoxesFile().read(data, "json")
-
-
-def test_a_class_without_a_name_in_the_config_is_refused():
-    data = boxes_bytes({"boxes": [0, 0, 1, 1], "class_name": "dragon"})
-    with pytest.raises(ValueError, match="class 'dragon', which class_names does not name"):
-        BoxesFile(class_names=("wall",)).read(data, "json")

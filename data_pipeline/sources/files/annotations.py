@@ -1,0 +1,240 @@
+"""Boxes in the files of annotation programs: JSON as in 4M, YOLO's txt, Pascal VOC's XML."""
+
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from data_pipeline.sources.files.file_format import FileFormat, field_of, parse_json
+from tokenizers.base import Boxes, Mended
+from tokenizers.content.kinds import read_text
+from tokenizers.content.limits import unpack_gzip
+from tokenizers.settings.checked import name_knob
+
+ROUNDING = 1e-3
+"""How far a box may lie outside of its picture without a word, as a share of height and width."""
+SLIGHTLY = 0.1
+"""How far it may, to be cut at the edge. What lies further out is in another unit, or wrong."""
+MOST_CLASSES = 1 << 20
+WIDTHS = ("image_width", "width", "imageWidth")
+HEIGHTS = ("image_height", "height", "imageHeight")
+
+
+class _Box(NamedTuple):
+    """A box as a file has it."""
+
+    name: str | None
+    number: int | None
+    """Of its class; at least one of both is there."""
+    numbers: Sequence[float | int]
+    score: float | int = 1.0
+
+
+class _Annotation(NamedTuple):
+    """What a file says, and how files of its kind usually mean it."""
+
+    boxes: list[_Box]
+    size: tuple[float | int, float | int] | None
+    """Width and height of the picture in pixels."""
+    corners: str
+    unit: str
+
+
+@dataclass(frozen=True)
+class BoxesFile(FileFormat):
+    """Boxes with classes, in one of three layouts, told apart by what they hold.
+
+    - JSON as in 4M: an object with a list `instances`, each with `boxes` (or `bbox`) of four
+      numbers, and `class_name` or `class_id`; fractions unless `unit` says otherwise.
+    - YOLO: a txt with a line `CLASS X Y WIDTH HEIGHT` per box, of its centre, in fractions; a
+      polygon in place of a box is boxed. An empty file has no boxes.
+    - Pascal VOC: XML with `size`, and `object`s of a `name` and a `bndbox` in pixels.
+
+    Boxes that lie slightly outside of the picture are cut at its edge, which is counted.
+    """
+
+    class_names: tuple[str, ...] = ()
+    """Names in the order of their class numbers. If empty, the file's class_id is the number."""
+    minimum_score: float = 0.0
+    """Leave out instances that their detector gave a lower score than this."""
+    corners: Literal["", "xyxy", "xywh", "cxcywh"] = ""
+    """What the four numbers are: two corners, a corner and a size, or a centre and a size. As is
+    usual for the kind of file if empty."""
+    unit: Literal["", "fractions", "pixels"] = ""
+    """Fractions of width and height, or pixels, for which the file must have the picture's size. As
+    is usual for the kind of file if empty."""
+    first_pixel: int = 0
+    """Number of the first pixel: 1 for the original Pascal VOC, whose boxes include their last."""
+
+    def check_knobs(self, knob: str) -> None:
+        super().check_knobs(knob)
+        if self.first_pixel not in (0, 1):
+            raise ValueError(
+                f"{name_knob(knob, 'first_pixel')} is {self.first_pixel}; 0 or 1 is allowed."
+            )
+
+    def read(self, data: bytes, extension: str) -> Boxes | Mended:
+        text = read_text(unpack_gzip(data))
+        match text.lstrip()[:1]:
+            case "{" | "[":
+                stored = _read_instances(parse_json(data))
+            case "<":
+                stored = _read_voc(text)
+            case _ if extension.startswith("json"):
+                stored = _read_instances(parse_json(data))
+            case _:
+                stored = _read_yolo(text)
+        kept = [each for each in stored.boxes if each.score >= self.minimum_score]
+        classes = np.array([self._class_of(each) for each in kept], np.int32)
+        corners = self._corners_of(stored, kept)
+        if len(corners) and max(-corners.min(), corners.max() - 1) > ROUNDING:
+            cut = corners.clip(0, 1)
+            if ((cut[:, :2] == cut[:, 2:]) & (corners[:, :2] < corners[:, 2:])).any():
+                raise ValueError("has a box that lies outside of the picture")
+            return Mended(Boxes(cut, classes), "boxes cut at the picture's edge")
+        return Boxes(corners.clip(0, 1), classes)
+
+    def _corners_of(self, stored: _Annotation, kept: list[_Box]) -> Float[np.ndarray, "boxes 4"]:
+        """Returns x_min, y_min, x_max and y_max as fractions, at most slightly out of range."""
+        numbers = np.array([each.numbers for each in kept], np.float64).reshape(-1, 4)
+        if not np.isfinite(numbers).all():
+            raise ValueError("has a box with a number that is not finite")
+        corners = numbers.copy()
+        kind, unit = self.corners or stored.corners, self.unit or stored.unit
+        if kind == "cxcywh":
+            corners[:, :2] -= corners[:, 2:] / 2
+        if kind != "xyxy":
+            corners[:, 2:] += corners[:, :2]
+        if unit == "pixels":
+            if stored.size is None or min(stored.size) <= 0:
+                raise ValueError(
+                    "has boxes in pixels and not the size of the picture, such as "
+                    f"{WIDTHS[0]} and {HEIGHTS[0]}; add it, or convert the boxes to fractions"
+                )
+            corners[:, :2] -= self.first_pixel
+            corners[:, 2:] -= 0 if kind == "xyxy" else self.first_pixel
+            corners /= np.array([*stored.size, *stored.size])
+        outside = ((corners < -SLIGHTLY) | (corners > 1 + SLIGHTLY)).any(axis=1)
+        wrong = np.flatnonzero(outside | (corners[:, :2] > corners[:, 2:]).any(axis=1))
+        if wrong.size:
+            shown = ", ".join(f"{number:g}" for number in numbers[wrong[0]])
+            raise ValueError(
+                f"has the box [{shown}], which is not {kind} in {unit} within the picture; set "
+                "unit (fractions, pixels) and corners (xyxy, xywh, cxcywh) to what the files hold"
+            )
+        return corners.astype(np.float32)
+
+    def _class_of(self, box: _Box) -> int:
+        if box.name is not None and (self.class_names or box.number is None):
+            if box.name not in self.class_names:
+                raise ValueError(
+                    f"has the class {box.name[:60]!r}, which class_names does not name"
+                )
+            return self.class_names.index(box.name)
+        number = -1 if box.number is None else box.number
+        if number < 0 or number >= (len(self.class_names) or MOST_CLASSES):
+            allowed = (
+                f"0 to {len(self.class_names) - 1} are" if self.class_names else "0 or more is"
+            )
+            raise ValueError(f"has a box of the class number {number}; {allowed} allowed")
+        return number
+
+
+def _read_instances(content: Any) -> _Annotation:
+    instances = field_of(content, "instances")
+    if not isinstance(instances, list):
+        raise ValueError("has no list of `instances`")
+    boxes = [_instance(each) for each in instances]
+    width = next((content[name] for name in WIDTHS if name in content), None)
+    height = next((content[name] for name in HEIGHTS if name in content), None)
+    has_size = _is_number(width) and _is_number(height)
+    return _Annotation(boxes, (width, height) if has_size else None, "xyxy", "fractions")
+
+
+def _instance(stored: Any) -> _Box:
+    has_bbox = isinstance(stored, dict) and "bbox" in stored
+    numbers = field_of(stored, "bbox" if has_bbox else "boxes")
+    if not isinstance(numbers, list) or len(numbers) != 4 or not all(map(_is_number, numbers)):
+        raise ValueError(f"has the box {str(numbers)[:60]}; four numbers are a box")
+    score = stored.get("score", 1.0)
+    if not _is_number(score):
+        raise ValueError(f"has a box of the score {str(score)[:60]!r}, which is no number")
+    name = stored.get("class_name")
+    number = stored.get("class_id") if name is not None else field_of(stored, "class_id")
+    if not isinstance(name, str | None) or type(number) not in (int, type(None)):
+        raise ValueError(
+            f"has a box of the class {str(name)[:60]!r}, {str(number)[:60]}; a name is a text, and "
+            "a number whole"
+        )
+    return _Box(name, number, numbers, score)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
+
+
+def _read_yolo(text: str) -> _Annotation:
+    boxes = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            first, *rest = line.split()
+            label, numbers = int(first), [float(each) for each in rest]
+        except ValueError as error:
+            raise ValueError(
+                f"has the line {number} {line[:60]!r}; CLASS X Y WIDTH HEIGHT is allowed"
+            ) from error
+        score = numbers.pop() if len(numbers) == 5 else 1.0
+        if len(numbers) >= 6 and len(numbers) % 2 == 0:  # The corners of a polygon.
+            low, high = np.reshape(numbers, (-1, 2)).min(0), np.reshape(numbers, (-1, 2)).max(0)
+            numbers = [*((low + high) / 2).tolist(), *(high - low).tolist()]
+        if len(numbers) != 4:
+            raise ValueError(
+                f"has {len(numbers)} numbers behind the class in line {number}; CLASS X Y WIDTH "
+                "HEIGHT is allowed"
+            )
+        boxes.append(_Box(None, label, numbers, score))
+    return _Annotation(boxes, None, "cxcywh", "fractions")
+
+
+class _WithoutEntities(ElementTree.TreeBuilder):
+    """Refuses what XML may hide: files that it draws in, and entities that multiply."""
+
+    def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
+        raise ValueError("declares a document type, which may hide anything; remove <!DOCTYPE ...>")
+
+
+def _read_voc(text: str) -> _Annotation:
+    # Python's own message names no file of ours, and the text is no longer in its encoding.
+    start = text.find("?>") + 2 if text.lstrip().startswith("<?xml") else 0
+    parser = ElementTree.XMLParser(target=_WithoutEntities())
+    try:
+        parser.feed(text[start:].strip())
+        root = parser.close()
+    except ElementTree.ParseError as error:
+        raise ValueError(f"is no XML ({error})") from error
+    boxes = []
+    for each in root.findall("object"):
+        name = (each.findtext("name") or "").strip()
+        numbers = [_number_in(each, f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")]
+        if not name or None in numbers:
+            raise ValueError(
+                "has an <object> without <name>, or without <bndbox> of xmin, ymin, xmax, ymax"
+            )
+        boxes.append(_Box(name, None, [number for number in numbers if number is not None]))
+    if root.find("object") is None and root.tag != "annotation":
+        raise ValueError(f"is XML with the root <{root.tag[:40]}>, and no <annotation> of boxes")
+    width, height = _number_in(root, "size/width"), _number_in(root, "size/height")
+    size = None if width is None or height is None else (width, height)
+    return _Annotation(boxes, size, "xyxy", "pixels")
+
+
+def _number_in(element: ElementTree.Element, path: str) -> float | None:
+    try:
+        return float(element.findtext(path) or "")
+    except ValueError:
+        return None

@@ -1,0 +1,1 @@
+"""What the bytes of a file hold: pictures, arrays, texts. Nothing of what their numbers mean."""
