@@ -171,6 +171,7 @@ TASKS = {
     "step_base_256_unfused": Task(120, step_of("b", 256, fused_attention=False)),
     "generate_base_1": Task(120, generation_of(1)),
     "step_base_256_unrolled": Task(150, step_of("b", 256, scan_layers=False)),
+    "step_base_256_joined": Task(150, step_of("b", 256, joined_products=True)),
     "step_base_256_fitted_tiles": Task(150, step_of("b", 256, tiles="fitted")),
     "masking": Task(60, measure_masking),
     "generate_base_16": Task(120, generation_of(16)),

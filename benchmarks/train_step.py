@@ -68,6 +68,8 @@ class TrainStep:
     """Scan over layers instead of unrolling them."""
     fused_attention: bool = True
     """Attend by a fused kernel where there is one."""
+    joined_products: bool = False
+    """Multiply by kernels that read the same side by side."""
     remat: Remat = "none"
     """What the backward pass computes again; auto takes the least with which the step fits."""
     tile: int = LossConfig().tile
@@ -100,7 +102,8 @@ def build_step(config: TrainStep) -> Step:
     space, model_config = build_workload(
         config.size, config.modalities, config.features, config.scan_layers, config.dtype
     )
-    model_config = replace(model_config, remat=config.remat, fused_attention=config.fused_attention)
+    knobs = ("remat", "fused_attention", "joined_products")
+    model_config = replace(model_config, **{knob: getattr(config, knob) for knob in knobs})
     mixture = build_mixture(space, config.budget, rules=config.rules)
     mask = partial(mask_batch, space=space, config=mixture)
     layout = Layout.build(config.mesh)

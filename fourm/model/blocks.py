@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float
 from fourm.model.attention import attend
 from fourm.model.config import ModelConfig
 from fourm.model.mlp import Mlp
-from fourm.model.projections import apply_flat, dense, norm
+from fourm.model.projections import apply_all, apply_flat, dense, norm
 
 
 class Attention(nnx.Module):
@@ -19,6 +19,7 @@ class Attention(nnx.Module):
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
         dim = config.dim
         self.num_heads, self.may_fuse = config.num_heads, config.fused_attention
+        self.is_joined = config.joined_products
         self.query = dense(config, dim, dim, rngs, config.published.qkv_bias)
         self.key = dense(config, dim, dim, rngs, config.published.qkv_bias)
         # Queries and keys start out alike, so that tokens begin by attending to their own place
@@ -35,10 +36,9 @@ class Attention(nnx.Module):
         self, context: Float[Array, "batch s dim"]
     ) -> tuple[Float[Array, "batch s heads k"], Float[Array, "batch s heads k"]]:
         """Projects what is attended to; generation keeps the result."""
-        keys = self.split_heads(apply_flat(self.key, context))
-        if self.key_norm is not None:
-            keys = self.key_norm(keys)
-        return keys, self.split_heads(apply_flat(self.value, context))
+        projected = apply_all([self.key, self.value], context, self.is_joined)
+        keys, values = (self.split_heads(each) for each in projected)
+        return keys if self.key_norm is None else self.key_norm(keys), values
 
     def attend(
         self,

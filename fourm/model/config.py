@@ -106,6 +106,9 @@ class ModelConfig(Checked):
     fine grid can tell the quarters of a coarse cell apart."""
     fused_attention: bool = True
     """On GPUs, in half precision, attend by cuDNN's flash attention where its rules hold."""
+    joined_products: bool = False
+    """In half precision, multiply by the kernels of keys and values, and of gate and up, side by
+    side: fewer and larger products, of kernels that are copied first."""
     scan_layers: bool = False
     """Scan over layers (compile time does not grow with depth) instead of unrolling them
     (faster steps on a CPU)."""

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from fourm.model.config import ACTIVATIONS, ModelConfig
 from fourm.model.norms import is_half
-from fourm.model.projections import apply_flat, dense
+from fourm.model.projections import apply_all, apply_flat, dense
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -52,7 +52,7 @@ class Mlp(nnx.Module):
 
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
         hidden, bias = config.mlp_hidden, config.published.mlp_bias
-        self.activation = config.activation
+        self.activation, self.is_joined = config.activation, config.joined_products
         self.gate = dense(config, config.dim, hidden, rngs, bias) if config.is_gated else None
         self.up = dense(config, config.dim, hidden, rngs, bias)
         self.down = dense(config, hidden, config.dim, rngs, bias)
@@ -62,11 +62,11 @@ class Mlp(nnx.Module):
 
         def network(rows: Float[Array, "*rows dim"]) -> Float[Array, "*rows dim"]:
             if self.gate is not None:
-                gates, values = self.gate(rows), self.up(rows)
-                if is_half(rows.dtype):  # Their product is computed again, too.
+                if is_half(rows.dtype):  # The gated values are computed again, too.
+                    gates, values = apply_all([self.gate, self.up], rows, self.is_joined)
                     down = nnx.split(self.down)
                     return jax.checkpoint(partial(_close, activate))(*down, gates, values)
-                return self.down(gate(activate, gates, values))
+                return self.down(gate(activate, self.gate(rows), self.up(rows)))
             return self.down(activate(self.up(rows)))
 
         return apply_flat(network, x)

@@ -1,6 +1,7 @@
 """Linear projections and norms, and how they are applied to tokens."""
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -27,29 +28,57 @@ class Linear(nnx.Linear):
 
 @jax.custom_vjp
 def project(
-    x: Float[Array, "*rows inputs"], kernel: Float[Array, "inputs outputs"]
+    x: Float[Array, "*rows inputs"], *kernels: Float[Array, "inputs _"]
 ) -> Float[Array, "*rows outputs"]:
-    """Returns `x @ kernel` in the precision of `x`.
+    """Returns `x @ kernel` in the precision of `x`, of several kernels side by side.
 
-    For the backward pass the kernel is kept as it is stored, and rounded again there: a rounded
+    For the backward pass a kernel is kept as it is stored, and rounded again there: a rounded
     copy of every layer's would be kept beside it. Its gradient is added up in its own precision.
     """
-    return x @ kernel.astype(x.dtype)
+    return x @ _join(kernels, x)
 
 
-def _project_forward(x, kernel):
-    return project(x, kernel), (x, kernel)
+def _join(kernels: Sequence[Array], x: Array) -> Float[Array, "inputs outputs"]:
+    rounded = [kernel.astype(x.dtype) for kernel in kernels]
+    return rounded[0] if len(rounded) == 1 else jnp.concatenate(rounded, axis=1)
+
+
+def _starts(kernels: Sequence[Array]) -> list[int]:
+    """Returns the columns at which the outputs of all kernels but the first begin."""
+    return list(itertools.accumulate(kernel.shape[1] for kernel in kernels))[:-1]
+
+
+def _project_forward(x, *kernels):
+    return project(x, *kernels), (x, kernels)
 
 
 def _project_backward(kept, slope):
-    x, kernel = kept
-    x_slope = slope @ kernel.astype(x.dtype).T
+    x, kernels = kept
+    x_slope = slope @ _join(kernels, x).T
     rows, slopes = (array.reshape(-1, array.shape[-1]) for array in (x, slope))
-    kernel_slope = jnp.matmul(rows.T, slopes, preferred_element_type=kernel.dtype)
-    return x_slope, kernel_slope
+    kernels_slope = jnp.matmul(rows.T, slopes, preferred_element_type=kernels[0].dtype)
+    return x_slope, *jnp.split(kernels_slope, _starts(kernels), axis=1)
 
 
 project.defvjp(_project_forward, _project_backward)
+
+
+def apply_all(
+    layers: Sequence[Linear], x: Float[Array, "batch tokens dim"], is_joined: bool
+) -> list[Float[Array, "batch tokens _"]]:
+    """Applies projections that read the same.
+
+    Args:
+        layers: The projections.
+        x: What they read.
+        is_joined: Whether to do so by one product, in half precision and without biases.
+    """
+    has_bias = any(layer.bias is not None for layer in layers)
+    if not is_joined or has_bias or not is_half(layers[0].dtype):
+        return [apply_flat(layer, x) for layer in layers]
+    kernels = [layer.kernel[...] for layer in layers]
+    y = project(x.astype(layers[0].dtype), *kernels)
+    return jnp.split(y, _starts(kernels), axis=-1)
 
 
 def dense(

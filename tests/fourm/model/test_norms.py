@@ -13,7 +13,7 @@ from benchmarks.workloads import build_mixture, build_workload, draw_tokens
 from fourm.masking.mask import mask_batch
 from fourm.model.config import ModelConfig
 from fourm.model.norms import LayerNorm, RMSNorm
-from fourm.model.projections import dense
+from fourm.model.projections import apply_all, dense
 from fourm.model.transformer import FourM
 from tests.fourm.masking.test_mask import MIXTURE
 from tests.fourm.tiny import SPACE, build_model, change_config, make_tokens
@@ -80,12 +80,36 @@ def test_projections_in_half_precision_have_gradients_in_full():
         np.testing.assert_allclose(own.astype(jnp.float32), expected, rtol=0.03, atol=0.05)
 
 
+@pytest.mark.parametrize("precision", ["bfloat16", "float32"])
+def test_kernels_side_by_side_give_what_they_give_apart(precision):
+    config = ModelConfig(dim=32, compute_dtype=precision)
+    layers = [dense(config, 32, width, nnx.Rngs(width), False) for width in (16, 8)]
+    x = jax.random.normal(jax.random.key(0), (6, 5, 32), precision)
+    weights = [jax.random.normal(jax.random.key(1), (6, 5, width)) for width in (16, 8)]
+    graph, state = nnx.split(nnx.List(layers))
+
+    def run(is_joined):
+        def scalar(state, x):
+            found = apply_all(list(nnx.merge(graph, state)), x, is_joined)
+            terms = zip(found, weights, strict=True)
+            return sum((y.astype(jnp.float32) * w).sum() for y, w in terms), found
+
+        slopes, found = jax.grad(scalar, argnums=(0, 1), has_aux=True)(state, x)
+        return jax.tree.leaves((slopes, found))
+
+    for joined, apart in zip(run(True), run(False), strict=True):
+        assert joined.dtype == apart.dtype
+        wide = joined.astype(jnp.float32), apart.astype(jnp.float32)
+        np.testing.assert_allclose(*wide, rtol=0.02, atol=0.05)
+
+
 @pytest.mark.slow
-def test_a_model_in_half_precision_has_about_the_gradient_of_one_in_float32():
+@pytest.mark.parametrize("joined", [False, True])
+def test_a_model_in_half_precision_has_about_the_gradient_of_one_in_float32(joined):
     batch = mask_batch(jax.random.key(0), make_tokens(), SPACE, MIXTURE)
 
     def gradient(dtype):
-        model = build_model(compute_dtype=dtype)
+        model = build_model(compute_dtype=dtype, joined_products=joined)
         graph, params, rest = nnx.split(model, nnx.Param, ...)
 
         def scalar(params):
@@ -130,4 +154,5 @@ def test_a_model_of_size_base_keeps_less_than_700_mib_for_a_batch_of_8():
         lambda: mask_batch(jax.random.key(0), draw_tokens(space, 8), space, mixture)
     )
     assert 300 < count_kept(config, space, batch) < 700
+    assert count_kept(change_config(config, joined_products=True), space, batch) < 750
     assert count_kept(change_config(config, compute_dtype="float32"), space, batch) > 2000
