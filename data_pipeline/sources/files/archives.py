@@ -20,9 +20,9 @@ from data_pipeline.sources.files.locations import (
     Listing,
     Location,
     Remark,
+    kind_of,
     open_file,
     printable,
-    split_name,
 )
 from tokenizers.process.compile_cache import user_cache
 from tokenizers.storage.unfinished import partial_name
@@ -171,7 +171,7 @@ def _add_members(
             return f"{printable(member.name)} is not whole", position
         if not member.isdir():
             inner = _check_member(member, member.name, archive)
-            extension = split_name(inner)[1]
+            extension = kind_of(inner)
             location = Location(
                 *(archive.file, offset, member.size, inner, extension),
                 changed=archive.changed,

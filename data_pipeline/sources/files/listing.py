@@ -11,10 +11,10 @@ from data_pipeline.sources.files.locations import (
     Listing,
     Location,
     Remark,
+    kind_of,
     natural_order,
     normal_key,
     printable,
-    split_name,
 )
 
 ARCHIVE_ENDINGS = (
@@ -115,7 +115,7 @@ def _walk(folder: str, prefix: str, above: tuple[tuple[int, int], ...], listing:
             listing.remarks.append(Remark("unreadable", printable(entry.path), reason))
             continue
         if not is_folder:
-            extension = split_name(name)[1]
+            extension = kind_of(name)
             location = Location(entry.path, 0, state.st_size, "", extension, state.st_mtime_ns)
             listing.files.append((prefix + name, location))
         elif (identity := (state.st_dev, state.st_ino)) not in above:  # A link may lead back.

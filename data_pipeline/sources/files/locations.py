@@ -6,6 +6,8 @@ import unicodedata
 import zlib
 from typing import BinaryIO, NamedTuple
 
+ALIASES = {"cls": "txt", "text": "txt"}
+"""Extensions that webdataset gives to files of another kind: a class's number, a text."""
 GZIP = b"\x1f\x8b"
 MOST_UNPACKED = 256 * 2**20
 """Most bytes of a single gzip file, unpacked: a few kilobytes may unpack to gigabytes."""
@@ -20,7 +22,7 @@ class Location(NamedTuple):
     member: str
     """Path inside an archive, or row and column of a table; empty for a file of its own."""
     extension: str
-    """Lower case, without the dot; of a file that ends in .json.gz it is json."""
+    """Lower case, without the dot; of a file that ends in .json.gz it is json, of .cls txt."""
     changed: int = 0
     """When the file was last changed, in nanoseconds."""
     archive: str = ""
@@ -96,6 +98,12 @@ def split_name(name: str) -> tuple[str, str]:
     if extension in ("gz", "GZ") and "." in stem:
         stem, dot, extension = stem.rpartition(".")
     return (stem, extension.lower()) if dot and "/" not in extension else (name, "")
+
+
+def kind_of(name: str) -> str:
+    """Returns the extension that says what a file holds."""
+    extension = split_name(name)[1]
+    return ALIASES.get(extension, extension)
 
 
 def normal_key(name: str) -> str:

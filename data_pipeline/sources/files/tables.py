@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 
 from data_pipeline.sources.files.formats import READABLE, FileFormat
 from data_pipeline.sources.files.keys import why_apart
-from data_pipeline.sources.files.locations import Location, normal_key, split_name
+from data_pipeline.sources.files.locations import Location, normal_key, read_bytes, split_name
 from data_pipeline.sources.source import Note
 from tokenizers.base import Choices
 from tokenizers.settings.checked import name_knob
@@ -120,20 +121,21 @@ def load_table(file: Path, key_column: str) -> Table:
         ValueError: If it is not there, can't be read, or has no such column.
     """
     try:
-        data = file.read_bytes()
+        size = file.stat().st_size
+        extension = split_name(file.name)[1]
+        data = read_bytes(Location(str(file), 0, size, "", extension))
         encoding = next(
             (name for mark, name in BYTE_MARKS.items() if data[:2] == mark), "utf-8-sig"
         )
-        is_json = file.suffix.lower() in (".jsonl", ".ndjson", ".json")
-        read = _read_json_lines if is_json else _read_csv
-        columns, lines = read(data.decode(encoding), file.suffix.lower())
+        read = _read_json_lines if extension in ("jsonl", "ndjson", "json") else _read_csv
+        columns, lines = read(data.decode(encoding), extension)
     except (OSError, ValueError, csv.Error, RecursionError) as error:
         raise ValueError(f"The table {file} can't be read ({error}); check `table`.") from error
     if key_column not in columns and FILE_NAME in columns:
         key_column = FILE_NAME
     if key_column not in columns:
         raise ValueError(
-            f"{file} has the columns {', '.join(columns)}; set key_column, now {key_column!r}, to "
+            f"{file} has the columns {_shown(columns)}; set key_column, now {key_column!r}, to "
             "the one with the samples' keys."
         )
     rows: dict[str, Row] = {}
@@ -202,7 +204,7 @@ def cells_of(table: Table, name: str, column: TableColumn) -> dict[str, Location
     if wanted not in table.columns:
         raise ValueError(
             f"The modality {name} is to be the column {wanted!r} of {table.file}, which has "
-            f"{', '.join(table.columns)}; set data.modalities.{name}.column."
+            f"{_shown(table.columns)}; set data.modalities.{name}.column."
         )
     found = {}
     for key, row in table.rows.items():
@@ -274,26 +276,39 @@ def _names_of(name: str, folders: Sequence[str]) -> Iterator[str]:
             yield stem.removeprefix("all/")
 
 
-def _read_csv(text: str, suffix: str) -> tuple[tuple[str, ...], list[Row | str]]:
+def _read_csv(text: str, extension: str) -> tuple[tuple[str, ...], list[Row | str]]:
     """Returns the columns and the rows; in place of a row that is of no use, the reason."""
     head = text.partition("\n")[0]
-    delimiter = "\t" if suffix in (".tsv", ".tab") else ","
+    delimiter = "\t" if extension in ("tsv", "tab") else ","
     if delimiter not in head:
         delimiter = max(",\t;", key=head.count)
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
-    columns = tuple(name.strip() for name in reader.fieldnames or ())
-    reader.fieldnames = columns
-    lines = [
-        "has another length than the header" if None in row or None in row.values() else row
-        for row in reader
+    # A quotation mark that is never closed would take all that follows for one cell.
+    stream = io.StringIO(text, newline="")
+    try:
+        header, *rows = csv.reader(stream, delimiter=delimiter, strict=True)
+    except csv.Error:
+        if delimiter != "\t":
+            raise
+        header, *rows = csv.reader(text.splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE)
+    except ValueError:
+        raise ValueError("it is empty") from None
+    columns = tuple(name.strip() for name in header)
+    if twice := [name for name, count in Counter(columns).items() if count > 1]:
+        raise ValueError(f"it has several columns of the name {twice[0]!r}")
+    lines: list[Row | str] = [
+        dict(zip(columns, row, strict=True))
+        if len(row) == len(columns)
+        else "has another length than the header"
+        for row in rows
+        if row
     ]
     return columns, lines
 
 
-def _read_json_lines(text: str, suffix: str) -> tuple[tuple[str, ...], list[Row | str]]:
+def _read_json_lines(text: str, extension: str) -> tuple[tuple[str, ...], list[Row | str]]:
     """Returns the columns and the rows; in place of a row that is of no use, the reason."""
     lines: list[Row | str] = []
-    if suffix == ".json":
+    if extension == "json":
         whole = json.loads(text)
         if not isinstance(whole, list):
             raise ValueError("it must be a list of objects, or a line of JSON for each row")
@@ -307,6 +322,11 @@ def _read_json_lines(text: str, suffix: str) -> tuple[tuple[str, ...], list[Row 
                 lines.append(f"is no JSON ({error})")
     columns = dict.fromkeys(name for row in lines if isinstance(row, dict) for name in row)
     return tuple(columns), lines
+
+
+def _shown(columns: Sequence[str]) -> str:
+    shown = ", ".join(" ".join(name.split()) for name in columns)
+    return shown if len(shown) <= 300 else f"{shown[:300]}..."
 
 
 def _text_of(cell: Any) -> str:

@@ -283,10 +283,11 @@ def test_extensions_tell_modalities_of_one_archive_apart(tmp_path, write_tar):
         "caption": TextFile(extension="txt"),
         "title": TextFile(extension="json", field="title"),
         "width": NumberFile(extension="json", field="width"),
+        "class": NumberFile(extension="cls"),
     }
     data = FilesData(str(tmp_path), modalities)
     assert data.open("train").keys == ["train-00000/1", "train-00001/1"]
-    assert data.open("train")[0] == {"caption": "a", "title": "b", "width": 3.0}
+    assert data.open("train")[0] == {"caption": "a", "title": "b", "width": 3.0, "class": 7.0}
     splits = SplitByFolder({"train": "train-{00000..00000}.tar", "test": "*.tar"})
     data = replace(data, splits_by=splits)
     assert len(data.open("train")) == 1 and len(data.open("test")) == 3

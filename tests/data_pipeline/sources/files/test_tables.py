@@ -1,3 +1,4 @@
+import gzip
 import json
 
 import numpy as np
@@ -29,22 +30,27 @@ def test_a_table_is_rows_by_key(tmp_path):
     ("name", "text", "encoding"),
     [
         ("a.tsv", "file_name\tage\n1.png\t3\n", "utf-8"),
+        ("a.tsv", 'file_name\tage\n1.png\t3\n"\t', "utf-8"),
         ("a.csv", "file_name;age\n1.png;3\n", "utf-8-sig"),
         ("a.csv", "file_name\tage\r\n1.png\t3\r\n", "utf-16"),
         ("a.jsonl", '{"file_name": "1.png", "age": "3"}\n\n', "utf-8"),
+        ("a.csv.gz", gzip.compress(b"file_name,age\n1.png,3\n"), ""),
         ("a.json", '[{"file_name": "1.png",\n "age": "3"}]', "utf-8"),
     ],
 )
 def test_kinds_of_tables_are_told_apart(tmp_path, name, text, encoding):
-    (tmp_path / name).write_bytes(text.encode(encoding))
-    assert load_table(tmp_path / name, "key").rows == {"1.png": {"age": "3"}}
+    data = text if isinstance(text, bytes) else text.encode(encoding)
+    (tmp_path / name).write_bytes(data)
+    assert load_table(tmp_path / name, "key").rows["1.png"] == {"age": "3"}
 
 
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
         ("a.csv", "id,scene\n1,a\n", "has the columns id, scene; set key_column"),
-        ("a.csv", "", "has the columns ; set key_column"),
+        ("a.csv", "", "can't be read .it is empty"),
+        ("a.csv", 'key,a\n1,"x\n2,y\n', "can't be read .unexpected end of data"),
+        ("a.csv", "key,a,a\n1,x,y\n", "several columns of the name 'a'"),
         ("a.csv", None, "can't be read.*check `table`"),
         ("a.csv", b"key\n\xe9\n", "can't be read.*utf-8"),
         ("a.json", '{"a": 1}', "must be a list of objects"),
