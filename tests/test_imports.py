@@ -121,6 +121,7 @@ DISTRIBUTIONS = {
     "threadpoolctl": "scikit-learn",
     "absl": "tensorflow-datasets",
     "pyarrow": "tensorflow-datasets",
+    "fsspec": "tokenizers",
     "huggingface_hub": "tokenizers",
 }
 MAX_LINES = 450

@@ -10,9 +10,10 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from data_pipeline.sources.files.formats import ArrayFile
+from data_pipeline.sources.files.storage import MayBeRemote, local_path
 from data_pipeline.sources.masks import class_map
 from data_pipeline.sources.slices import name_of_slice, rows_of_slice
-from data_pipeline.sources.source import NOTES, MayBeDamaged, Note, Sample
+from data_pipeline.sources.source import NOTES, Note, Sample
 from data_pipeline.sources.values import BoxLayout, picture_size, plain_value, put
 from tokenizers.base import Boxes, Mended
 from tokenizers.settings.checked import unknown_word
@@ -21,7 +22,7 @@ Part = Literal["image", "boxes", "classes", "captions"]
 
 
 @dataclass(frozen=True)
-class CocoData(MayBeDamaged):
+class CocoData(MayBeRemote):
     """A folder of pictures per split, and JSON files of annotations as COCO has them.
 
     Of `instances`, boxes and class maps are read; of `captions`, several per picture: every view
@@ -29,7 +30,7 @@ class CocoData(MayBeDamaged):
     """
 
     path: str = ""
-    """Folder of the data set."""
+    """Folder of the data set, or its URL."""
     modalities: dict[str, Part] = field(default_factory=dict)
     """What each modality is: image, boxes, classes or captions. `classes` is a map of classes: 0
     where none is, then 1 and more in the order of `class_names`; small regions lie on large
@@ -72,7 +73,7 @@ class CocoData(MayBeDamaged):
             raise ValueError(f"There is no split {split!r}; there are {', '.join(self.splits)}.")
         if not self.modalities:
             raise ValueError("No modality is to be read; set data.modalities.")
-        root = Path(self.path).expanduser()
+        root = local_path(self.path, self.cache_folder)
         if not self.path or not root.is_dir():
             raise ValueError(
                 f"There is no data folder {self.path!r}; set --data.path to the data set."

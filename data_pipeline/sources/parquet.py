@@ -11,6 +11,7 @@ import numpy as np
 
 from data_pipeline.sources.files.formats import ArrayFile, BoxesFile, FileFormat, TextFile
 from data_pipeline.sources.files.locations import natural_order
+from data_pipeline.sources.files.storage import MayBeRemote, local_path
 from data_pipeline.sources.row_groups import ParquetRows, parquet, schema_of
 from data_pipeline.sources.slices import (
     name_of_slice,
@@ -18,7 +19,7 @@ from data_pipeline.sources.slices import (
     split_of_path,
     usual_splits,
 )
-from data_pipeline.sources.source import NOTES, MayBeDamaged, Note, Sample
+from data_pipeline.sources.source import NOTES, Note, Sample
 from data_pipeline.sources.values import (
     BoxLayout,
     class_number,
@@ -34,7 +35,7 @@ BOX_LABELS = ("category", "category_id", "label", "labels", "class", "classes")
 
 
 @dataclass(frozen=True)
-class ParquetData(MayBeDamaged):
+class ParquetData(MayBeRemote):
     """Parquet files with a row per sample, such as a folder fetched from Hugging Face.
 
     A picture is a column of bytes, or of structures with bytes and a path. A list of texts gives
@@ -43,8 +44,8 @@ class ParquetData(MayBeDamaged):
     """
 
     path: str = ""
-    """A .parquet file, or a folder of such. Their names, or those of their folders, say of which
-    split they are: data/train-00000-of-00004.parquet, val/0.parquet."""
+    """A .parquet file, or a folder of such, or the URL of either. Their names, or those of their
+    folders, say of which split they are: data/train-00000-of-00004.parquet, val/0.parquet."""
     columns: dict[str, str] = field(default_factory=dict)
     """Column of each modality, such as rgb: image. Fields of structures are joined by a dot:
     answers.text. A structure, or a list of such, with `bbox` and `category` becomes boxes. If
@@ -91,7 +92,7 @@ class ParquetData(MayBeDamaged):
             ValueError: If files, the split or a column are not there, or a file is damaged.
         """
         parquet()
-        root = Path(self.path).expanduser()
+        root = self._root
         if not self.path or not root.exists():
             raise ValueError(
                 f"There is no parquet file or folder {self.path!r}; set --data.path to the data."
@@ -109,12 +110,16 @@ class ParquetData(MayBeDamaged):
             )
         return ParquetSource(files, names[split], self)
 
+    @property
+    def _root(self) -> Path:
+        return local_path(self.path, self.cache_folder, ".parquet")
+
     def _split_names(self) -> dict[str, str]:
         return dict(self.split_names) or usual_splits([*self._files()])
 
     def _files(self) -> dict[str, list[Path]]:
         """Returns the files by split; all are for training if no name says anything else."""
-        root = Path(self.path).expanduser()
+        root = self._root
         if not self.path or root.is_file():
             return {"train": [root]}
         names = {name_of_slice(name) for name in self.split_names.values()}

@@ -11,6 +11,7 @@ from data_pipeline.sources.files.layout import Layout
 from data_pipeline.sources.files.locations import Location, natural_order, read_bytes
 from data_pipeline.sources.files.patterns import check_pattern
 from data_pipeline.sources.files.splits import SplitByFolder, Splits
+from data_pipeline.sources.files.storage import MayBeRemote, local_path
 from data_pipeline.sources.files.tables import (
     Table,
     TableColumn,
@@ -20,13 +21,13 @@ from data_pipeline.sources.files.tables import (
     numbers_of,
     rows_of,
 )
-from data_pipeline.sources.source import NOTES, MayBeDamaged, Note, Sample
+from data_pipeline.sources.source import NOTES, Note, Sample
 from tokenizers.base import Mended
 from tokenizers.settings.checked import name_knob
 
 
 @dataclass(frozen=True)
-class FilesData(MayBeDamaged):
+class FilesData(MayBeRemote):
     """Aligned files: PATH/SPLIT/MODALITY/KEY.png, or PATH/SPLIT/MODALITY/shard-00000.tar of these.
 
     These are the two layouts of 4M, told apart by what is there. Any extension that can be read
@@ -40,7 +41,7 @@ class FilesData(MayBeDamaged):
     """
 
     path: str = ""
-    """Folder of the data set, or an archive that holds all of it."""
+    """Folder of the data set, an archive that holds all of it, or a URL of either."""
     modalities: dict[str, FileFormat] = field(default_factory=dict)
     """What to read, by modality: where its files are and how they store it."""
     splits_by: Splits = SplitByFolder()  # noqa: RUF009  Frozen, so it may be shared.
@@ -114,7 +115,7 @@ class FilesData(MayBeDamaged):
 
     @property
     def _root(self) -> Path:
-        return Path(self.path).expanduser()
+        return local_path(self.path, self.cache_folder)
 
     def _layout(self, split: str) -> Layout:
         formats = {
