@@ -4,6 +4,7 @@ python train.py                                  the built-in scenes
 python train.py nyuv2 --data.path ~/nyuv2        a preset and overrides; --help lists every knob
 python train.py my_config.py                     a configuration of your own
 python train.py runs/4m21 --data.path ~/mine     fine-tune an existing run
+python train.py my_config.py --dry-run           what that will take; trains nothing
 python train.py runs/4m21 none --tokens ids 1.0  the same on stored tokens, without their data
 
 Every stage keeps its results in the run directory; the same command does what is missing.
@@ -30,6 +31,7 @@ import jax
 from configs.command_line import parse_command_line
 from configs.launch import read_launch
 from configs.runs.fork import forked_at
+from configs.runs.plan import describe_plan
 from configs.runs.samples import Samples, open_sources
 from configs.runs.settings import as_begun, is_reported, is_trained, open_run, write_config
 from configs.runs.sizes import close_sizes
@@ -79,6 +81,10 @@ def main(arguments: Sequence[str]) -> int:
     """Runs everything that a command line asks for; see `run_command` for what it returns."""
 
     def work(arguments: list[str]) -> None:
+        if read_launch(arguments).dry_run:
+            config, launch = parse_command_line(arguments)
+            print("\n".join(describe_plan(close_sizes(as_begun(config, launch.fork), launch.fork))))
+            return
         folder = run(arguments)
         # Without data there are no samples.
         picture = SAMPLES_PICTURE if (folder / SAMPLES_PICTURE).exists() else CURVES_PICTURE

@@ -28,6 +28,9 @@ class Launch(Checked):
     """Run directory to go on from with other settings, in a new --run-dir. Its tokenizers and
     checkpoints are taken over, and its tokens and held-out samples if the data stay the same. That
     run may be unfinished; it is not changed."""
+    dry_run: Flag = False
+    """Print what the training will take: tokens, parameters, memory, time and disk. Nothing is
+    trained or written."""
     use: str = "last"
     """Checkpoint to fork from: last, best (of the lowest held-out loss), or a step, which must not
     lie beyond --training.steps."""

@@ -22,6 +22,9 @@ from tokenizers.base import Choices, Crop, Mended, Values, largest_window
 from tokenizers.features import Vectors
 from tokenizers.settings.checked import Checked, name_knob
 
+LEAST_SHOWN = 0.1
+"""Share of a picture that a view should show; if it can't, that is noted."""
+
 
 @dataclass(frozen=True)
 class CropConfig(Checked):
@@ -181,14 +184,14 @@ class TransformedSource:
             if not 0 <= index < len(self):
                 raise IndexError(f"Index {index} is not in [0, {len(self)}).")
         originals = list(dict.fromkeys(int(index) // self.views for index in indices))
-        samples = self._read(originals)
+        samples = self.read(originals)
         checked = {
-            original: self._check(sample, original)
+            original: self.check(sample, original)
             for original, sample in zip(originals, samples, strict=True)
         }
-        return [self._view(checked[int(index) // self.views], int(index)) for index in indices]
+        return [self.view(checked[int(index) // self.views], int(index)) for index in indices]
 
-    def _read(self, originals: list[int]) -> list[Sample]:
+    def read(self, originals: list[int]) -> list[Sample]:
         """Returns raw samples; one that can't be read at all has a note and nothing else."""
         try:
             return self.source.__getitems__(originals)
@@ -206,8 +209,8 @@ class TransformedSource:
             reason = str(error) or type(error).__name__
             return {NOTES: [Note("unreadable", "", key_of(self.source, original), "", reason)]}
 
-    def _check(self, sample: Sample, original: int) -> Sample:
-        """Returns a sample's values in their canonical form; those of no use have a note instead.
+    def check(self, sample: Sample, original: int) -> Sample:
+        """Returns a raw sample's values in canonical form; those of no use have a note instead.
 
         Several values of a modality stay several.
         """
@@ -236,6 +239,14 @@ class TransformedSource:
         notes += self._take_misaligned(checked, original, key, place)
         if METADATA in sample:
             checked[METADATA] = sample[METADATA]
+        height, width = self._shape_of(checked)
+        window = largest_window((height, width), self._aspect)
+        if window[0] * window[1] < LEAST_SHOWN * height * width:
+            reason = (
+                f"of {height}x{width} pixels, of which a view shows at most "
+                f"{window[0]:.0f}x{window[1]:.0f}"
+            )
+            notes.append(Note("mostly cut away", "", key, "", reason))
         if notes:
             checked[NOTES] = notes
         return checked
@@ -268,7 +279,8 @@ class TransformedSource:
                 del sample[name]
         return notes
 
-    def _view(self, sample: Sample, index: int) -> Sample:
+    def view(self, sample: Sample, index: int) -> Sample:
+        """Returns a checked sample as the view `index` shows it."""
         crop = self._crop(self._shape_of(sample), index)
         seen = {
             name: value

@@ -15,6 +15,7 @@ COMMANDS = {
     "generate": ("fourm.generate", "generate any modalities from any others"),
     "evaluate": ("fourm.evaluate", "measure a run on its held-out samples"),
     "tokenize": ("data_pipeline.tokenize", "turn a data set into tokens with a run's tokenizers"),
+    "doctor": ("configs.doctor", "look into a data set: what is there, and will it train"),
     "ml4m": ("fourm.interop.ml4m", "import, check and export published 4M models"),
 }
 """Per command its module and what it does."""

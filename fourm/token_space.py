@@ -93,27 +93,19 @@ class TokenSpace(Checked):
         """
         if not tokenizers:
             raise ValueError("There is no modality; name at least one under --modalities.")
-        ranges = []
+        return cls.lay_out(_range_of(name, each) for name, each in tokenizers.items())
+
+    @classmethod
+    def lay_out(cls, ranges: Iterable[TokenRange]) -> "TokenSpace":
+        """Lays modalities out one after another; where each begins is settled here."""
+        placed = []
         first_id, first_position = MASK_ID + 1, 0
-        for index, (name, tokenizer) in enumerate(tokenizers.items()):
-            entry = TokenRange(
-                name=name,
-                vocab_size=tokenizer.vocab_size,
-                token_shape=tuple(tokenizer.token_shape),
-                special=tokenizer.special,
-                index=index,
-                first_id=first_id,
-                first_position=first_position,
-                # Of tokenizers without ids, see `tokenizers.features`, or that describe tokens.
-                feature_width=getattr(tokenizer, "feature_width", 0)
-                if not tokenizer.vocab_size or is_described(tokenizer)
-                else 0,
-                feature_bias=getattr(tokenizer, "feature_bias", False),
-            )
-            ranges.append(entry)
-            first_id += entry.vocab_size
-            first_position += entry.num_positions
-        return cls(tuple(ranges))
+        for index, each in enumerate(ranges):
+            where = {"first_id": first_id, "first_position": first_position}
+            placed.append(replace(each, index=index, **where))
+            first_id += each.vocab_size
+            first_position += each.num_positions
+        return cls(tuple(placed))
 
     def with_roles_of(self, other: "TokenSpace", names: Iterable[str]) -> "TokenSpace":
         """Returns this space, with named modalities input and target only as in another one."""
@@ -232,3 +224,21 @@ class MaskedBatch(NamedTuple):
 
     inputs: Inputs
     targets: Targets
+
+
+def _range_of(name: str, tokenizer: Tokenizer) -> TokenRange:
+    """Returns a modality that lies nowhere yet."""
+    return TokenRange(
+        name=name,
+        vocab_size=tokenizer.vocab_size,
+        token_shape=tuple(tokenizer.token_shape),
+        special=tokenizer.special,
+        index=0,
+        first_id=0,
+        first_position=0,
+        # Of tokenizers without ids, see `tokenizers.features`, or that describe tokens.
+        feature_width=getattr(tokenizer, "feature_width", 0)
+        if not tokenizer.vocab_size or is_described(tokenizer)
+        else 0,
+        feature_bias=getattr(tokenizer, "feature_bias", False),
+    )

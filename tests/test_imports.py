@@ -43,6 +43,9 @@ MAY_KNOW: dict[str, set[str]] = {
     "data_pipeline/sources/scenes": {"data_pipeline/sources"},
     "data_pipeline/crops": {"data_pipeline/sources"},
     "data_pipeline/census": {"data_pipeline/sources"},
+    "data_pipeline/doctor": {
+        *("data_pipeline/sources", "data_pipeline/crops", "data_pipeline/census"),
+    },
     "data_pipeline/batches": set(),
     "data_pipeline/tokens": {
         *("data_pipeline/sources", "data_pipeline/crops", "data_pipeline/batches"),
@@ -93,6 +96,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "configs/help": set(),
     "configs/presets": {"configs/schema"},
     "configs/runs": {"configs/schema", "configs/presets"},
+    "configs/doctor": {"configs/schema", "configs/command_line", "configs/runs"},
     "configs/command_line": {
         *("configs/__init__", "configs/schema", "configs/launch", "configs/help"),
         "configs/presets",

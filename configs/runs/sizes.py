@@ -276,7 +276,7 @@ def describe_sizes(before: RunConfig, after: RunConfig, samples: int, machine: M
         chosen = ["what was left open"]
     time = ""
     if not machine.is_accelerator:
-        seconds = training.steps * _step_work(after) / (CORE_SPEED * machine.cores)
+        seconds = training.steps * step_work(after) / (CORE_SPEED * machine.cores)
         time = f"; training takes about {max(round(seconds / 60), 1)} minutes"
     given = ", ".join(f"--{knob.replace('_', '-')}" for knob in knobs)
     return (
@@ -285,7 +285,7 @@ def describe_sizes(before: RunConfig, after: RunConfig, samples: int, machine: M
     )
 
 
-def _step_work(config: RunConfig) -> float:
+def step_work(config: RunConfig) -> float:
     """Returns about how many operations a training step takes."""
     model, masking = config.model, config.masking
     tokens = (

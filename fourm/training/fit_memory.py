@@ -88,8 +88,12 @@ def step_bytes(
     loss_fn: LossFn,
     batch: TokenBatch,
     layout: Layout,
+    options: dict[str, bool | int | float | str] | None = None,
 ) -> int:
-    """Compiles a training step from shapes alone and returns the bytes it takes on each device."""
+    """Compiles a training step from shapes alone and returns the bytes it takes on each device.
+
+    `options` are the compiler's own.
+    """
     optimizer = build_optimizer(training.optimizer, training.steps, layout)
 
     def build() -> FourM:
@@ -106,7 +110,7 @@ def step_bytes(
     shapes = jax.eval_shape(lambda: create_state(build(), optimizer, Layout.single())[1])
     state = place(layout, shapes)
     key = jax.eval_shape(lambda: jax.random.key(0))
-    return bytes_of(step.lower(state, batch, key).compile())
+    return bytes_of(step.lower(state, batch, key).compile(options))
 
 
 def bytes_of(step: jax.stages.Compiled) -> int:
