@@ -53,6 +53,7 @@ FOLDERS = (
     "tokenizers/images",
     "tokenizers/text",
     "data_pipeline",
+    "data_pipeline/doctor",
     "data_pipeline/sources",
     "data_pipeline/sources/files",
     "data_pipeline/sources/scenes",

@@ -125,5 +125,5 @@ def _planned(name: str, modality: Modality, size: tuple[int, int]) -> TokenRange
     special = SequenceTokens(0, 1, sentinels) if sentinels else None
     ids = getattr(settings, "vocab_size", getattr(settings, "num_bins", 256))
     if isinstance(values, BoxList):
-        ids = 1 + sentinels + 4 * settings.num_bins + len(values.class_names)
+        ids = 1 + sentinels + 4 * ids + len(values.class_names)
     return TokenRange(name, ids, (count,), special, **place)
