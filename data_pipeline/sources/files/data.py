@@ -95,9 +95,8 @@ class FilesData(MayBeRemote):
             )
         layout = self._layout(split)
         files = layout.find(self.pattern)
-        keys = set().union(*files.values())
-        table = self._table_of(split, keys)
-        files |= self._cells(table, keys)
+        table = self._table_of(split, files)
+        files |= self._cells(table, set().union(*files.values()))
         check_keys_meet(files)
         keys = sorted(set().union(*files.values()), key=natural_order)
         keys = [key for key in keys if all(key in files[name] for name in self.required)]
@@ -137,7 +136,7 @@ class FilesData(MayBeRemote):
         }
         return classes | {key: key.partition("/")[0] for key in keys if "/" in key}
 
-    def _table_of(self, split: str, keys: set[str]) -> Table | None:
+    def _table_of(self, split: str, files: Mapping[str, Mapping[str, Location]]) -> Table | None:
         """Returns the table of a split, with rows by the keys of its files."""
         if not self.table:
             return None
@@ -145,7 +144,7 @@ class FilesData(MayBeRemote):
         file = self._root / self.table.replace("{split}", folder)
         names = [each.folder or name for name, each in self.modalities.items()]
         folders = [folder, *names, *(f"{folder}/{name}" for name in names)]
-        return rows_of(load_table(file, self.key_column), keys, folders)
+        return rows_of(load_table(file, self.key_column), files, str(self._root), folders)
 
     def _cells(self, table: Table | None, keys: set[str]) -> dict[str, dict[str, Location]]:
         """Returns the modalities that are columns of the table.

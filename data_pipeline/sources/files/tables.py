@@ -5,7 +5,7 @@ import io
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -158,39 +158,49 @@ def load_table(file: Path, key_column: str) -> Table:
     return Table(rows, others, tuple(notes), str(file))
 
 
-def rows_of(table: Table, keys: Iterable[str], folders: Sequence[str]) -> Table:
+def rows_of(
+    table: Table, files: Mapping[str, Mapping[str, Location]], root: str, folders: Sequence[str]
+) -> Table:
     """Returns a table whose rows are by the keys of files, as far as these are known.
 
-    A row's own key may be a file's name: with an extension, and below a folder.
+    A row's own key may be a file's name: with an extension, below a folder, or with whatever else
+    a pattern says.
 
     Args:
         table: As it was read.
-        keys: Of the files; rows of none of them keep their keys, without an extension.
-        folders: What may stand before a row's key, such as train, and train/rgb.
+        files: By modality and key. Rows of none of them keep their keys, without an extension.
+        root: Folder of the data set.
+        folders: What may stand before a row's key: the split's, and train/rgb.
 
     Raises:
-        ValueError: If there are keys, and no row is of any of them.
+        ValueError: If there are files, and no row is of any of them.
     """
-    known = set(keys)
+    known = set().union(*files.values())
     rows: dict[str, Row] = {}
     notes = list(table.notes)
-    is_met = False
+    key_of = {name: _known_key(name, known, folders) for name in table.rows}
+    met = {key for key in key_of.values() if key}
+    if len(met) < len(known):
+        by_file = _keys_by_file(files, root, folders[0] if folders else "")
+        key_of = {name: key or by_file.get(name, "") for name, key in key_of.items()}
+        met = {key for key in key_of.values() if key}
     for name, row in table.rows.items():
-        options = list(_names_of(name, folders))
-        key = next((each for each in options if each in known), options[-1])
-        is_met |= key in known
+        key = key_of[name] or list(_names_of(name, folders))[-1]
         if key in rows:
             reason = f"{name!r} is another row for the key {key!r}"
             notes.append(Note("listed twice", "", key, table.file, reason))
         else:
             rows[key] = row
-    if known and not is_met:
+    if known and not met:
         reason = why_apart(rows, known)
         raise ValueError(
             f"No row of {table.file or 'the table'} is of any sample: its keys look like "
             f"{next(iter(table.rows), '')!r}, those of files like {min(known)!r}"
             f"{f': {reason}' if reason else ''}. Set key_column or `table`."
         )
+    if lacking := known - met:
+        reason = f"has no row for {len(lacking):,} of {len(known):,} keys, such as {min(lacking)!r}"
+        notes.append(Note("incomplete", "", "", table.file, reason))
     return table._replace(rows=rows, notes=tuple(notes))
 
 
@@ -261,6 +271,30 @@ def numbers_of(by_key: Mapping[str, str]) -> tuple[dict[str, float | int], tuple
     names = tuple(sorted(texts))
     index_of = {name: index for index, name in enumerate(names)}
     return {key: index_of[text] for key, text in by_key.items()}, names
+
+
+def _known_key(name: str, known: Collection[str], folders: Sequence[str]) -> str:
+    return next((each for each in _names_of(name, folders) if each in known), "")
+
+
+def _keys_by_file(
+    files: Mapping[str, Mapping[str, Location]], root: str, folder: str
+) -> dict[str, str]:
+    """Returns the key of every file by what a table may call it.
+
+    That is its path below the data set's folder or the split's, or in its archive, or its name
+    alone, each with or without extension. What could be several keys is none.
+    """
+    found: dict[str, str] = {}
+    for by_key in files.values():
+        for key, location in by_key.items():
+            path = location.member or location.file.removeprefix(root).lstrip("/")
+            path = normal_key(path)
+            inner = path.removeprefix(f"{folder}/") if folder else path
+            for name in {path, inner, path.rpartition("/")[2]}:
+                for each in (name, split_name(name)[0]):
+                    found[each] = key if found.get(each, key) == key else ""
+    return found
 
 
 def _names_of(name: str, folders: Sequence[str]) -> Iterator[str]:

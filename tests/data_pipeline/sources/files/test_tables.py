@@ -4,6 +4,7 @@ import json
 import numpy as np
 import pytest
 
+from data_pipeline.sources.files.locations import Location
 from data_pipeline.sources.files.tables import (
     Table,
     TableColumn,
@@ -79,14 +80,33 @@ def test_rows_that_are_of_no_use_are_noted(tmp_path, name, text, kinds):
     assert [note.kind for note in table.notes] == kinds
 
 
+def files_of(**files: str) -> dict[str, dict[str, Location]]:
+    return {"rgb": {key: Location(f"/data/{file}", 0, 0, "", "") for key, file in files.items()}}
+
+
 def test_rows_meet_keys_with_or_without_extension_and_folder():
     names = ["1.png", "2", "train/3.JPG", "train/rgb/4.png", "val/2.png", "./5", "a.b"]
     table = Table({name: {"name": name} for name in names}, ("name",))
-    rows = rows_of(table, ["1", "2", "3", "4", "5", "a.b"], ["train", "rgb", "train/rgb"]).rows
-    met = {key: row["name"] for key, row in rows.items()}
-    assert met == dict(zip(["1", "2", "3", "4", "val/2", "5", "a.b"], names, strict=True))
+    files = files_of(**dict.fromkeys(["1", "2", "3", "4", "5", "a.b", "6"], ""))
+    met = rows_of(table, files, "/data", ["train", "rgb", "train/rgb"])
+    assert {key: row["name"] for key, row in met.rows.items()} == dict(
+        zip(["1", "2", "3", "4", "val/2", "5", "a.b"], names, strict=True)
+    )
+    [note] = met.notes
+    assert "has no row for 1 of 7 keys, such as '6'" in note.reason
     with pytest.raises(ValueError, match="upper and lower case"):
-        rows_of(Table({"A": {}, "B": {}}, ()), ["a", "b"], ())
+        rows_of(Table({"A": {}, "B": {}}, ()), files_of(a="", b=""), "", ())
+
+
+def test_rows_may_name_files_whose_keys_are_shorter():
+    files = files_of(
+        a="photo/train/a_left.png", b="photo/train/b.rgb.png", c="train/c_left.png", d="x/d_l.png"
+    )
+    files["depth"] = {"e": Location("/data/s.tar", 0, 0, "y/d_l.png", "")}
+    names = ["photo/train/a_left.png", "b.rgb", "c_left", "d_l", "s.tar/y/d_l.png", "y/d_l.png"]
+    rows = rows_of(Table({name: {"name": name} for name in names}, ()), files, "/data", ["train"])
+    met = {row["name"]: key for key, row in rows.rows.items()}
+    assert [met[name] for name in names] == ["a", "b", "c", "d_l", "s.tar/y/d_l", "e"]
 
 
 def read_all(column: TableColumn, *cells: object) -> list:
