@@ -19,7 +19,7 @@ from data_pipeline.sources.files.formats import (
     NumberFile,
     TextFile,
 )
-from data_pipeline.sources.files.splits import SplitByFolder, SplitByFraction
+from data_pipeline.sources.files.splits import SplitByColumn, SplitByFolder, SplitByFraction
 from data_pipeline.sources.files.tables import TableColumn
 from data_pipeline.sources.kinds import NoData
 from data_pipeline.sources.mixed import MixedData
@@ -127,6 +127,7 @@ __all__ = [
     "ScenesData",
     "SequenceTokens",
     "Source",
+    "SplitByColumn",
     "SplitByFolder",
     "SplitByFraction",
     "TableColumn",

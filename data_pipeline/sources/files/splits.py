@@ -53,6 +53,43 @@ class SplitByFolder(Splits):
 
 
 @dataclass(frozen=True)
+class SplitByColumn(Splits):
+    """A column of the data set's table says of which split a sample is; without a row, of none."""
+
+    column: str = "split"
+    """Name of the column."""
+    values: dict[str, str] = field(
+        default_factory=lambda: {"train": "train", "validation": "val", "test": "test"}
+    )
+    """What the column holds for the samples of each split."""
+    folder: str = ""
+    """Folder below the data set's path; empty if the modalities' folders are right there."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.values)
+
+    @property
+    def grouping(self) -> str:
+        return self.column
+
+    def folder_of(self, split: str) -> str:
+        return self.folder
+
+    def select(self, split: str, keys: Sequence[str], table: Table | None) -> list[str]:
+        cells = {key: str(row.get(self.column)) for key, row in table.rows.items()} if table else {}
+        chosen = [key for key in keys if cells.get(key) == self.values[split]]
+        if not chosen:
+            have = ", ".join(sorted(set(cells.values()))[:10]) or "there is no table"
+            raise ValueError(
+                f"No sample has {self.values[split]!r} in the column {self.column!r} of the table, "
+                f"which would make it one of the split {split!r}; there are: {have}. Set "
+                "splits_by.column or splits_by.values."
+            )
+        return chosen
+
+
+@dataclass(frozen=True)
 class SplitByFraction(Splits):
     """One folder, cut into train, validation and test; samples of one group stay together.
 

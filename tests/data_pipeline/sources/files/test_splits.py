@@ -3,7 +3,7 @@ from itertools import chain
 
 import pytest
 
-from data_pipeline.sources.files.splits import SplitByFolder, SplitByFraction
+from data_pipeline.sources.files.splits import SplitByColumn, SplitByFolder, SplitByFraction
 from data_pipeline.sources.files.tables import Table
 
 KEYS = [f"frame_{i:04d}" for i in range(600)]
@@ -76,3 +76,16 @@ def test_folders_are_taken_as_they_are():
     assert splits.names == ("train", "test")
     assert splits.folder_of("test") == "val"
     assert splits.select("test", KEYS, None) == KEYS
+
+
+def test_a_column_may_say_which_split_a_sample_is_of():
+    rows = {"a": {"part": 0}, "b": {"part": 1}, "c": {"part": 0}, "d": {}}
+    table = Table(rows, ("part",))
+    splits = SplitByColumn("part", {"train": "0", "test": "1", "validation": "2"})
+    assert splits.names == ("train", "test", "validation") and splits.grouping == "part"
+    assert splits.select("train", ["a", "b", "c", "d", "e"], table) == ["a", "c"]
+    assert splits.select("test", ["a", "b"], table) == ["b"]
+    with pytest.raises(ValueError, match=r"No sample has '2' in the column 'part'.*are: 0, 1"):
+        splits.select("validation", ["a"], table)
+    with pytest.raises(ValueError, match="there is no table"):
+        splits.select("train", ["a"], None)
