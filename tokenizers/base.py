@@ -70,6 +70,10 @@ class Picture(np.ma.MaskedArray):
         picture.colors = colors
         return picture
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Keeps the colours where a picture goes to another process."""
+        return Picture.of, (self.view(np.ma.MaskedArray), self.colors)
+
 
 class Crop(NamedTuple):
     """A window cut out of a picture and then resized, as fractions of height and width."""

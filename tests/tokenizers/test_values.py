@@ -468,3 +468,12 @@ def test_the_index_minus_one_is_no_class():
     assert Classes(("a", "b"), ignore=9).check(np.array([[-1, 1, 9]]), "map").tolist() == [
         [9, 1, 9]
     ]
+
+
+@pytest.mark.parametrize("shape", [(1, 16_000, 1), (16_000, 1), (1, 16_000)])
+def test_a_signal_is_not_taken_for_a_picture(shape):
+    for values in (Reals(), Distances()):
+        with pytest.raises(ValueError, match=r"a single row; .* give what is a signal"):
+            values.check(np.ones(shape, np.float32), "sound")
+    assert Reals().check(np.ones((1, 1)), "pixel").shape == (1, 1, 1)
+    assert Reals().check(np.ones((3, 600)), "strip").shape == (3, 600, 1)

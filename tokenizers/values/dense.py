@@ -18,6 +18,9 @@ Constant = Literal["picture", "value"]
 CHUNK = 64
 """Samples scored at once, so that scoring a whole split needs little memory."""
 
+LONGEST_ROW = 100
+"""Pixels from which on a row of one pixel is no picture, but something else."""
+
 FLOOR_SAMPLES = 2048
 """Training samples, evenly spaced, from which floors are fitted: more change no digit shown."""
 
@@ -227,6 +230,11 @@ def require_plane(value: Any, name: str, channels: int | None, hint: str) -> np.
         raise ValueError(f"{name} has shape {array.shape}; {hint} must be {wanted}.")
     if array.dtype.kind not in "biuf":
         raise ValueError(f"{name} has dtype {array.dtype}; {hint} must be numbers.")
+    if min(array.shape[:2]) == 1 and max(array.shape[:2]) >= LONGEST_ROW:
+        raise ValueError(
+            f"{name} has shape {array.shape}, a single row; {hint} are pictures, so give what is a "
+            "signal or a list a kind of its own."
+        )
     return array
 
 

@@ -191,7 +191,9 @@ def _without(array: np.ndarray, missing: float | int) -> np.ndarray:
         return array
     if array.dtype.kind == "f":
         return np.where(is_missing, array.dtype.type(np.nan), array)
-    return np.ma.MaskedArray(np.asarray(array), is_missing | np.ma.getmaskarray(array))
+    masked = np.ma.MaskedArray(np.asarray(array), is_missing)
+    has_look = isinstance(array, Picture) and array.colors is not None
+    return Picture.of(masked, array.colors) if has_look else masked
 
 
 def _tidy(array: np.ndarray) -> np.ndarray:

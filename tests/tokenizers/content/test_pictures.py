@@ -1,4 +1,5 @@
 import io
+import pickle
 import struct
 import zlib
 
@@ -179,6 +180,20 @@ def test_a_flipped_bit_in_a_png_is_noticed():
     data[data.index(b"IDAT") + 20] ^= 1
     with pytest.raises(ValueError, match="a checksum is wrong"):
         read_picture(bytes(data))
+
+
+def test_a_camera_s_jpeg_is_its_first_picture_whatever_follows():
+    first, second = (Image.fromarray(each) for each in (gradients(), gradients()[:5, :7]))
+    data = encoded(first, "mpo", save_all=True, append_images=[second])
+    assert read_picture(data).shape == (20, 30, 3)
+
+
+def test_a_picture_keeps_its_colours_on_its_way_to_another_process():
+    picture = Image.fromarray(gradients()).quantize(9)
+    read = read_picture(encoded(picture, "png"))
+    again = pickle.loads(pickle.dumps(read))
+    np.testing.assert_array_equal(np.asarray(again), np.asarray(picture))
+    np.testing.assert_array_equal(again.colors(), np.asarray(picture.convert("RGB")))
 
 
 def test_a_picture_is_an_array_that_knows_its_colours():

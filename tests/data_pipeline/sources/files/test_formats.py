@@ -188,6 +188,9 @@ def test_a_picture_becomes_colours_without_a_knob():
     read = ArrayFile().read(stream.getvalue(), "png")
     assert Colors().check(read, "rgb").tolist() == [[[10, 20, 30], [200, 100, 50]]]
     assert Classes(("a", "b")).check(read, "map").tolist() == [[0, 1]]
+    some = ArrayFile(missing=0).read(stream.getvalue(), "png")
+    assert Classes(("a", "b")).check(some, "map").tolist() == [[255, 1]]
+    assert Colors().check(some, "rgb").tolist() == [[[10, 20, 30], [200, 100, 50]]]
 
 
 def test_empty_arrays_are_refused():
