@@ -192,8 +192,9 @@ def _without(array: np.ndarray, missing: float | int) -> np.ndarray:
     if array.dtype.kind == "f":
         return np.where(is_missing, array.dtype.type(np.nan), array)
     masked = np.ma.MaskedArray(np.asarray(array), is_missing)
-    has_look = isinstance(array, Picture) and array.colors is not None
-    return Picture.of(masked, array.colors) if has_look else masked
+    if isinstance(array, Picture) and array.colors is not None:
+        return Picture.of(masked, array.colors)
+    return masked
 
 
 def _tidy(array: np.ndarray) -> np.ndarray:
