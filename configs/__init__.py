@@ -28,7 +28,6 @@ from data_pipeline.sources.scenes.data import SEMSEG_CLASSES, ScenesData
 from data_pipeline.sources.scenes.sampler import COLOR_NAMES, SHAPES
 from data_pipeline.sources.source import DataConfig, Sample, Source
 from data_pipeline.sources.tfds import TfdsData
-from data_pipeline.sources.values import BoxLayout
 from fourm.devices.layout import MeshConfig
 from fourm.evaluation.directions import EvaluationConfig, RegionConfig
 from fourm.evaluation.probes import ProbeConfig
@@ -76,7 +75,6 @@ __all__ = [
     "SHAPES",
     "ArrayFile",
     "Better",
-    "BoxLayout",
     "BoxList",
     "BoxTokenizerConfig",
     "Boxes",

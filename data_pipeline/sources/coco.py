@@ -7,14 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
-
-from data_pipeline.sources.files.formats import ArrayFile
+from data_pipeline.sources.files.formats import ArrayFile, BoxesFile
 from data_pipeline.sources.files.storage import MayBeRemote, local_path
 from data_pipeline.sources.masks import class_map
 from data_pipeline.sources.slices import name_of_slice, rows_of_slice
 from data_pipeline.sources.source import NOTES, Note, Sample
-from data_pipeline.sources.values import BoxLayout, picture_size, plain_value, put
+from data_pipeline.sources.values import boxes_of, picture_size, plain_value, put
 from tokenizers.base import Boxes, Mended
 from tokenizers.settings.checked import unknown_word
 
@@ -209,9 +207,8 @@ class CocoSource:
         ]
         if any(not isinstance(box, list) or len(box) != 4 for _, box in kept):
             raise ValueError("has an annotation without a `bbox` of four numbers")
-        rows = np.array([box for _, box in kept], float).reshape(-1, 4)
-        classes = np.array([number for number, _ in kept], np.int32)
-        return BoxLayout("xywh", "pixels").read(rows, classes, size)
+        numbers, boxes = [number for number, _ in kept], [box for _, box in kept]
+        return boxes_of(boxes, numbers, size, BoxesFile(corners="xywh", unit="pixels"))
 
     def _number_of(self, category: Any) -> int | None:
         if category not in self._index_of:

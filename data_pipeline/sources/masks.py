@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-MAX_PIXELS = 100_000_000
-"""Most pixels of a map that is drawn."""
+from tokenizers.content.limits import MAX_PIXELS
+
 MAX_CROSSINGS = 20_000_000
 """Most rows that all edges of an outline may cross together."""
 

@@ -3,7 +3,7 @@
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ from data_pipeline.sources.slices import (
 )
 from data_pipeline.sources.source import NOTES, Note, Sample
 from data_pipeline.sources.values import (
-    BoxLayout,
+    boxes_of,
     class_number,
     class_text,
     picture_size,
@@ -51,7 +51,8 @@ class ParquetData(MayBeRemote):
     answers.text. A structure, or a list of such, with `bbox` and `category` becomes boxes. If
     empty, the modalities are those of `formats`, from columns of their names."""
     formats: dict[str, FileFormat] = field(default_factory=dict)
-    """How a modality's bytes or texts store what they mean, where that is not as usual."""
+    """How a modality's bytes or texts store what they mean, where that is not as usual. Boxes are
+    `xywh` in `pixels`, as in COCO, unless their `BoxesFile` says otherwise."""
     class_names_as_text: dict[str, str] = field(default_factory=dict)
     """Text modalities made of a class label's name, such as caption: label."""
     metadata: tuple[str, ...] = ()
@@ -59,8 +60,6 @@ class ParquetData(MayBeRemote):
     split_names: dict[str, str] = field(default_factory=dict)
     """What each split is called in the files' names; slices such as train[:90%] are allowed. If
     empty: what is there, and of a single split the last tenth for validation."""
-    boxes: BoxLayout = BoxLayout()  # noqa: RUF009  Frozen, so it may be shared.
-    """How boxes are stored."""
     width_column: str = "width"
     """Column with the picture's width, for boxes in pixels; that of the sample's picture if there
     is no such column."""
@@ -285,17 +284,18 @@ class ParquetSource:
                 f"has boxes with the fields {', '.join(value)}, none of which says their class "
                 f"({', '.join(BOX_LABELS)})"
             )
-        file_format = self._config.formats.get(name)
-        names = column.class_names
-        if isinstance(file_format, BoxesFile) and file_format.class_names:
-            names = file_format.class_names
-        rows = np.asarray(value["bbox"], np.float64).reshape(-1, 4)
-        classes = [_class_index(each, names) for each in value[label]]
-        size = None
-        if self._config.boxes.unit == "pixels":
-            size = picture_size(sample) if not self._size_columns else None
-            size = size or tuple(row[each].as_py() for each in reversed(self._size_columns))
-        return self._config.boxes.read(rows, np.array(classes, np.int32), size)
+        given = self._config.formats.get(name)
+        given = given if isinstance(given, BoxesFile) else BoxesFile()
+        file_format = replace(given, corners=given.corners or "xywh", unit=given.unit or "pixels")
+        labels = value[label]
+        if given.class_names and column.class_names:
+            # By name, for the schema may have others, or others first.
+            labels = [_name_of(each, column.class_names) for each in labels]
+        size = picture_size(sample)
+        if self._size_columns:
+            height, width = (row[each].as_py() for each in reversed(self._size_columns))
+            size = (height, width) if height and width else size
+        return boxes_of(value["bbox"], labels, size, file_format)
 
 
 def _find_column(schema: Any, path: str, file: Path) -> _Column:
@@ -378,15 +378,9 @@ def _value_at(row: dict[str, Any], column: _Column) -> Any:
     return value
 
 
-def _class_index(label: Any, names: Sequence[str]) -> int:
-    if isinstance(label, str):
-        if label not in names:
-            raise ValueError(
-                f"has a box of the class {label!r}; known are {', '.join(names) or 'none'} (set "
-                "`class_names` of the modality's format)"
-            )
-        return names.index(label)
-    return -1 if label is None else int(label)
+def _name_of(label: Any, names: Sequence[str]) -> str | None:
+    number = None if isinstance(label, str) else class_number(label, names)
+    return label if isinstance(label, str) else None if number is None else names[number]
 
 
 def _fact(value: Any, column: _Column) -> Any:

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from data_pipeline.sources.files.formats import BoxesFile
 from data_pipeline.sources.source import NOTES, MayBeDamaged, Note, Sample
-from data_pipeline.sources.values import class_number, class_text, plain_value, put, usable_boxes
+from data_pipeline.sources.values import boxes_of, class_number, class_text, plain_value, put
 from tokenizers.base import Boxes, Mended
 
 
@@ -155,9 +156,10 @@ def _boxes(value: dict[str, Any]) -> Boxes | Mended:
             f"has the entries {', '.join(value)}; only a feature with bbox and label makes boxes. "
             "Name an entry, such as objects/label"
         )
-    rows = np.asarray(value["bbox"], np.float32).reshape(-1, 4)
-    corners = rows[:, [1, 0, 3, 2]]  # TFDS has (y_min, x_min, y_max, x_max).
-    return usable_boxes(corners, np.asarray(value["label"], np.int32).reshape(-1))
+    rows = np.asarray(value["bbox"], np.float64).reshape(-1, 4)
+    labels = np.asarray(value["label"], np.int64).reshape(-1)
+    # TFDS has (y_min, x_min, y_max, x_max).
+    return boxes_of(rows[:, [1, 0, 3, 2]].tolist(), labels.tolist(), None, BoxesFile())
 
 
 def _entry_at(record: Any, path: str) -> Any:

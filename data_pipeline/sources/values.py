@@ -1,56 +1,19 @@
 """Values as data sets hold them, in features and columns, as those that a sample has."""
 
+import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
 
+from data_pipeline.sources.files.formats import BoxesFile
 from data_pipeline.sources.source import METADATA, NOTES, Note, Sample
 from tokenizers.base import Boxes, Choices, Mended
-from tokenizers.settings.checked import Checked
 
 NO_CLASS = -1
 """The number that stands for no class in data sets without another way to say so."""
 FACT_LEFT_OUT = "fact left out"
 """The kind of a note on a fact that can't be read."""
-ROUNDING = 1e-3
-"""How far a box may reach over its picture's edge without having been cut, as a fraction."""
-
-
-@dataclass(frozen=True)
-class BoxLayout(Checked):
-    """How the four numbers of a box are stored."""
-
-    order: Literal["xywh", "corners"] = "xywh"
-    """xywh: left, top, width, height; corners: left, top, right, bottom."""
-    unit: Literal["pixels", "fractions"] = "pixels"
-    """Pixels, or fractions of the picture's width and height."""
-
-    def read(
-        self,
-        rows: Float[np.ndarray, "boxes 4"],
-        classes: Int[np.ndarray, "boxes"],
-        size: Sequence[int] | None,
-    ) -> Boxes | Mended:
-        """Returns boxes as they are used, see `usable_boxes`.
-
-        Args:
-            rows: As stored.
-            classes: Index of each box's class.
-            size: Height and width of the picture in pixels, where it is known.
-
-        Raises:
-            ValueError: If the size is needed and not known, or a box can't be used.
-        """
-        corners = np.concatenate([rows[:, :2], rows[:, :2] + rows[:, 2:]], axis=1)
-        corners = corners if self.order == "xywh" else rows
-        if self.unit == "pixels" and len(rows):
-            if size is None or len(size) != 2 or not all(side and side > 0 for side in size):
-                raise ValueError("has boxes in pixels, and the picture's size is not known")
-            corners = corners / np.array([size[1], size[0]] * 2, float)
-        return usable_boxes(corners, classes)
 
 
 def picture_size(sample: Sample) -> tuple[int, int] | None:
@@ -158,34 +121,50 @@ def class_text(value: Any, names: Sequence[str]) -> str | None:
     return ", ".join(words) or None
 
 
-def usable_boxes(
-    corners: Float[np.ndarray, "boxes 4"], classes: Int[np.ndarray, "boxes"]
+def boxes_of(
+    numbers: Sequence[Sequence[float | int]],
+    labels: Sequence[int | str | None],
+    size: tuple[int, int] | None,
+    file_format: BoxesFile,
 ) -> Boxes | Mended:
-    """Returns boxes that lie in their picture: cut at its edge, without those of no class.
+    """Returns boxes as a file of them would give them; those of no class are left out.
 
     Args:
-        corners: x_min, y_min, x_max, y_max as fractions of width and height.
-        classes: Index of each box's class, or `NO_CLASS`.
+        numbers: Four of every box, as stored.
+        labels: Class of each: its number or name; None and `NO_CLASS` are none.
+        size: Height and width of the picture in pixels, if it is known.
+        file_format: What the numbers are.
 
     Raises:
-        ValueError: If a corner is no number, or a box ends before it begins.
+        ValueError: If a box can't be used.
     """
-    if not np.isfinite(corners).all():
-        raise ValueError("has a box with a corner that is no number")
-    if (corners[:, :2] > corners[:, 2:]).any():
-        raise ValueError("has a box that ends before it begins")
-    inside = corners.clip(0, 1)
-    is_outside = ((corners[:, :2] >= 1) | (corners[:, 2:] <= 0)).any(axis=1)
-    has_class = classes != NO_CLASS
-    kept = has_class & ~is_outside
-    done = {
-        "boxes cut at the picture's edge": np.abs(inside - corners)[kept].max(initial=0) > ROUNDING,
-        "boxes outside the picture left out": is_outside.any(),
-        "boxes of no class left out": not has_class.all(),
-    }
-    boxes = Boxes(inside[kept].astype(np.float32), classes[kept].astype(np.int32))
-    how = [what for what, was_done in done.items() if was_done]
-    return Mended(boxes, ", ".join(how)) if how else boxes
+    if len(numbers) != len(labels):
+        raise ValueError(f"has {len(numbers)} boxes and {len(labels)} classes")
+    if size and file_format.unit == "pixels" and len(numbers):
+        largest = max(float(each) for box in numbers for each in box)
+        if largest <= 1 and min(size) > 8:
+            raise ValueError(
+                "has no box of more than a pixel; if these are fractions, set `unit` of the "
+                "modality's format"
+            )
+    kept = [
+        {
+            "bbox": [float(each) for each in box],
+            "class_name" if isinstance(label, str) else "class_id": label,
+        }
+        for box, label in zip(numbers, labels, strict=True)
+        if label not in (None, NO_CLASS)
+    ]
+    content: dict[str, Any] = {"instances": kept}
+    if size:
+        content |= {"height": size[0], "width": size[1]}
+    boxes = file_format.read(json.dumps(content).encode(), "json")
+    if len(kept) == len(labels):
+        return boxes
+    done = "boxes of no class left out"
+    if isinstance(boxes, Mended):
+        return Mended(boxes.value, f"{boxes.how}, {done}")
+    return Mended(boxes, done)
 
 
 def _several(values: list[Any]) -> Any:

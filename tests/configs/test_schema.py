@@ -25,7 +25,6 @@ from data_pipeline.sources.mixed import MixedData
 from data_pipeline.sources.parquet import ParquetData
 from data_pipeline.sources.scenes.data import ScenesData
 from data_pipeline.sources.tfds import TfdsData
-from data_pipeline.sources.values import BoxLayout
 from fourm.devices.layout import MeshConfig
 from fourm.evaluation.directions import EvaluationConfig, RegionConfig
 from fourm.evaluation.probes import ProbeConfig
@@ -62,7 +61,7 @@ CONFIG_CLASSES = {
     *(ScalarTokenizerConfig, ViTTokenizerConfig, CodeEncoderConfig, QuantizerConfig),
     *(NetworkConfig, DecoderConfig, DiffusionTokenizerConfig, DiffusionConfig, SamplingConfig),
     *(UNetConfig, Codes, Vectors, WordPieceTokenizerConfig, SavedTokenizerConfig),
-    *(MeshConfig, NoData, PublishedOptions, Ml4mRules, ParquetData, BoxLayout),
+    *(MeshConfig, NoData, PublishedOptions, Ml4mRules, ParquetData),
     *(CocoData, MixedData, CodesFile),
 }
 

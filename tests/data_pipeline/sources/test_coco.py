@@ -36,7 +36,7 @@ def instances(**more) -> dict:
         annotation(7, 3, [0, 0, 4, 4]),
         annotation(7, 1, [2, 1, 1, 2]),
         annotation(7, 90, [0, 0, 8, 4]),
-        annotation(8, 1, [6, 1, 3, 2]),
+        annotation(8, 1, [6, 1, 2.5, 2]),
         annotation(8, 3, [0, 0, 8, 1], iscrowd=1,
                    segmentation={"size": [4, 8], "counts": [0, 1, 31]}),
     ]  # fmt: skip

@@ -12,7 +12,6 @@ from data_pipeline.sources.files.formats import ArrayFile, BoxesFile, NumberFile
 from data_pipeline.sources.parquet import ParquetData
 from data_pipeline.sources.row_groups import ParquetRows
 from data_pipeline.sources.source import NOTES, DataConfig
-from data_pipeline.sources.values import BoxLayout
 from tokenizers.base import Choices, Mended
 
 pa = pytest.importorskip("pyarrow")
@@ -157,22 +156,31 @@ def test_splits_with_names_of_their_own_are_found_in_folders(tmp_path):
         hub(str(tmp_path)).open("train")
 
 
-@pytest.mark.parametrize("order", ["corners", "xywh"])
-def test_boxes_in_pixels_need_a_size_and_are_cut_at_the_edge(tmp_path, order):
+@pytest.mark.parametrize("corners", ["", "xyxy"])
+def test_boxes_in_pixels_need_a_size_and_are_cut_at_the_edge(tmp_path, corners):
     columns = rows([1])
     del columns["width"]
-    columns["objects"] = [[{"bbox": [4.0, 1.0, 9.0, 3.0], "category": "dog"}]]
+    right = {"": 4.5, "xyxy": 8.5}[corners]
+    columns["objects"] = [[{"bbox": [4.0, 1.0, right, 3.0], "category": "dog"}]]
     write(tmp_path / "train.parquet", columns)
-    formats = {"boxes": BoxesFile(class_names=("cat", "dog"))}
-    data = hub(str(tmp_path), boxes=BoxLayout(order=order), formats=formats,
-               split_names={"train": "train"})  # fmt: skip
+    formats = {"boxes": BoxesFile(class_names=("cat", "dog"), corners=corners)}
+    data = hub(str(tmp_path), formats=formats, split_names={"train": "train"})
     mended = data.open("train")[0]["boxes"]
     assert isinstance(mended, Mended) and "cut at the picture's edge" in mended.how
-    bottom = {"corners": 0.75, "xywh": 1.0}[order]
-    np.testing.assert_allclose(mended.value.corners, [[0.5, 0.25, 1.0, bottom]])
+    np.testing.assert_allclose(
+        mended.value.corners, [[0.5, 0.25, 1.0, {"": 1.0, "xyxy": 0.75}[corners]]]
+    )
     assert mended.value.classes.tolist() == [1]
     sample = hub(str(tmp_path), columns={"boxes": "objects"}, formats=formats).open("train")[0]
-    assert "the picture's size is not known" in sample[NOTES][0].reason
+    assert "not the size of the picture" in sample[NOTES][0].reason
+
+
+def test_classes_of_boxes_are_matched_by_name_where_both_sides_have_names(folder):
+    formats = {"boxes": BoxesFile(class_names=("dog", "horse", "cat"))}
+    sample = hub(folder, formats=formats).open("train")[1]
+    assert sample["boxes"].classes.tolist() == [0]
+    formats = {"boxes": BoxesFile(class_names=("horse",))}
+    assert "has the class 'dog'" in hub(folder, formats=formats).open("train")[1][NOTES][0].reason
 
 
 def test_what_can_not_be_read_is_noted_and_the_rest_is_kept(tmp_path):

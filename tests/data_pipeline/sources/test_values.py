@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from data_pipeline.sources.files.formats import BoxesFile
 from data_pipeline.sources.source import METADATA, NOTES
-from data_pipeline.sources.values import class_number, class_text, plain_value, put, usable_boxes
+from data_pipeline.sources.values import boxes_of, class_number, class_text, plain_value, put
 from tokenizers.base import Boxes, Choices, Mended
 
 
@@ -53,21 +54,29 @@ def test_no_number_becomes_a_class_that_it_does_not_name():
             class_number(wrong, "ab")
 
 
-def test_boxes_are_cut_at_the_edge_and_those_outside_left_out():
-    corners = np.array([[-0.02, 0.1, 0.5, 0.5], [1.1, 0.0, 1.2, 0.5], [0.0, 0.0, 1.0, 1.0]])
-    mended = usable_boxes(corners, np.array([0, 0, -1]))
+def test_boxes_are_cut_at_the_edge_and_those_of_no_class_left_out():
+    corners = [[-0.02, 0.1, 0.5, 0.5], [0.0, 0.0, 1.0, 1.0]]
+    mended = boxes_of(corners, [0, -1], None, BoxesFile())
     assert isinstance(mended, Mended)
-    assert mended.how == (
-        "boxes cut at the picture's edge, boxes outside the picture left out, "
-        "boxes of no class left out"
-    )
+    assert mended.how == "boxes cut at the picture's edge, boxes of no class left out"
     np.testing.assert_allclose(mended.value.corners, [[0, 0.1, 0.5, 0.5]])
-    assert isinstance(usable_boxes(corners[2:], np.array([1])), Boxes)
-    assert isinstance(usable_boxes(np.zeros((0, 4)), np.zeros(0, int)), Boxes)
-    with pytest.raises(ValueError, match="ends before it begins"):
-        usable_boxes(corners[:, [2, 3, 0, 1]], np.array([0, 0, 0]))
-    with pytest.raises(ValueError, match="no number"):
-        usable_boxes(corners * np.nan, np.array([0, 0, 0]))
+    assert isinstance(boxes_of(corners[1:], ["b"], None, BoxesFile(class_names=("a", "b"))), Boxes)
+    assert isinstance(boxes_of([], [], None, BoxesFile()), Boxes)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "labels", "message"),
+    [
+        ([[0.0, 0.0, 9.0, 9.0]], [], "has 1 boxes and 0 classes"),
+        ([[0.1, 0.1, 0.5, 0.5]], [0], "no box of more than a pixel; if these are fractions"),
+        ([[5.0, 5.0, 400.0, 9.0]], [0], "which is not xyxy in pixels within the picture"),
+        ([[9.0, 5.0, 4.0, 9.0]], [0], "which is not xyxy in pixels within the picture"),
+        ([[9.0, float("nan"), 4.0, 9.0]], [0], "four numbers are a box"),
+    ],
+)
+def test_boxes_that_can_not_be_meant_are_refused(numbers, labels, message):
+    with pytest.raises(ValueError, match=message):
+        boxes_of(numbers, labels, (50, 100), BoxesFile(corners="xyxy", unit="pixels"))
 
 
 def test_what_can_not_be_read_is_noted():
