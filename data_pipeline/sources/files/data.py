@@ -6,9 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.sources.files.formats import FileFormat
-from data_pipeline.sources.files.keys import check_keys_meet
 from data_pipeline.sources.files.layout import Layout
-from data_pipeline.sources.files.locations import Location, natural_order, read_bytes
+from data_pipeline.sources.files.locations import (
+    Location,
+    check_keys_meet,
+    natural_order,
+    read_bytes,
+)
 from data_pipeline.sources.files.patterns import check_pattern
 from data_pipeline.sources.files.splits import SplitByFolder, Splits
 from data_pipeline.sources.files.storage import MayBeRemote, local_path

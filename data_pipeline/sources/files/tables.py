@@ -13,8 +13,13 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from data_pipeline.sources.files.formats import READABLE, FileFormat
-from data_pipeline.sources.files.keys import why_apart
-from data_pipeline.sources.files.locations import Location, normal_key, read_bytes, split_name
+from data_pipeline.sources.files.locations import (
+    Location,
+    normal_key,
+    read_bytes,
+    split_name,
+    why_apart,
+)
 from data_pipeline.sources.source import Note
 from tokenizers.base import Choices
 from tokenizers.settings.checked import name_knob

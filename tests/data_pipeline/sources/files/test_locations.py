@@ -5,10 +5,12 @@ import pytest
 from data_pipeline.sources.files import locations
 from data_pipeline.sources.files.listing import list_folder
 from data_pipeline.sources.files.locations import (
+    check_keys_meet,
     natural_order,
     normal_key,
     read_bytes,
     split_name,
+    why_apart,
 )
 
 
@@ -67,3 +69,29 @@ def test_keys_have_one_form_and_can_be_written_down():
 def test_natural_order_counts_rather_than_spells():
     names = ["frame_10", "frame_2", "frame_02", "a", "10", "9"]
     assert sorted(names, key=natural_order) == ["9", "10", "a", "frame_02", "frame_2", "frame_10"]
+
+
+@pytest.mark.parametrize(
+    ("own", "others", "reason"),
+    [
+        (["A1", "B2"], ["a1", "b2"], "upper and lower case"),
+        (["0001"], ["1"], "leading zeros"),
+        (["1.depth", "2.depth"], ["1", "2"], "the extension"),
+        (["x/1"], ["1"], "the folders before"),
+        (["1_depth", "2_depth"], ["1", "2", "3"], "the first end in '_depth'"),
+        (["1", "2"], ["1_rgb", "2_rgb"], "the others end in '_rgb'"),
+        (["depth_1"], ["1"], "the first begin with 'depth_'"),
+        (["a_rgb", "b_rgb"], ["a_depth", "b_depth"], "'_rgb', the others in '_depth'"),
+        (["x"], ["y"], ""),
+    ],
+)
+def test_the_likeliest_reason_is_found(own, others, reason):
+    assert reason in why_apart(own, others)
+    assert bool(why_apart(own, others)) == bool(reason)
+
+
+def test_modalities_must_share_a_sample_with_one_other():
+    check_keys_meet({"a": {"1"}, "b": {"1", "2"}, "c": {"2"}})
+    check_keys_meet({"a": {"1"}})
+    with pytest.raises(ValueError, match=r"c shares no sample.*look like '3', those of a like '1'"):
+        check_keys_meet({"a": {"1"}, "b": {"1"}, "c": {"3"}})
