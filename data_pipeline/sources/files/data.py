@@ -1,7 +1,7 @@
 """Aligned files: a folder per modality, or tar shards per modality, one key per sample."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from data_pipeline.sources.files.tables import (
 )
 from data_pipeline.sources.source import NOTES, Note, Sample
 from tokenizers.base import Mended
+from tokenizers.content.limits import MAX_PIXELS
 from tokenizers.settings.checked import name_knob
 
 
@@ -67,8 +68,16 @@ class FilesData(MayBeRemote):
     {split}/{scene}/{modality}/{frame}.png; empty for the layouts above. `{split}` and
     `{modality}` are the folders of these; see `files/patterns.py`."""
 
+    max_pixels: int = field(default=MAX_PIXELS, kw_only=True)
+    """Pixels that a picture may have, of formats that do not say it themselves: what is small on
+    disk may unpack to more than the memory holds."""
+
     def check_knobs(self, knob: str) -> None:
         super().check_knobs(knob)
+        if self.max_pixels < 1:
+            raise ValueError(
+                f"{name_knob(knob, 'max_pixels')} is {self.max_pixels}; at least 1 is allowed."
+            )
         for pattern in (self.pattern, *(each.pattern for each in self.modalities.values())):
             if pattern:
                 check_pattern(pattern, name_knob(knob, "pattern"))
@@ -114,7 +123,13 @@ class FilesData(MayBeRemote):
             )
         files = {name: files[name] for name in self.modalities}
         notes = [*layout.notes, *(table.notes if table else ())]
-        return FilesSource(chosen, self.modalities, files, columns, notes)
+        formats = {
+            name: each
+            if each.max_pixels != MAX_PIXELS
+            else replace(each, max_pixels=self.max_pixels)
+            for name, each in self.modalities.items()
+        }
+        return FilesSource(chosen, formats, files, columns, notes)
 
     @property
     def _root(self) -> Path:

@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from data_pipeline.crops import CropConfig
 from data_pipeline.sources.files.data import FilesData
 from data_pipeline.sources.files.formats import ArrayFile, BoxesFile, CodesFile, TextFile
 from data_pipeline.sources.files.splits import SplitByFolder
+from data_pipeline.sources.source import NOTES
 from tokenizers.boxes import BoxList
 from tokenizers.codes import Codes
 from tokenizers.text import Text
@@ -94,3 +96,14 @@ def test_ids_of_several_views_stay_together(tmp_path):
     assert seen[0] == 0 and sorted(seen) == [0, 1, 2, 3, 4]
     for view in views:
         np.testing.assert_array_equal(view["first"], view["second"])
+
+
+def test_a_picture_of_too_many_pixels_is_noted_with_the_knob(tmp_path):
+    write(tmp_path, "photo", "a.png", encoded(Image.new("RGB", (40, 30)), "png"))
+    data = FilesData(str(tmp_path), {"photo": ArrayFile()}, ONE_SPLIT, max_pixels=1199)
+    (note,) = data.open("train")[0][NOTES]
+    assert "40 by 30 pixels, and 1199 are allowed" in note.reason
+    assert "--data.max-pixels" in note.reason
+    own = {"photo": ArrayFile(max_pixels=1200)}
+    assert replace(data, modalities=own).open("train")[0]["photo"].shape == (30, 40, 3)
+    assert replace(data, max_pixels=1200).open("train")[0]["photo"].shape == (30, 40, 3)
