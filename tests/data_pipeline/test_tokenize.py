@@ -75,7 +75,7 @@ def test_the_run_s_own_data_goes_through_its_own_tokenizers(run, tmp_path, capsy
     source = CropConfig(size=16, views=2).apply(
         data_in(tmp_path / "data").open("train"),
         {"rgb": PixelTokenizer(16, 8).values, "distance": Scalar(unit="m")},
-        {"rgb": 16, "distance": 16},
+        {"rgb": (16, 16), "distance": (16, 16)},
         seed=3,
         with_views=True,
     )
@@ -256,7 +256,7 @@ def test_no_data_makes_no_tokens(run, tmp_path, capsys):
 
 
 def test_help_names_the_kinds_and_the_knobs(run, capsys):
-    for arguments, word in (([], "RUN [scenes|files|tfds]"), ([str(run)], "--data.path")):
+    for arguments, word in (([], "RUN [scenes|files|tfds"), ([str(run)], "--data.path")):
         with pytest.raises(SystemExit) as ended:
             main([*arguments, "--help"])
         assert ended.value.code == 0
