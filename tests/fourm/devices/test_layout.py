@@ -33,13 +33,11 @@ def start(folder: Path, name: str, *arguments: str) -> tuple[subprocess.Popen, P
     """Starts a program that trains on meshes; see `mesh_worker`."""
     output = folder / f"{name}.json"
     devices, *rest = arguments
-    # Compiles in half the time, for what is compared up to rounding.
-    flags = {"XLA_FLAGS": "--xla_backend_optimization_level=0"} if rest == ["--cut-up"] else {}
     command = [sys.executable, "-m", "tests.fourm.training.mesh_worker", devices, str(output)]
     process = subprocess.Popen(
         [*command, *rest],
         cwd=ROOT,
-        env=dict(os.environ, JAX_PLATFORMS="cpu") | flags,
+        env=dict(os.environ, JAX_PLATFORMS="cpu"),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
