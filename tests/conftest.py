@@ -54,6 +54,9 @@ STRICT = (
     "fourm/training/test_train_state",
 )
 
+LONGEST = ("tiny run", "test_train", "elastic runs", "meshes", "the judge", "run on tokens")
+"""Groups of more than a minute, most of it in a few tests."""
+
 
 @pytest.fixture(autouse=True)
 def rank_promotion(request: pytest.FixtureRequest) -> Iterator[None]:
@@ -70,8 +73,8 @@ def group_of(file: Path) -> str:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Gives the tests of a file to one worker, which compiles what they share once.
 
-    Tests of a run that is trained for them are slow. Groups with most slow tests come first, lest a
-    worker is left alone with one of them.
+    Tests of a run that is trained for them are slow. The longest groups come first, then those with
+    most slow tests, lest a worker is left alone with one of them.
     """
     groups: dict[str, list[pytest.Item]] = {}
     for item in items:
@@ -83,8 +86,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.slow)
         groups.setdefault(name, []).append(item)
 
-    def slowness(name: str) -> int:
-        return sum(item.get_closest_marker("slow") is not None for item in groups[name])
+    def slowness(name: str) -> tuple[bool, int]:
+        count = sum(item.get_closest_marker("slow") is not None for item in groups[name])
+        return name in LONGEST and count > 0, count
 
     first = sorted(groups, key=slowness, reverse=True)
     items[:] = [item for name in first for item in groups[name]]

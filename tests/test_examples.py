@@ -14,7 +14,7 @@ from train import main
 EXAMPLES = ROOT / "examples"
 LESS = [
     *("--training.steps", "2", "--training.batch-size", "4", "--evaluation.num-samples", "4"),
-    *("--training.evaluate-every", "2"),
+    *("--training.evaluate-every", "2", "--loss.tile", "1"),
 ]
 SMALL = [
     *("--model.dim", "16", "--model.num-heads", "2"),

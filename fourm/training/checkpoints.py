@@ -101,17 +101,6 @@ class Checkpoints:
         latest = self._checkpointer.latest
         return None if latest is None else latest.step
 
-    @property
-    def best_step(self) -> int | None:
-        """The step of the complete checkpoint with the lowest loss, None if none has a loss."""
-        self.wait()
-        losses = {
-            c.step: c.metrics[self._best_by]
-            for c in self._checkpointer.checkpoints
-            if c.metrics and self._best_by in c.metrics
-        }
-        return min(losses, key=losses.get) if losses else None
-
     def save(
         self,
         state: TrainState,

@@ -49,10 +49,11 @@ def assert_same(a, b):
         np.testing.assert_array_equal(x, y)
 
 
-def test_nothing_saved_leaves_the_state_as_it_is(checkpoints):
+def test_nothing_saved_leaves_the_state_as_it_is(checkpoints, tmp_path):
     state = make_state()
     assert checkpoints.latest_step is None
-    assert checkpoints.best_step is None
+    with pytest.raises(ValueError, match="There is no checkpoint in"):
+        choose_checkpoint(tmp_path / "checkpoints", "best")
     restored, progress = checkpoints.restore(state, ORIGIN)
     assert restored is state and progress == {}
 
@@ -91,13 +92,15 @@ def test_the_best_is_kept_beside_the_newest(tmp_path):
     losses = {1: 3.0, 2: 1.0, 3: 2.0, 4: math.nan, 5: math.inf, 6: 1.5}
     for step, loss in losses.items():
         opened.save(make_state(step), ORIGIN, loss=loss)
-        assert opened.best_step == (1 if step == 1 else 2)
+        opened.wait()
+        assert choose_checkpoint(tmp_path, "best") == (1 if step == 1 else 2)
     opened.close()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "6"]
     again = Checkpoints(tmp_path, keep=1)
-    assert (again.best_step, again.latest_step) == (2, 6)
+    assert (choose_checkpoint(tmp_path, "best"), again.latest_step) == (2, 6)
     again.save(make_state(7), ORIGIN, loss=0.5)
-    assert again.best_step == 7
+    again.wait()
+    assert choose_checkpoint(tmp_path, "best") == 7
     again.close()
     assert [path.name for path in tmp_path.iterdir()] == ["7"]
 
@@ -108,7 +111,7 @@ def test_after_the_newer_ones_are_deleted_the_best_is_restored(tmp_path):
             opened.save(make_state(step, value=step), ORIGIN, loss=loss)
     shutil.rmtree(tmp_path / "3")
     with closing(Checkpoints(tmp_path, keep=1)) as opened:
-        assert opened.latest_step == opened.best_step == 1
+        assert opened.latest_step == choose_checkpoint(tmp_path, "best") == 1
         assert_same(opened.restore(make_state(), ORIGIN)[0], make_state(1, value=1))
 
 
