@@ -18,7 +18,8 @@ from configs.presets.components import any_to_any, complete_from, one_to_all
 from configs.presets.scenes import SINGLE_PASS
 from configs.schema import RunConfig
 from data_pipeline.sources.files.data import FilesData
-from data_pipeline.sources.files.formats import format_for
+from data_pipeline.sources.files.formats import FileFormat, format_for
+from data_pipeline.sources.mixed import MixedData
 from data_pipeline.sources.parquet import ParquetData
 from data_pipeline.tokens.index import StoreIndex
 from fourm.devices.processes import is_main
@@ -107,15 +108,23 @@ def close_sizes(config: RunConfig, fork: str = "") -> RunConfig:
 
 def with_formats(config: RunConfig) -> RunConfig:
     """Returns a configuration whose files are read as its modalities say, unless it says how."""
-    data = config.data
     formats = {name: format_for(name, each.values) for name, each in config.modalities.items()}
-    if isinstance(data, FilesData) and not data.modalities:
-        return replace(config, data=replace(data, modalities=formats))
-    if isinstance(data, ParquetData):
-        wanted = data.columns or dict.fromkeys(data.formats or formats)
-        chosen = {name: each for name, each in formats.items() if name in wanted}
-        return replace(config, data=replace(data, formats=chosen | data.formats))
-    return config
+    data = _with_formats(config.data, formats)
+    return config if data == config.data else replace(config, data=data)
+
+
+def _with_formats(data: Any, formats: dict[str, FileFormat]) -> Any:
+    match data:
+        case FilesData(modalities=given) if not given:
+            return replace(data, modalities=formats)
+        case ParquetData():
+            wanted = data.columns or data.formats or formats
+            chosen = {name: each for name, each in formats.items() if name in wanted}
+            return replace(data, formats=chosen | data.formats)
+        case MixedData(sources=sources):
+            filled = {name: _with_formats(each, formats) for name, each in sources.items()}
+            return replace(data, sources=filled)
+    return data
 
 
 def open_knobs(config: RunConfig) -> list[str]:

@@ -6,13 +6,16 @@ from dataclasses import replace
 import pytest
 
 from configs import (
+    ArrayFile,
     BoxList,
     Classes,
     Colors,
     CropConfig,
     FilesData,
+    MixedData,
     Modality,
     ModelConfig,
+    ParquetData,
     Reals,
     RunConfig,
     Scalar,
@@ -136,6 +139,13 @@ def test_files_are_read_as_the_modalities_say(tmp_path):
     config = sizes.with_formats(of(data=FilesData(path=str(tmp_path))))
     assert [*config.data.modalities] == [*KINDS]
     assert sizes.with_formats(config) is config
+    parquet = ParquetData(columns={"rgb": "image"}, formats={"rgb": ArrayFile(scale=2.0)})
+    assert sizes.with_formats(of(data=parquet)).data == parquet
+    name = next(iter(KINDS))
+    mixed = MixedData(sources={"a": config.data, "b": ParquetData(columns={name: "x"})})
+    filled = sizes.with_formats(of(data=mixed)).data
+    assert filled.sources["a"] == config.data
+    assert filled.sources["b"].formats == {name: config.data.modalities[name]}
 
 
 def test_a_run_keeps_what_was_chosen_whichever_machine_goes_on(tmp_path, monkeypatch, capsys):

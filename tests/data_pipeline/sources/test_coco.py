@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data_pipeline.crops import CropConfig
 from data_pipeline.sources.coco import CocoData, coco_class_names
 from data_pipeline.sources.kinds import blank_data
 from data_pipeline.sources.source import NOTES, DataConfig
@@ -209,3 +210,16 @@ def test_modalities_follow_from_their_values():
             **{"map": "classes", "boxes": "boxes"},
         },
     )
+
+
+def test_crops_keep_boxes_maps_and_captions_aligned(write):
+    values = {
+        **{"rgb": Colors(), "caption": Text(), "boxes": BoxList(class_names=NAMES)},
+        "labels": Classes(names=("nothing", *NAMES)),
+    }
+    crops = CropConfig(size=4, views=2, flip=False)
+    views = crops.apply(write().open("train"), values, dict.fromkeys(values, (4, 4)), 0, True)
+    first, other = views.__getitems__([0, 1])
+    assert {first["caption"], other["caption"]} == {"a car", "a person in a car"}
+    assert first["labels"].shape == (4, 4) and (first["labels"][:, :2] == 2).sum() == 6
+    np.testing.assert_allclose(first["boxes"].corners, [[0, 0, 0.5, 1], [0, 0.25, 0.25, 0.75]])
