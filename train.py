@@ -3,6 +3,7 @@
 python train.py                                  the built-in scenes
 python train.py nyuv2 --data.path ~/nyuv2        a preset and overrides; --help lists every knob
 python train.py my_config.py                     a configuration of your own
+python train.py ~/photos                         a folder of data, which says what it holds
 python train.py runs/4m21 --data.path ~/mine     fine-tune an existing run
 python train.py my_config.py --dry-run           what that will take; trains nothing
 python train.py runs/4m21 none --tokens ids 1.0  the same on stored tokens, without their data
@@ -28,7 +29,8 @@ from pathlib import Path
 
 import jax
 
-from configs.command_line import parse_command_line
+from configs.command_line import is_data_folder, parse_command_line
+from configs.from_folder.source_code import to_source
 from configs.launch import read_launch
 from configs.runs.fork import forked_at
 from configs.runs.plan import describe_plan
@@ -66,6 +68,7 @@ from tokenizers.storage.folders import copy_folder, fingerprint_files, fingerpri
 from tokenizers.storage.pieces import record_pieces
 from tokenizers.storage.run_paths import (
     CHECKPOINTS,
+    CONFIG_SOURCE,
     CURVES_PICTURE,
     HELDOUT,
     HELDOUT_TOKENS,
@@ -75,6 +78,7 @@ from tokenizers.storage.run_paths import (
     TOKENIZERS,
     TOKENS,
 )
+from tokenizers.storage.unfinished import write_file
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -98,8 +102,8 @@ def run(arguments: Sequence[str]) -> Path:
     launch = read_launch(arguments)
     if launch.distributed:
         initialize(launch.coordinator, launch.num_processes, launch.process_index)
-    config = as_begun(parse_command_line(arguments)[0], launch.fork)
-    config = close_sizes(config, launch.fork)
+    inferred = parse_command_line(arguments)[0]
+    config = close_sizes(as_begun(inferred, launch.fork), launch.fork)
     layout = Layout.build(config.mesh)
     layout.check(config.model.num_heads, config.training.batch_size, config.training.accumulation)
     with ExitStack() as stack:
@@ -108,6 +112,10 @@ def run(arguments: Sequence[str]) -> Path:
             for context in (locked, undone_if_refused):
                 stack.enter_context(context(Path(config.run_dir)))
             open_run(config, launch.fork, launch.use)
+            if arguments and is_data_folder(arguments[0]):
+                title = f"What was inferred from {arguments[0]}; edit it and train with it."
+                source = Path(config.run_dir) / CONFIG_SOURCE
+                write_file(source, to_source(inferred, title).encode())
 
         run_on_main(begin_run)
         if not is_reported(config):

@@ -12,6 +12,7 @@ from typing import Annotated
 import tyro
 
 import configs
+from configs.from_folder.infer import config_from_folder
 from configs.help import cut_help, shown_by_group
 from configs.launch import Launch
 from configs.presets.nyuv2 import nyuv2
@@ -70,11 +71,12 @@ MOVED_KNOBS = {
 """Knobs of earlier versions, and what they are called now."""
 
 
-ABOUT = f"""Usage: python train.py [PRESET | FILE.py | RUN] [KIND] [--knob value ...]
+ABOUT = f"""Usage: python train.py [PRESET | FILE.py | RUN | FOLDER] [KIND] [--knob value ...]
 
 PRESET is one of {", ".join(PRESETS)}. FILE.py is your own configuration, which sets
-`config = RunConfig(...)`. RUN is a run directory, whose model is fine-tuned. KIND replaces the
-preset's data by another kind: {", ".join(KINDS)} (none: train on --tokens alone). Every knob
+`config = RunConfig(...)`. RUN is a run directory, whose model is fine-tuned. FOLDER holds data:
+what its files are is inferred, and written into the run directory as config.py. KIND replaces
+the preset's data by another kind: {", ".join(KINDS)} (none: train on --tokens alone). Every knob
 overrides the value of the preset."""
 
 
@@ -165,7 +167,8 @@ def data_of_kind(config: RunConfig, kind: str) -> AnyData:
 
 
 def load_preset(name: str) -> tuple[RunConfig, str]:
-    """Returns a preset, the `config` of a Python file, or what trains a run further.
+    """Returns a preset, the `config` of a Python file, what trains a run further, or what the files
+    of a folder are.
 
     With it comes what it says of itself.
     """
@@ -173,14 +176,25 @@ def load_preset(name: str) -> tuple[RunConfig, str]:
         return load_file(Path(name))
     if is_run(Path(name)):
         return load_run(Path(name))
+    if is_data_folder(name):
+        config, told = config_from_folder(Path(name).expanduser())
+        print("\n".join([f"In {name}:", *(f"  {line}" for line in told)]))
+        return config, f"What the files of {name} are."
     if name not in PRESETS:
         near = difflib.get_close_matches(name, PRESETS, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
         raise ValueError(
             f"There is no preset {name!r}; {hint}Presets are {', '.join(PRESETS)}, or give a "
-            "FILE.py that sets `config = RunConfig(...)`, or a run directory to train further."
+            "FILE.py that sets `config = RunConfig(...)`, a run directory to train further, or a "
+            "folder of data."
         )
     return PRESETS[name](), PRESETS[name].__doc__ or ""
+
+
+def is_data_folder(name: str) -> bool:
+    """True if the first word of a command line is a folder of data."""
+    folder = Path(name).expanduser()
+    return name not in PRESETS and folder.is_dir() and not is_run(folder)
 
 
 @contextlib.contextmanager

@@ -96,9 +96,11 @@ MAY_KNOW: dict[str, set[str]] = {
     "configs/help": set(),
     "configs/presets": {"configs/schema"},
     "configs/runs": {"configs/schema", "configs/presets"},
+    "configs/from_folder": {"configs/__init__", "configs/schema"},
     "configs/doctor": {"configs/schema", "configs/command_line", "configs/runs"},
     "configs/command_line": {
         *("configs/__init__", "configs/schema", "configs/launch", "configs/help"),
+        "configs/from_folder",
         "configs/presets",
         "configs/runs",
     },

@@ -59,6 +59,7 @@ FOLDERS = (
     "data_pipeline/sources/scenes",
     "data_pipeline/tokens",
     "configs",
+    "configs/from_folder",
     "configs/presets",
     "configs/runs",
     "examples",

@@ -1,6 +1,7 @@
 """The names of a run directory's parts; all folders of the code share them."""
 
 CONFIG = "config.json"
+CONFIG_SOURCE = "config.py"
 FORK = "fork.json"
 SECONDS = "seconds.json"
 REPORT = "report.json"
