@@ -44,7 +44,7 @@ def report_of(folder: Path) -> dict:
 def check_report(report: dict, modalities) -> None:
     """Checks a report against what programs may rely on."""
     required = {"seconds", "tokenizers", "results", "probes", "device", "config"}
-    assert required <= set(report) <= required | {"other_splits"}
+    assert required <= set(report) <= required | {"other_splits", "data"}
     assert all(isinstance(s, float) and s >= 0 for s in report["seconds"].values())
     assert list(report["tokenizers"]) == list(modalities)
     for entry in report["tokenizers"].values():
