@@ -1,6 +1,7 @@
 """Picture files: every number as it is stored, and what it looks like where that differs."""
 
 import io
+import struct
 import zlib
 from collections.abc import Callable
 from functools import partial
@@ -25,6 +26,8 @@ from tokenizers.content.tiff import Pages, read_tiff
 
 PILLOW_LIMIT = Image.MAX_IMAGE_PIXELS
 ORIENTATION = 0x0112
+USUAL_PACKING = 100
+"""Times that pixels in a PNG unpack to more bytes than their file has, at most, as a rule."""
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
@@ -56,9 +59,9 @@ def read_picture(
         raise ValueError(f"is {describe(data)}, and no picture that can be read")
     if kind == "tiff":
         return read_tiff(data, max_pixels, background, pages)
-    if kind == "png":
-        _check_chunks(data)
     try:
+        if kind == "png":
+            _check_chunks(data, max_pixels)
         picture = _open(data)
         check_size(*picture.size, max_pixels)
         if getattr(picture, "is_animated", False) and picture.format != "MPO":
@@ -179,12 +182,12 @@ def _deep_colors_of(numbers: np.ndarray, background: Color) -> UInt8[np.ndarray,
     return colors if alpha is None else lay_over(colors, alpha, background)
 
 
-def _check_chunks(data: bytes) -> None:
+def _check_chunks(data: bytes, max_pixels: int) -> None:
     """Raises ValueError unless all parts of a PNG are there, and as they were written.
 
     Pillow overlooks damage in places. The checksums are in the PNG specification, section 5.3.
     """
-    place = len(PNG_SIGNATURE)
+    place, pixels = len(PNG_SIGNATURE), []
     while place + 12 <= len(data):
         length = int.from_bytes(data[place : place + 4])
         end = place + 12 + length
@@ -196,7 +199,27 @@ def _check_chunks(data: bytes) -> None:
             data[end - 4 : end]
         ):
             raise ValueError("is damaged (a PNG picture: a checksum is wrong)")
+        if name == b"IDAT":
+            pixels.append(data[place + 8 : end - 4])
         if name == b"IEND":
-            return
+            return _check_rows(data, pixels, max_pixels)
         place = end
     raise ValueError("is damaged (a PNG picture that was cut short)")
+
+
+def _check_rows(data: bytes, pixels: list[bytes], max_pixels: int) -> None:
+    """Raises ValueError if a PNG's header promises many more rows than its data unpack to.
+
+    Pillow fills them up with zeros. What is packed as usual is not unpacked twice for that.
+    """
+    width, height = struct.unpack(">II", data[16:24])
+    check_size(width, height, max_pixels)
+    promised = height * width * data[24] // 8
+    if promised < USUAL_PACKING * len(data):
+        return
+    unpacker, rest, found = zlib.decompressobj(), b"".join(pixels), 0
+    while rest and found < promised:
+        found += len(unpacker.decompress(rest, 1 << 20))
+        rest = unpacker.unconsumed_tail
+    if found < promised:
+        raise ValueError("is damaged (a PNG picture with fewer pixels than its header promises)")

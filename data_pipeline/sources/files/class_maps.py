@@ -29,7 +29,8 @@ def renumber(
     """
     if stored.dtype.kind not in "biu":
         raise ValueError(f"holds {stored.dtype}; `values` is for whole numbers")
-    known = np.ma.compressed(stored).astype(np.int64)
+    is_masked, places = np.ma.is_masked(stored), np.asarray(stored)
+    known = np.ma.compressed(stored) if is_masked else places.ravel()
     if not known.size:
         return stored.astype(np.int32)
     low, high = int(known.min()), int(known.max())
@@ -38,17 +39,22 @@ def renumber(
             f"holds numbers from {low} to {high}; `values` is for those of classes, which lie at "
             f"most {MOST_NUMBERS} apart"
         )
+    places = places.astype(np.int64)
+    places -= low
+    if is_masked:
+        places = places.clip(0, high - low)
+    counts = np.bincount((places[~np.ma.getmaskarray(stored)] if is_masked else places).ravel())
     table = np.zeros(high - low + 1, np.int32)
     taken = set(values.values()) - {NONE}
-    for number in (low + np.flatnonzero(np.bincount(known - low))).tolist():
+    for number in (low + np.flatnonzero(counts)).tolist():
         if number not in values and other is None and number in taken:
             raise ValueError(
                 f"holds the number {number}, which `values` does not name, but gives to another; "
                 "name it, too, or set `other` to the index of all that are not named"
             )
         table[number - low] = values.get(number, number if other is None else other)
-    indices = table[np.asarray(stored).astype(np.int64).clip(low, high) - low]
-    if np.ma.is_masked(stored):
+    indices = table[places]
+    if is_masked:
         return np.ma.MaskedArray(indices, np.ma.getmaskarray(stored))
     return indices
 

@@ -167,6 +167,12 @@ def test_too_many_pixels_are_refused_before_they_are_decoded():
         read_picture(small, max_pixels=1199)
 
 
+def test_rows_that_a_png_promises_and_does_not_have_are_not_made_up():
+    with pytest.raises(ValueError, match="fewer pixels than its header promises"):
+        read_picture(png(100, 10_000, 8, bytes(10 * 101)))
+    assert not np.asarray(read_picture(png(100, 1000, 8, bytes(1000 * 101)))).any()
+
+
 @pytest.mark.parametrize("kind", ["png", "jpeg", "webp", "bmp", "gif"])
 def test_a_picture_that_was_cut_short_is_refused(kind):
     noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
