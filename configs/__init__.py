@@ -16,16 +16,17 @@ from data_pipeline.sources.files.formats import (
     BoxesFile,
     CodesFile,
     FileFormat,
+    JsonFile,
     NumberFile,
     TextFile,
 )
 from data_pipeline.sources.files.splits import SplitByColumn, SplitByFolder, SplitByFraction
-from data_pipeline.sources.files.tables import TableColumn
 from data_pipeline.sources.kinds import NoData
 from data_pipeline.sources.mixed import MixedData
 from data_pipeline.sources.parquet import ParquetData
 from data_pipeline.sources.scenes.data import SEMSEG_CLASSES, ScenesData
 from data_pipeline.sources.scenes.sampler import COLOR_NAMES, SHAPES
+from data_pipeline.sources.signals import LogMel, SignalFile
 from data_pipeline.sources.source import DataConfig, Sample, Source
 from data_pipeline.sources.tfds import TfdsData
 from fourm.devices.layout import MeshConfig
@@ -59,10 +60,14 @@ from tokenizers.images.diffusion_tokenizer import DiffusionTokenizerConfig
 from tokenizers.images.patch_tokenizer import ImageTokenizerConfig
 from tokenizers.images.vit import NetworkConfig
 from tokenizers.images.vit_tokenizer import ViTTokenizerConfig
+from tokenizers.labels import Label, LabelTokenizerConfig
 from tokenizers.modality import Modality, SavedTokenizerConfig
+from tokenizers.rows import Row, RowTokenizerConfig
 from tokenizers.scalars import Scalar, ScalarTokenizerConfig
 from tokenizers.settings.checked import Checked, name_knob
 from tokenizers.settings.plain import to_plain
+from tokenizers.signals.signal_tokenizer import SignalTokenizerConfig
+from tokenizers.signals.values import Signal
 from tokenizers.storage.folders import load_folder, read_part, save_folder
 from tokenizers.text import Text, TextTokenizerConfig
 from tokenizers.text.wordpiece import WordPieceTokenizerConfig
@@ -99,6 +104,10 @@ __all__ = [
     "FilesData",
     "GenerationConfig",
     "ImageTokenizerConfig",
+    "JsonFile",
+    "Label",
+    "LabelTokenizerConfig",
+    "LogMel",
     "LossConfig",
     "MaskingComponent",
     "MaskingConfig",
@@ -117,6 +126,8 @@ __all__ = [
     "RawBatch",
     "Reals",
     "RegionConfig",
+    "Row",
+    "RowTokenizerConfig",
     "RunConfig",
     "Sample",
     "SavedTokenizerConfig",
@@ -124,11 +135,15 @@ __all__ = [
     "ScalarTokenizerConfig",
     "ScenesData",
     "SequenceTokens",
+    "Signal",
+    "SignalFile",
+    "SignalTokenizerConfig",
     "Source",
     "SplitByColumn",
     "SplitByFolder",
     "SplitByFraction",
     "TableColumn",
+    "TableRow",
     "Text",
     "TextFile",
     "TextTokenizerConfig",

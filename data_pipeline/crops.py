@@ -19,7 +19,6 @@ from data_pipeline.sources.source import (
     state_of,
 )
 from tokenizers.base import Choices, Crop, Mended, Values, largest_window
-from tokenizers.features import Vectors
 from tokenizers.settings.checked import Checked, name_knob
 
 LEAST_SHOWN = 0.1
@@ -338,7 +337,7 @@ class TransformedSource:
 def _is_picture(value: Any, values: Values) -> bool:
     """Tells what has a height and a width; vectors have two axes, too, but no place."""
     has_axes = isinstance(value, np.ndarray) and value.ndim >= 2
-    return has_axes and not isinstance(values, Vectors)
+    return has_axes and getattr(values, "is_picture", True)
 
 
 def aspect_of(sizes: Mapping[str, tuple[int, int]]) -> tuple[int, int]:

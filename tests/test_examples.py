@@ -76,7 +76,7 @@ def test_an_encoder_is_probed_and_searched(tiny_scenes_run, query, tmp_path):
 
 def test_examples_are_short_and_say_how_they_are_run():
     files = sorted(EXAMPLES.glob("*.py"))
-    assert len(files) == 3
+    assert len(files) == 4
     for file in files:
         text = file.read_text(encoding="utf-8")
         assert len(text.splitlines()) <= 60, file

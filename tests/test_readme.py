@@ -52,6 +52,7 @@ FOLDERS = (
     "tokenizers/content",
     "tokenizers/images",
     "tokenizers/text",
+    "tokenizers/signals",
     "data_pipeline",
     "data_pipeline/doctor",
     "data_pipeline/sources",

@@ -135,6 +135,10 @@ class Values(Protocol):
     Frozen dataclasses, part of the configuration. A dense modality is an array
     [height, width] or [height, width, channels] per sample; text is a `str`; boxes are
     `Boxes`; a scalar is a float.
+
+    Where arrays of two axes or more are no pictures, `is_picture` is False; where tokens are a
+    sequence, `is_sequence` is True. `vectors(values)`, float [batch, n], makes of them what simple
+    methods read that a model is compared with. All three may be left out.
     """
 
     metrics: dict[str, Better]

@@ -7,7 +7,7 @@ generated, for want of ids.
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, ClassVar, Literal, NoReturn
 
 import numpy as np
 from jaxtyping import Float, Float16, Float32, Int, Shaped, UInt8
@@ -30,6 +30,8 @@ class Vectors(Checked):
     """Numbers per vector."""
     longest: int
     """Vectors at most; what follows is cut off."""
+
+    is_picture: ClassVar[bool] = False
 
     @property
     def metrics(self) -> dict[str, Better]:

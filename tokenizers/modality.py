@@ -3,6 +3,7 @@
 A user adds a modality by writing one of these in a configuration, never by editing the library.
 """
 
+import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +18,13 @@ from tokenizers.features import PixelTokenizer, Vectors, VectorTokenizer
 from tokenizers.images.diffusion_tokenizer import DiffusionTokenizer, DiffusionTokenizerConfig
 from tokenizers.images.patch_tokenizer import ImageTokenizer, ImageTokenizerConfig
 from tokenizers.images.vit_tokenizer import ViTTokenizer, ViTTokenizerConfig
+from tokenizers.labels import Label, LabelTokenizer, LabelTokenizerConfig
+from tokenizers.rows import Row, RowTokenizer, RowTokenizerConfig
 from tokenizers.scalars import Scalar, ScalarTokenizer, ScalarTokenizerConfig
 from tokenizers.settings.checked import Checked, name_knob
 from tokenizers.settings.own_code import find_class, is_own
+from tokenizers.signals.signal_tokenizer import SignalTokenizer, SignalTokenizerConfig
+from tokenizers.signals.values import Signal
 from tokenizers.storage.folders import load_folder, read_description
 from tokenizers.storage.pieces import check_folder
 from tokenizers.text.sentencepiece import Text, TextTokenizer, TextTokenizerConfig
@@ -50,7 +55,19 @@ class SavedTokenizerConfig(Checked):
 
 
 BuiltInValues = (
-    Colors | Distances | Directions | Classes | Reals | Text | BoxList | Scalar | Codes | Vectors
+    Colors
+    | Distances
+    | Directions
+    | Classes
+    | Reals
+    | Text
+    | BoxList
+    | Scalar
+    | Label
+    | Row
+    | Signal
+    | Codes
+    | Vectors
 )
 BuiltInTokenizerConfig = (
     ImageTokenizerConfig
@@ -59,6 +76,9 @@ BuiltInTokenizerConfig = (
     | TextTokenizerConfig
     | BoxTokenizerConfig
     | ScalarTokenizerConfig
+    | LabelTokenizerConfig
+    | RowTokenizerConfig
+    | SignalTokenizerConfig
     | WordPieceTokenizerConfig
     | SavedTokenizerConfig
 )
@@ -126,6 +146,14 @@ def tokenizer_for(values: AnyValues) -> AnyTokenizerConfig:
             return BoxTokenizerConfig()
         case Scalar():
             return ScalarTokenizerConfig(num_bins=64)
+        case Label():
+            return LabelTokenizerConfig()
+        case Row():
+            return RowTokenizerConfig()
+        case Signal():
+            # Longer signals have more tokens, and more steps in each.
+            steps = 2 * max(round(math.sqrt(values.length / 2) / 2), 1)
+            return SignalTokenizerConfig(patch_steps=steps, codebook_size=0)
     raise ValueError(
         f"Modality has values of the kind {type(values).__name__} and no tokenizer; give one, such "
         "as SavedTokenizerConfig(path)."
@@ -143,6 +171,9 @@ TOKENIZERS: dict[str, type[Any]] = {
     "pixels": PixelTokenizer,
     "vectors": VectorTokenizer,
     "wordpiece": WordPieceTokenizer,
+    "label": LabelTokenizer,
+    "row": RowTokenizer,
+    "signal": SignalTokenizer,
 }
 """Tokenizer classes of the library by the name that `save` writes down."""
 

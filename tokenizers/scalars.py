@@ -158,6 +158,11 @@ class ScalarTokenizer:
         """What the lowest and the highest bin decode to."""
         return float(self._centers.min()), float(self._centers.max())
 
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The bins, as they are saved."""
+        return {"centers": self._centers, "edges": self._edges}
+
     def encode(self, values: RawBatch) -> Int32[np.ndarray, "batch 1"]:
         """Returns ids [batch, 1]; numbers outside the training range go into the outermost bins.
 
@@ -198,11 +203,10 @@ class ScalarTokenizer:
 
     def save(self, folder: Path) -> None:
         """Writes the bins into `folder`."""
-        arrays = {"centers": self._centers, "edges": self._edges}
         values = to_part(self.values)
         for limit in ("lowest", "highest"):  # JSON has no infinities.
             values[limit] = str(values[limit])
-        save_folder(folder, {"tokenizer": "scalar", "values": values}, arrays)
+        save_folder(folder, {"tokenizer": "scalar", "values": values}, self.arrays)
 
     @classmethod
     def load(cls, folder: Path) -> "ScalarTokenizer":

@@ -249,7 +249,7 @@ def settings_for(values: Any) -> GenerationConfig:
     match values:
         case Colors() | Codes():
             return GenerationConfig(num_steps=8, temperature=0.7, choice_noise=4.0)
-        case Text() | BoxList():
+        case _ if isinstance(values, Text | BoxList) or getattr(values, "is_sequence", False):
             return GenerationConfig(scheme="autoregressive", temperature=0.0)
         case _:
             return SINGLE_PASS

@@ -169,6 +169,9 @@ def _vectors(
 ) -> tuple[Float[np.ndarray, "train n"], Float[np.ndarray, "test n"]] | None:
     """Returns a vector of each value of two sets; None if they are of a kind without one."""
     first = seen[0]
+    as_vectors = getattr(values, "vectors", None)
+    if as_vectors is not None:
+        return as_vectors(seen), as_vectors(shown)
     if isinstance(values, DenseValues):
         return _cells(_channels(seen, values)), _cells(_channels(shown, values))
     if isinstance(first, str):

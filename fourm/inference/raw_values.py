@@ -20,9 +20,9 @@ def as_batch(name: str, raw: Any) -> RawBatch:
         ValueError: If it is neither.
     """
     is_array = isinstance(raw, np.ndarray | jax.Array)
-    if isinstance(raw, str | Boxes | numbers.Real) or (is_array and not raw.ndim):
+    if isinstance(raw, str | Boxes | Mapping | numbers.Real) or (is_array and not raw.ndim):
         return [raw]
-    if isinstance(raw, bytes | Mapping | Set) or not hasattr(raw, "__len__"):
+    if isinstance(raw, bytes | Set) or not hasattr(raw, "__len__"):
         raise ValueError(
             f"{name} is a {type(raw).__name__}; give a list or an array of values, one per sample, "
             "with None where a sample lacks it."

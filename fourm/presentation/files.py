@@ -17,10 +17,11 @@ from fourm.evaluation.results import write_file
 from tokenizers.base import Boxes, Crop, Values, largest_window
 from tokenizers.content.arrays import read_npy
 from tokenizers.content.pictures import read_picture
+from tokenizers.content.sounds import read_columns, read_sound
 from tokenizers.scalars import ScalarTokenizer
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-SUFFIXES = (*PICTURES, ".npy", ".json", ".txt")
+SUFFIXES = (*PICTURES, ".npy", ".json", ".txt", ".wav", ".csv", ".tsv")
 
 MOST_ROWS = 16
 """Samples on a page."""
@@ -94,6 +95,10 @@ def _read_file(path: Path) -> Any:
                 if isinstance(content, dict) and set(content) == set(Boxes._fields):
                     return Boxes(**{key: np.asarray(part) for key, part in content.items()})
                 return content
+            case ".wav":
+                return read_sound(path.read_bytes()).waves
+            case ".csv" | ".tsv":
+                return read_columns(path.read_bytes())
             case ".txt":
                 return path.read_text(encoding="utf-8").strip()
             case _:
@@ -121,7 +126,8 @@ def write_value(
         The text, for modalities that a person reads.
     """
     stem = stem.replace("/", "_")
-    has_pixels = isinstance(value, np.ndarray) and value.ndim > 1
+    is_picture = getattr(values, "is_picture", True)
+    has_pixels = is_picture and isinstance(value, np.ndarray) and value.ndim > 1
     drawn = values.draw(value, value.shape[:2] if has_pixels else size)
     if isinstance(drawn, str):
         write_file(folder / f"{stem}.txt", f"{drawn}\n".encode())

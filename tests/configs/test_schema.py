@@ -16,14 +16,17 @@ from data_pipeline.sources.files.formats import (
     ArrayFile,
     BoxesFile,
     CodesFile,
+    JsonFile,
     NumberFile,
     TextFile,
 )
 from data_pipeline.sources.files.splits import SplitByFolder, SplitByFraction
+from data_pipeline.sources.files.tables import TableColumn, TableRow
 from data_pipeline.sources.kinds import NoData
 from data_pipeline.sources.mixed import MixedData
 from data_pipeline.sources.parquet import ParquetData
 from data_pipeline.sources.scenes.data import ScenesData
+from data_pipeline.sources.signals import LogMel, SignalFile
 from data_pipeline.sources.tfds import TfdsData
 from fourm.devices.layout import MeshConfig
 from fourm.evaluation.directions import EvaluationConfig, RegionConfig
@@ -44,10 +47,14 @@ from tokenizers.images.patch_tokenizer import ImageTokenizerConfig
 from tokenizers.images.unet import UNetConfig
 from tokenizers.images.vit import NetworkConfig
 from tokenizers.images.vit_tokenizer import DecoderConfig, ViTTokenizerConfig
+from tokenizers.labels import Label, LabelTokenizerConfig
 from tokenizers.modality import Modality, SavedTokenizerConfig
+from tokenizers.rows import Row, RowTokenizerConfig
 from tokenizers.scalars import Scalar, ScalarTokenizerConfig
 from tokenizers.settings.checked import checked_later
 from tokenizers.settings.plain import differing_knobs, from_plain, to_plain
+from tokenizers.signals.signal_tokenizer import SignalTokenizerConfig
+from tokenizers.signals.values import Signal
 from tokenizers.text.sentencepiece import Text, TextTokenizerConfig
 from tokenizers.text.wordpiece import WordPieceTokenizerConfig
 from tokenizers.values import Classes, Colors, Directions, Distances, Reals
@@ -58,6 +65,8 @@ CONFIG_CLASSES = {
     *(TrainingConfig, ScenesData, FilesData, TfdsData, SplitByFolder, SplitByFraction),
     *(ArrayFile, BoxesFile, NumberFile, TextFile, Colors, Distances, Directions, Classes, Reals),
     *(Text, BoxList, Scalar, ImageTokenizerConfig, TextTokenizerConfig, BoxTokenizerConfig),
+    *(Label, LabelTokenizerConfig, Row, RowTokenizerConfig, Signal, SignalTokenizerConfig),
+    *(JsonFile, SignalFile, LogMel, TableColumn, TableRow),
     *(ScalarTokenizerConfig, ViTTokenizerConfig, CodeEncoderConfig, QuantizerConfig),
     *(NetworkConfig, DecoderConfig, DiffusionTokenizerConfig, DiffusionConfig, SamplingConfig),
     *(UNetConfig, Codes, Vectors, WordPieceTokenizerConfig, SavedTokenizerConfig),

@@ -9,8 +9,12 @@ import pytest
 from tokenizers.base import PADDING, Boxes, Tokenizer
 from tokenizers.boxes import BoxList, BoxTokenizerConfig
 from tokenizers.images.patch_tokenizer import ImageTokenizerConfig
+from tokenizers.labels import Label
 from tokenizers.modality import TOKENIZERS, Modality, load_tokenizer
+from tokenizers.rows import Row
 from tokenizers.scalars import Scalar, ScalarTokenizerConfig
+from tokenizers.signals.signal_tokenizer import SignalTokenizerConfig
+from tokenizers.signals.values import Signal
 from tokenizers.storage.folders import save_folder
 from tokenizers.text.sentencepiece import Text, TextTokenizerConfig
 from tokenizers.values import Classes, Colors
@@ -36,6 +40,22 @@ CASES = {
     "boxes": (
         Modality(BoxList(class_names=("cube", "ball")), BoxTokenizerConfig(num_bins=16)),
         [make_boxes() for _ in range(4)],
+    ),
+    "label": (Modality(Label(names=("cat", "dog"))), [0, 1, 1]),
+    "labels": (
+        Modality(Label(names=("cat", "dog"), several=True)),
+        [["cat"], [], ["cat", "dog"]],
+    ),
+    "row": (
+        Modality(Row(numbers=("age",), categories={"sex": ("f", "m")})),
+        [{"age": 3, "sex": "f"}, {"age": None, "sex": "m"}, {"age": 9}],
+    ),
+    "signal": (
+        Modality(
+            Signal(length=20, channels=2),
+            SignalTokenizerConfig(patch_steps=4, codebook_size=16, width=8, code_dim=4),
+        ),
+        list(RNG.normal(size=(6, 20, 2))),
     ),
     "scalar": (Modality(Scalar(unit="m"), ScalarTokenizerConfig(num_bins=8)), [1.0, 2.0, 5.0, 9.0]),
 }

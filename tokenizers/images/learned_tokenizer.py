@@ -29,7 +29,7 @@ class Statistic(nnx.Variable):
 
 
 class DenseTokenizer(nnx.Module):
-    """Raw dense values <-> a grid of ids.
+    """Raw dense values <-> a grid of ids, or a row of them.
 
     A kind says how pictures become ids (`tokenize`), and ids or distributions over ids become
     pictures again (`detokenize`, `detokenize_expected`), as pure functions of arrays.
@@ -48,7 +48,7 @@ class DenseTokenizer(nnx.Module):
     def __init__(
         self,
         config: Any,
-        values: DenseValues,
+        values: Any,
         statistics: dict[str, np.ndarray],
         grid: tuple[int, int],
     ):
@@ -64,9 +64,7 @@ class DenseTokenizer(nnx.Module):
         )
 
     @classmethod
-    def fitted(
-        cls, config: Any, values: DenseValues, training: RawBatch, key: Array
-    ) -> "DenseTokenizer":
+    def fitted(cls, config: Any, values: Any, training: RawBatch, key: Array) -> "DenseTokenizer":
         """Returns a tokenizer with fitted normalisation and untrained weights.
 
         The codes of a learned codebook are spread over what the untrained encoder makes of samples.
@@ -80,7 +78,7 @@ class DenseTokenizer(nnx.Module):
         Raises:
             ValueError: If patches do not tile the samples.
         """
-        grid = require_tiling(training, config.patch_size)
+        grid = cls.grid_of(config, training)
         init_key, code_key = jax.random.split(key)
         statistics = values.fit_statistics(training)
         tokenizer = cls(config, values, statistics, grid, nnx.Rngs(init_key))
@@ -89,6 +87,15 @@ class DenseTokenizer(nnx.Module):
             latents = _latents(*nnx.split(tokenizer), evenly_spaced(training, 64))
             quantizer.spread(latents.reshape(-1, quantizer.dim), code_key)
         return tokenizer
+
+    @classmethod
+    def grid_of(cls, config: Any, training: RawBatch) -> tuple[int, int]:
+        """Returns the patches (down, across) of samples.
+
+        Raises:
+            ValueError: If patches do not tile them.
+        """
+        return require_tiling(training, config.patch_size)
 
     @abstractmethod
     def latents(self, raw: Shaped[Array, "batch y x ..."]) -> Float[Array, "batch gy gx dim"]:
@@ -113,20 +120,23 @@ class DenseTokenizer(nnx.Module):
         """Height and width of the values, in pixels."""
         return self.grid[0] * self.config.patch_size, self.grid[1] * self.config.patch_size
 
-    def encode(self, values: RawBatch) -> Int[np.ndarray, "batch ty tx"]:
+    @property
+    def value_shape(self) -> tuple[int, int]:
+        """First two axes of a value."""
+        return self.picture_size
+
+    def encode(self, values: RawBatch) -> Int[np.ndarray, "batch *tokens"]:
         if not len(values):
             return np.zeros((0, *self.token_shape), np.int32)
         shape = np.shape(values[0])
-        if shape[:2] != self.picture_size:
-            raise ValueError(
-                f"A value has shape {shape}; this tokenizer takes {self.picture_size} pixels."
-            )
+        if shape[:2] != self.value_shape:
+            raise ValueError(f"A value has shape {shape}; this tokenizer takes {self.value_shape}.")
         return self._in_chunks(_encode, values)
 
-    def decode(self, ids: Int[np.ndarray, "batch ty tx"]) -> np.ndarray:
+    def decode(self, ids: Int[np.ndarray, "batch *tokens"]) -> np.ndarray:
         return self._in_chunks(_decode, self.check_ids(ids))
 
-    def check_ids(self, ids: Int[np.ndarray, "batch ty tx"]) -> Int[np.ndarray, "batch ty tx"]:
+    def check_ids(self, ids: Int[np.ndarray, "batch *tokens"]) -> Int[np.ndarray, "batch *tokens"]:
         """Returns ids as int32, or says what is wrong with them."""
         ids = np.asarray(ids, np.int32)
         if ids.shape[1:] != self.token_shape:
@@ -139,7 +149,7 @@ class DenseTokenizer(nnx.Module):
         return ids
 
     def decode_expected(
-        self, probabilities: Float[np.ndarray | Array, "batch ty tx vocab"]
+        self, probabilities: Float[np.ndarray | Array, "batch *tokens vocab"]
     ) -> np.ndarray:
         if probabilities.shape[1:] != (*self.token_shape, self.vocab_size):
             raise ValueError(
@@ -177,7 +187,7 @@ class DenseTokenizer(nnx.Module):
         save_folder(folder, description, arrays)
 
     @classmethod
-    def load(cls, folder: Path, values: DenseValues | None = None) -> "DenseTokenizer":
+    def load(cls, folder: Path, values: Any = None) -> "DenseTokenizer":
         """Returns the tokenizer that `save` wrote.
 
         Args:

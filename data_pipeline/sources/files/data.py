@@ -189,9 +189,10 @@ class FilesData(MayBeRemote):
         if table is None:
             return {}
         modalities = [
-            each.column or name
+            column
             for name, each in self.modalities.items()
             if isinstance(each, TableColumn)
+            for column in each.columns_of(name)
         ]
         facts = facts_of(table, [self.splits_by.grouping, *modalities])
         for other in self.splits if "{split}" in self.table else ():

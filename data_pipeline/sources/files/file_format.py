@@ -13,7 +13,8 @@ from tokenizers.settings.checked import Checked, name_knob
 PICTURES = ("png", "jpg", "jpeg", "webp", "tif", "tiff", "bmp", "gif")
 ARRAYS = ("npy", "npz")
 TEXTS = ("txt", "json", "xml")
-READABLE = PICTURES + ARRAYS + TEXTS
+SOUNDS = ("wav",)
+READABLE = PICTURES + ARRAYS + TEXTS + SOUNDS
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,10 @@ from tokenizers.content.colors import WHITE, Color, from_grey
 from tokenizers.content.kinds import PICTURE_KINDS, describe, kind_of, read_text
 from tokenizers.content.limits import unpack_gzip
 from tokenizers.content.pictures import read_picture
+from tokenizers.content.sounds import read_sound
 from tokenizers.content.tiff import Pages
+from tokenizers.labels import Label
+from tokenizers.rows import Row
 from tokenizers.scalars import Scalar
 from tokenizers.settings.checked import name_knob
 from tokenizers.text.sentencepiece import Text
@@ -43,6 +46,7 @@ __all__ = [
     "BoxesFile",
     "CodesFile",
     "FileFormat",
+    "JsonFile",
     "NumberFile",
     "TextFile",
     "format_for",
@@ -51,7 +55,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class ArrayFile(FileFormat):
-    """Pictures, maps and vectors: PNG, JPEG, WebP, BMP, GIF, TIFF, npy, npz, lists in JSON.
+    """Pictures, maps and vectors: PNG, JPEG, WebP, BMP, GIF, TIFF, npy, npz, wav, lists in JSON.
 
     The value is `stored * scale + offset`; as stored, dtype included, if these are 1 and 0.
     Pictures are turned as their EXIF orientation says. Numbers that look like something else, as
@@ -164,6 +168,8 @@ class ArrayFile(FileFormat):
                 return read_picture(data, self.max_pixels, self.background, self.pages), True
             case "npy":
                 return read_npy(data, self.max_pixels), False
+            case "wav":
+                return read_sound(data).waves, False
             case "zip":
                 return read_npz(data, self.field, self.max_pixels), False
             case "text" | "gzip" if extension.startswith("json"):
@@ -317,6 +323,21 @@ def _as_float(number: float | int | str) -> float:
         raise ValueError(f"holds {str(number)[:60]!r}, which is no number") from error
 
 
+@dataclass(frozen=True)
+class JsonFile(FileFormat):
+    """Whatever JSON holds, or a text as it is: a label's name or index, several, a table's row."""
+
+    field: str = ""
+    """Entry to take from a JSON object."""
+
+    def read(self, data: bytes, extension: str) -> Any:
+        if kind_of(data) == "npy":
+            return read_npy(data, self.max_pixels)
+        if extension.startswith("json"):
+            return field_of(parse_json(data), self.field)
+        return read_text(unpack_gzip(data)).strip()
+
+
 def format_for(name: str, values: Values) -> FileFormat:
     """Returns files of raw values in a folder named after what they are; of ids, in full.
 
@@ -336,5 +357,7 @@ def format_for(name: str, values: Values) -> FileFormat:
             return BoxesFile(folder, class_names=names)
         case Scalar():
             return NumberFile(folder)
+        case Label() | Row():
+            return JsonFile(folder)
         case _:
             return ArrayFile(folder, as_rgb=isinstance(values, Colors))

@@ -72,6 +72,14 @@ class TableColumn(FileFormat):
                 "table has none: TableColumn(column='caption')."
             )
 
+    def columns_of(self, name: str) -> tuple[str, ...]:
+        """Returns the columns that a modality of this name is made of."""
+        return (self.column or name,)
+
+    def cell_of(self, row: Row, columns: tuple[str, ...]) -> Any:
+        """Returns what of a row is the modality's value."""
+        return row.get(columns[0])
+
     def read(self, data: bytes, extension: str) -> Any:
         cell = json.loads(data) if extension == "json" else data.decode()
         match self.holds:
@@ -114,6 +122,37 @@ class TableColumn(FileFormat):
             allowed = ", ".join(self.class_names) or "whole numbers from 0; set class_names"
             raise ValueError(f"is {text!r}, which is no class; there are {allowed}")
         return int(number)
+
+
+@dataclass(frozen=True)
+class TableRow(TableColumn):
+    """Several columns of the data set's table as one value, of which any cell may be empty."""
+
+    columns: tuple[str, ...] = ()
+    """Names of the columns, which are those of the modality's `Row`."""
+
+    def check_knobs(self, knob: str) -> None:
+        super().check_knobs(knob)
+        if not self.columns or self.column:
+            raise ValueError(
+                f"{name_knob(knob, 'columns')} is empty, or column is set; name the columns: "
+                "TableRow(columns=('age', 'weight'))."
+            )
+
+    def columns_of(self, name: str) -> tuple[str, ...]:
+        return self.columns
+
+    def cell_of(self, row: Row, columns: tuple[str, ...]) -> dict[str, Any]:
+        return {
+            name: None if str(cell).strip().lower() in NONE else cell
+            for name, cell in ((name, row.get(name)) for name in columns)
+        }
+
+    def read(self, data: bytes, extension: str) -> dict[str, Any]:
+        return json.loads(data)
+
+    def is_absent(self, cell: dict[str, Any]) -> bool:
+        return all(each is None for each in cell.values())
 
 
 def load_table(file: Path, key_column: str) -> Table:
@@ -215,7 +254,8 @@ def cells_of(table: Table, name: str, column: TableColumn) -> dict[str, Location
     Raises:
         ValueError: If there is no such column, or it is empty.
     """
-    wanted = column.column or name
+    columns = column.columns_of(name)
+    wanted = next((each for each in columns if each not in table.columns), columns[0])
     if wanted not in table.columns:
         raise ValueError(
             f"The modality {name} is to be the column {wanted!r} of {table.file}, which has "
@@ -223,7 +263,7 @@ def cells_of(table: Table, name: str, column: TableColumn) -> dict[str, Location
         )
     found = {}
     for key, row in table.rows.items():
-        cell = row.get(wanted)
+        cell = column.cell_of(row, columns)
         if not column.is_absent(cell):
             is_text = isinstance(cell, str)
             content = (cell if is_text else json.dumps(cell)).encode("utf-8", "replace")

@@ -1,0 +1,79 @@
+"""The example of a table, a signal and a label, from files with holes to its report."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fourm.generate import main as generate
+from tests.paths import ROOT
+from train import main
+
+NAMES = ("patient", "ecg", "xray", "finding")
+
+
+@pytest.fixture
+def clinic(tmp_path):
+    """Twenty patients; every fifth lacks a cell, a signal, a picture or a label."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "clinic"
+    for name in NAMES[1:]:
+        (folder / name).mkdir(parents=True)
+    lines = ["key,age,weight,sex"]
+    for number in range(20):
+        key, hole = f"{number:02}", number % 5
+        finding = number % 3
+        lines.append(f"{key},{'' if hole == 4 else 20 + number},{60 + finding},{'fm'[number % 2]}")
+        if hole != 1:
+            steps = 512 if number % 2 else 300
+            leads = np.sin(np.arange(steps)[:, None] * (0.1 + finding / 10) + [0, 1])
+            np.savetxt(
+                folder / "ecg" / f"{key}.csv", leads, "%.3f", ",", header="I,II", comments=""
+            )
+        if hole != 2:
+            picture = rng.integers(0, 256, (32, 48), np.uint8)
+            Image.fromarray(picture).save(folder / "xray" / f"{key}.png")
+        if hole != 3:
+            word = ("none", "acute", "chronic")[finding]
+            (folder / "finding" / f"{key}.txt").write_text(word + "\n")
+    (folder / "patients.csv").write_text("\n".join(lines))
+    return folder
+
+
+@pytest.mark.slow
+def test_a_table_a_signal_a_picture_and_a_label_become_a_run(clinic, tmp_path, capsys):
+    run = tmp_path / "run"
+    small = [
+        argument
+        for name in ("ecg", "xray")
+        for knob, value in (("steps", "1"), ("width", "8"), ("codebook-size", "8"))
+        for argument in (f"--modalities.{name}.tokenizer.{knob}", value)
+    ]
+    arguments = [
+        *(str(ROOT / "examples" / "clinic.py"), "--data.path", str(clinic)),
+        *("--run-dir", str(run), *small, "--crops.views", "1", "--training.steps", "1"),
+        *("--training.batch-size", "4", "--training.evaluate-every", "0", "--loss.tile", "1"),
+        *("--model.dim", "16", "--model.num-heads", "2", "--evaluation.num-samples", "4"),
+        *("--model.encoder-layers", "1", "--model.decoder-layers", "1"),
+    ]
+    assert main(arguments) == 0
+    report = json.loads((run / "report.json").read_text())
+    found = {(*row["inputs"], row["target"], row["metric"]) for row in report["results"]}
+    wanted = {("ecg", "finding", "accuracy"), ("ecg", "patient", "error")}
+    assert found >= wanted | {("patient", "xray", "ecg", "r2")}
+    for row in report["results"]:
+        assert np.isfinite([row["value"], row["floor"], row["ceiling"]]).all(), row
+    assert (run / "samples.png").exists()
+    config = json.loads((run / "config.json").read_text())
+    assert config["modalities"]["ecg"]["tokenizer"]["patch_steps"] == 16
+    assert config["generation"]["finding"]["decode"] == "expected"
+
+    capsys.readouterr()
+    asked = ["--patient", '{"age": 30, "sex": "m"}', "--ecg", str(clinic / "ecg" / "00.csv")]
+    assert generate([str(run), *asked, "--targets", "finding", "patient"]) == 0
+    told = capsys.readouterr().out
+    assert "finding 0: " in told and ", weight " in told, "no answer lacks a cell"
+    assert generate([str(run), "--finding", "acute", "--targets", "ecg"]) == 0
+    made = np.load(run / "generated" / "ecg_000.npy")
+    assert made.shape == (512, 2)
