@@ -21,6 +21,7 @@ from data_pipeline.sources.files.formats import (
     TextFile,
 )
 from data_pipeline.sources.files.splits import SplitByColumn, SplitByFolder, SplitByFraction
+from data_pipeline.sources.files.tables import TableColumn, TableRow
 from data_pipeline.sources.kinds import NoData
 from data_pipeline.sources.mixed import MixedData
 from data_pipeline.sources.parquet import ParquetData

@@ -253,10 +253,10 @@ class LabelTokenizer:
         return found
 
     def decode_expected(
-        self, probabilities: Float[np.ndarray, "batch 1 vocab"]
+        self, probabilities: Float[np.ndarray | Array, "batch 1 vocab"]
     ) -> Int[np.ndarray, "batch"]:
         """Returns the likeliest label: names have no mean."""
-        return probabilities[:, 0].argmax(axis=-1).astype(np.int32)
+        return np.asarray(probabilities)[:, 0].argmax(axis=-1).astype(np.int32)
 
     def save(self, folder: Path) -> None:
         """Writes the names into `folder`."""

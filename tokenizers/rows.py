@@ -281,13 +281,14 @@ class RowTokenizer:
         return inner.astype(np.float64)
 
     def decode_expected(
-        self, probabilities: Float[np.ndarray, "batch columns vocab"]
+        self, probabilities: Float[np.ndarray | Array, "batch columns vocab"]
     ) -> Float[np.ndarray, "batch columns"]:
         """Returns the mean number and the likeliest category, given that no cell is missing."""
-        rows = np.zeros(probabilities.shape[:2])
+        shares = np.asarray(probabilities, np.float64)
+        rows = np.zeros(shares.shape[:2])
         for place in range(len(self.values.columns)):
             start, stop = int(self._starts[place]) + 1, int(self._starts[place + 1])
-            share = probabilities[:, place, start:stop].astype(np.float64) + 1e-12
+            share = shares[:, place, start:stop] + 1e-12
             share /= share.sum(axis=1, keepdims=True)
             if place < len(self._bins):
                 rows[:, place] = self._bins[place].decode_expected(share[:, None])
