@@ -34,6 +34,8 @@ FINISH = 5.0
 """Seconds kept for the table."""
 FIRST_STEP = ("--repeats", "1", "--scan-layers", "--tiles", "even")
 """How a step is timed of which only the first counts."""
+SLOWER = {"full": 1, "tiny": 4}
+"""Times the limits of an accelerator that measurements may take."""
 POLL = 0.2
 """Seconds between looks at what another process does."""
 
@@ -240,7 +242,7 @@ def measure(
                     started = time.monotonic()
                 if not waiting:
                     return
-                late = time.monotonic() - started > TASKS[waiting[0]].limit
+                late = time.monotonic() - started > TASKS[waiting[0]].limit * SLOWER[options.size]
                 if late or time.monotonic() > end:
                     yield waiting[0], {"error": "took too long" if late else "no time left"}
                     return
@@ -263,8 +265,9 @@ def work(names: list[str], options: Gpu) -> None:
             if not TASKS[name].is_program:
                 figures["device"] = describe_device()["device"]
         except subprocess.CalledProcessError as error:
-            last = (error.stderr or b"").strip().splitlines()[-1:]
-            figures = {"error": str(last[0] if last else error)}
+            told = error.stderr or ""
+            told = told.decode(errors="replace") if isinstance(told, bytes) else told
+            figures = {"error": (told.strip().splitlines() or [str(error)])[-1]}
         except Exception as error:  # Whatever it is: there are others to make.
             figures = {"error": f"{type(error).__name__}: {error}"[:500]}
         with open(options.worker, "a") as file:

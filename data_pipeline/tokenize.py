@@ -38,7 +38,7 @@ from data_pipeline.tokens.writer import (
     missing_shards,
     open_folder,
     plan_store,
-    write_shard,
+    write_shards,
 )
 from tokenizers.base import Tokenizer
 from tokenizers.modality import load_tokenizer
@@ -174,8 +174,7 @@ def make_tokens(run: Path, config: TokenizeConfig) -> int:
         dynamic_ncols=True,
     ) as bar:
         if config.processes == 1 or len(missing) < 2:
-            for number in missing:
-                write_shard(source, tokenizers, folder, plan, number, bar.update)
+            write_shards(source, tokenizers, folder, plan, missing, bar.update)
         else:
             opener = partial(open_all, run, config)
             write_in_processes(opener, folder, plan, missing, config.processes, bar.update)

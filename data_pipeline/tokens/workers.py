@@ -14,7 +14,7 @@ from typing import Any
 
 from data_pipeline.sources.source import Source
 from data_pipeline.tokens.index import StoreIndex
-from data_pipeline.tokens.writer import write_shard
+from data_pipeline.tokens.writer import write_shards
 from tokenizers.base import Tokenizer
 from tokenizers.settings.own_code import handed_over, run_file
 
@@ -115,4 +115,4 @@ def _write(number: int) -> None:
     source, tokenizers, folder, plan = (
         _work[name] for name in ("source", "tokenizers", "folder", "plan")
     )
-    write_shard(source, tokenizers, folder, plan, number, count)
+    write_shards(source, tokenizers, folder, plan, [number], count)

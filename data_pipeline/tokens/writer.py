@@ -6,12 +6,15 @@ of machines, may work on one folder, and whatever was interrupted is continued b
 """
 
 import hashlib
+import itertools
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
@@ -24,10 +27,10 @@ from data_pipeline.sources.source import (
     MayBeDamaged,
     Sample,
     Source,
-    key_of,
     state_of,
 )
 from data_pipeline.tokens.index import INDEX, Counts, Shard, StoreIndex
+from data_pipeline.tokens.read_ahead import Chunk, read_ahead, read_chunk
 from data_pipeline.tokens.records import build_layouts, pack_record
 from tokenizers.base import PADDING, RawBatch, Tokenizer, described, is_described
 from tokenizers.features import FeatureTokenizer
@@ -147,7 +150,7 @@ def missing_shards(
             return False
         shard = found[0]
         is_suspect = check or (shard.census.left_out and not plan.shards)
-        if is_suspect and shard.state and shard.state != _state(source, plan.range_of(number)):
+        if is_suspect and shard.state and shard.state != _state(source, plan, number):
             return False
         return not check or shard.is_intact(folder)
 
@@ -200,8 +203,7 @@ def write_tokens(
     plan = open_folder(folder, plan)
     missing = missing_shards(source, folder, plan, range(plan.num_shards))
     progress(plan.samples - sum(len(plan.range_of(number)) for number in missing))
-    for number in missing:
-        write_shard(source, tokenizers, folder, plan, number, progress)
+    write_shards(source, tokenizers, folder, plan, missing, progress)
     close_folder(folder, plan, max_damaged)
 
 
@@ -238,15 +240,51 @@ def encode_split(
         write_tokens(source, tokenizers, folder, plan, bar.update, max_damaged)
 
 
-def write_shard(
+class Tally(NamedTuple):
+    """What is found of a shard's samples while they are encoded, added to these.
+
+    Attributes:
+        counts: How often ids occur.
+        census: What the samples of each chunk have.
+        empty: Places, in the shard, of samples that have nothing.
+        states: Of their files.
+    """
+
+    counts: Counts
+    census: list[Census]
+    empty: list[int]
+    states: list[str]
+
+
+def write_shards(
+    source: Source,
+    tokenizers: dict[str, Tokenizer],
+    folder: Path,
+    plan: StoreIndex,
+    numbers: Sequence[int],
+    progress: Callable[[int], None],
+) -> None:
+    """Encodes the samples of some shards, reading the next ones meanwhile; see `write_tokens`."""
+    parts = {
+        number: [indices[start : start + CHUNK] for start in range(0, len(indices), CHUNK)]
+        for number, indices in ((number, plan.range_of(number)) for number in numbers)
+    }
+    flat = itertools.chain.from_iterable(parts.values())
+    with closing(read_ahead(partial(read_chunk, source), flat)) as chunks:
+        for number, own in parts.items():
+            some = itertools.islice(chunks, len(own))
+            _write_shard(source, tokenizers, folder, plan, number, some, progress)
+
+
+def _write_shard(
     source: Source,
     tokenizers: dict[str, Tokenizer],
     folder: Path,
     plan: StoreIndex,
     number: int,
+    chunks: Iterator[Chunk],
     progress: Callable[[int], None],
 ) -> None:
-    """Encodes the samples of one shard; see `write_tokens`."""
     file = folder / plan.file_of(number)
     temporary = partial_name(file)
     counts = {
@@ -254,11 +292,9 @@ def write_shard(
         for name, layout in plan.layouts.items()
         if layout.kind != "features"
     }
-    indices = plan.range_of(number)
-    census: list[Census] = []
-    empty: list[int] = []
-    state = _state(source, indices)  # Before they are read: what changes meanwhile is noticed.
-    records = _records(source, tokenizers, plan, indices, counts, census, empty, progress)
+    tally = Tally(counts, [], [], [])
+    views = getattr(source, "views", 1)
+    records = _records(chunks, views, tokenizers, plan, tally, progress)
     try:
         _write_records(temporary, records)
         with open(temporary, "rb") as stream:
@@ -267,14 +303,17 @@ def write_shard(
         os.replace(temporary, file)
     finally:
         temporary.unlink(missing_ok=True)
-    found = sum(census, Census())
-    shard = Shard(file.name, len(indices), size, checksum, found, tuple(empty), state)
+    found, state, empty = sum(tally.census, Census()), _hash_of(tally.states), tuple(tally.empty)
+    shard = Shard(file.name, len(tally.states), size, checksum, found, empty, state)
     plan.write_shard(folder, shard, counts)
 
 
-def _state(source: Source, indices: range) -> str:
+def _state(source: Source, plan: StoreIndex, number: int) -> str:
+    return _hash_of([state_of(source, index) for index in plan.range_of(number)])
+
+
+def _hash_of(states: Sequence[str]) -> str:
     """Returns a hash of the files that samples are read from; empty where there are none."""
-    states = [state_of(source, index) for index in indices]
     return hashlib.sha256("\n".join(states).encode()).hexdigest() if any(states) else ""
 
 
@@ -294,32 +333,28 @@ def _write_records(file: Path, records: Iterable[bytes]) -> None:
 
 
 def _records(
-    source: Source,
+    chunks: Iterator[Chunk],
+    views: int,
     tokenizers: dict[str, Tokenizer],
     plan: StoreIndex,
-    indices: range,
-    counts: Counts,
-    census: list[Census],
-    empty: list[int],
+    tally: Tally,
     progress: Callable[[int], None],
 ) -> Iterator[bytes]:
-    """Yields the records; how often ids occur, what the samples have and which have nothing is
-    added to the arguments of these names."""
-    for start in range(0, len(indices), CHUNK):
-        chunk = indices[start : start + CHUNK]
-        keys = [key_of(source, index) for index in chunk]
-        samples = source.__getitems__(list(chunk))
-        views = getattr(source, "views", 1)
-        census.append(Census.of([s for i, s in zip(chunk, samples, strict=True) if i % views == 0]))
+    """Yields the records, and adds what is found to the tally."""
+    for indices, keys, states, samples in chunks:
+        originals = [s for i, s in zip(indices, samples, strict=True) if i % views == 0]
+        tally.census.append(Census.of(originals))
         tokens = encode_samples(tokenizers, samples, keys)
-        empty += [start + row for row, own in enumerate(tokens) if not any(map(len, own.values()))]
-        for name, count in counts.items():
+        has_nothing = [not any(map(len, own.values())) for own in tokens]
+        tally.empty.extend((len(tally.states) + np.flatnonzero(has_nothing)).tolist())
+        tally.states.extend(states)
+        for name, count in tally.counts.items():
             ids = [own[name] for own in tokens if name in own]
             if ids:
                 count += np.bincount(np.concatenate(ids), minlength=len(count))
         for key, own in zip(keys, tokens, strict=True):
             yield pack_record(key, own, plan.layouts)
-        progress(len(chunk))
+        progress(len(indices))
 
 
 def encode_samples(

@@ -17,7 +17,7 @@ from data_pipeline.tokens.writer import (
     describe_source,
     missing_shards,
     plan_store,
-    write_shard,
+    write_shards,
 )
 from tests.data_pipeline.token_samples import (
     Grid,
@@ -75,7 +75,7 @@ def test_shards_made_anywhere_in_any_order_are_the_same_bytes(tmp_path):
     token_writer.open_folder(tmp_path / "b", plan)
     for missing, numbers in ((3, (4, 1)), (2, (0,)), (0, (3, 2))):
         for number in numbers:
-            write_shard(source, tokenizers, tmp_path / "b", plan, number, lambda samples: None)
+            write_shards(source, tokenizers, tmp_path / "b", plan, [number], lambda samples: None)
         assert close_folder(tmp_path / "b", plan) == missing
     names = sorted(path.name for path in (tmp_path / "a").iterdir())
     assert names == sorted(path.name for path in (tmp_path / "b").iterdir())
@@ -229,7 +229,7 @@ def test_a_folder_that_can_not_be_written_is_named(tmp_path):
     source, tokenizers = Samples(), build_tokenizers()
     plan = plan_store(source, tokenizers, {n: n for n in tokenizers}, {}, 5)
     with pytest.raises(ValueError, match=r"partial-\d+ can't be written .*; make room"):
-        write_shard(source, tokenizers, tmp_path / "none", plan, 0, lambda samples: None)
+        write_shards(source, tokenizers, tmp_path / "none", plan, [0], lambda samples: None)
 
 
 class Described(Grid):
