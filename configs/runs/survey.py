@@ -11,7 +11,7 @@ from tqdm import tqdm
 from configs.schema import RunConfig
 from data_pipeline.census import Census, TooDamagedError, write_notes
 from data_pipeline.crops import TransformedSource
-from data_pipeline.sources.source import Note, Sample, max_damaged_of
+from data_pipeline.sources.source import Note, Sample, Source, max_damaged_of
 from data_pipeline.tokens.index import StoreIndex
 from fourm.run_directory.sample_set import SampleSet, load_heldout
 from tokenizers.process.command import make_visible
@@ -24,7 +24,7 @@ HOPELESS = 0.5
 
 
 def read_samples(
-    config: RunConfig, source: TransformedSource, split: str, indices: list[int]
+    config: RunConfig, source: Source, split: str, indices: list[int]
 ) -> tuple[list[Sample], Census]:
     """Returns some samples of a split, and what they have.
 
@@ -33,7 +33,8 @@ def read_samples(
             and listed in the run directory, so that they can be repaired at once.
     """
     samples = source.__getitems__(indices)
-    firsts = {index // source.views: row for row, index in reversed(list(enumerate(indices)))}
+    views = getattr(source, "views", 1)
+    firsts = {index // views: row for row, index in reversed(list(enumerate(indices)))}
     census = Census.of([samples[row] for row in sorted(firsts.values())])
     where, share = f"the split {split}", max_damaged_of(config.data)
     with listed_if_refused(config, split):
@@ -41,7 +42,7 @@ def read_samples(
             census.check(share, where)
         except TooDamagedError:
             most = max(census.left_out.values()) / max(census.samples, 1)
-            if most < HOPELESS and census.samples < len(source.source):
+            if most < HOPELESS and census.samples < len(source) // views:
                 census = _read_all(source, split)
             census.check(share, where)
     return samples, census
@@ -58,8 +59,8 @@ def listed_if_refused(config: RunConfig, split: str) -> Iterator[None]:
         raise TooDamagedError(f"{error} {file} lists all that were found.", error.census) from error
 
 
-def _read_all(source: TransformedSource, split: str) -> Census:
-    originals = range(0, len(source), source.views)
+def _read_all(source: Source, split: str) -> Census:
+    originals = range(0, len(source), getattr(source, "views", 1))
     census = Census()
     with tqdm(total=len(originals), desc=f"damage in {split}", unit="sample") as bar:
         for start in range(0, len(originals), CHUNK):

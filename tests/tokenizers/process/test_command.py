@@ -22,6 +22,7 @@ COMMANDS = {
     "fourm/evaluate.py": ["-m", "fourm.evaluate"],
     "fourm/interop/ml4m.py": ["-m", "fourm.interop.ml4m"],
     "data_pipeline/tokenize.py": ["-m", "data_pipeline.tokenize"],
+    "configs/doctor.py": ["-m", "configs.doctor"],
 }
 
 
