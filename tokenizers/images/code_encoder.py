@@ -14,9 +14,11 @@ from jaxtyping import Array, Float, Int, Shaped
 
 from tokenizers.images.memcodes import Memcodes
 from tokenizers.images.quantizers import (
+    Bounding,
     CountingQuantizer,
     Distance,
     FiniteScalarQuantizer,
+    LinearlyMovedQuantizer,
     Quantized,
     Replacement,
     VectorQuantizer,
@@ -24,19 +26,20 @@ from tokenizers.images.quantizers import (
 from tokenizers.images.vit import NetworkConfig, PatchEncoder
 from tokenizers.settings.checked import Checked, name_knob
 
-AnyQuantizer = VectorQuantizer | FiniteScalarQuantizer | Memcodes
+AnyQuantizer = VectorQuantizer | LinearlyMovedQuantizer | FiniteScalarQuantizer | Memcodes
 
 
 @dataclass(frozen=True)
 class QuantizerConfig(Checked):
     """How latents become ids."""
 
-    kind: Literal["vq", "fsq", "memcodes"] = "vq"
-    """vq learns its codes by averages, memcodes by gradients; fsq rounds to a fixed grid."""
+    kind: Literal["vq", "simvq", "fsq", "memcodes"] = "vq"
+    """vq learns its codes by averages, memcodes by gradients; simvq learns a linear layer that
+    moves all codes together; fsq rounds to a fixed grid."""
     codebook_size: int = 512
-    """Number of codes of vq, and of each codebook of memcodes."""
+    """Number of codes of vq and simvq, and of each codebook of memcodes."""
     code_dim: int = 32
-    """Length of a code of vq, and of all codes of memcodes side by side."""
+    """Length of a code of vq and simvq, and of all codes of memcodes side by side."""
     num_heads: int = 1
     """Ids per latent of memcodes, each from a codebook of its own."""
     distance: Distance = "cosine"
@@ -48,19 +51,26 @@ class QuantizerConfig(Checked):
     decay: float = 0.98
     """Of the averages that move the codes of vq, per step."""
     commitment: float = 0.25
-    """Weight of what pulls latents towards the codes of vq."""
+    """Weight of what pulls latents towards the codes of vq and simvq."""
     rare: float = 0.03
     """A code of vq is replaced when used less: than this share, or with counts times a step."""
     replacement: Replacement = "latents"
     """With counts: by what."""
     levels: tuple[int, ...] = (8, 8, 8)
     """Levels of each number of fsq; their product is the number of codes."""
+    bounding: Bounding = "tanh"
+    """What bounds latents for fsq: tanh, or 2 sigmoid(1.6 z) - 1, which uses levels alike."""
 
     def check_knobs(self, knob: str) -> None:
         if self.num_heads != 1 and self.kind != "memcodes":
             raise ValueError(
                 f"{name_knob(knob, 'num_heads')} is {self.num_heads}, of a quantiser of kind "
                 f"{self.kind}; only memcodes gives several ids per latent."
+            )
+        if self.bounding != "tanh" and self.kind != "fsq":
+            raise ValueError(
+                f"{name_knob(knob, 'bounding')} is {self.bounding}, of a quantiser of kind "
+                f"{self.kind}; only fsq bounds latents."
             )
         if self.averages == "shares" and (self.normalize_latents or self.replacement != "latents"):
             raise ValueError(
@@ -75,7 +85,11 @@ class QuantizerConfig(Checked):
             case "memcodes":
                 return Memcodes(self.codebook_size, self.code_dim, self.num_heads, rngs=rngs)
             case "fsq":
-                return FiniteScalarQuantizer(self.levels)
+                return FiniteScalarQuantizer(self.levels, self.bounding)
+            case "simvq":
+                return LinearlyMovedQuantizer(
+                    self.codebook_size, self.code_dim, commitment=self.commitment, rngs=rngs
+                )
             case "vq":
                 settings = {
                     "distance": self.distance,
@@ -93,7 +107,9 @@ class QuantizerConfig(Checked):
                     replacement=self.replacement,
                     **settings,
                 )
-        raise ValueError(f"A quantiser is of kind {self.kind!r}; known are vq, fsq and memcodes.")
+        raise ValueError(
+            f"A quantiser is of kind {self.kind!r}; known are vq, simvq, fsq and memcodes."
+        )
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,10 @@ from tokenizers.features import PackedFeatures
 from tokenizers.images.learned_tokenizer import DenseTokenizer, Statistic
 from tokenizers.images.patch_features import fit_components
 from tokenizers.images.quantizers import (
+    Bounding,
     Distance,
     FiniteScalarQuantizer,
+    LinearlyMovedQuantizer,
     Quantizer,
     VectorQuantizer,
 )
@@ -40,13 +42,14 @@ class ImageTokenizerConfig(Checked):
 
     patch_size: int = 8
     """Pixels along each side of the square that one token stands for; even."""
-    quantizer: Literal["vq", "fsq"] = "vq"
-    """vq learns its codes; fsq rounds to a fixed grid."""
+    quantizer: Literal["vq", "simvq", "fsq"] = "vq"
+    """vq learns its codes; simvq learns a linear layer that moves all codes together; fsq rounds to
+    a fixed grid."""
     codebook_size: int = 512
-    """Number of codes of vq. More draw finer pictures, fewer are easier to predict. 0: chosen when
-    a run begins, from the number of samples."""
+    """Number of codes of vq and simvq. More draw finer pictures, fewer are easier to predict. 0:
+    chosen when a run begins, from the number of samples."""
     code_dim: int = 24
-    """Length of a code of vq."""
+    """Length of a code of vq and simvq."""
     distance: Distance = "euclidean"
     """How vq compares."""
     decay: float = 0.98
@@ -55,6 +58,8 @@ class ImageTokenizerConfig(Checked):
     """A code of vq is replaced when it is used less than this share of an equal share."""
     levels: tuple[int, ...] = (8, 8, 8)
     """Levels of each number of fsq; their product is the number of codes."""
+    bounding: Bounding = "tanh"
+    """What bounds latents for fsq: tanh, or 2 sigmoid(1.6 z) - 1, which uses levels alike."""
     width: int = 192
     """Numbers per token inside encoder and decoder."""
     encoder_depth: int = 1
@@ -87,6 +92,11 @@ class ImageTokenizerConfig(Checked):
             raise ValueError(
                 f"{name_knob(knob, 'codebook_size')} is {self.codebook_size}; at least 1 is "
                 "allowed, or 0 to have it chosen."
+            )
+        if self.bounding != "tanh" and self.quantizer != "fsq":
+            raise ValueError(
+                f"{name_knob(knob, 'bounding')} is {self.bounding}, but quantizer is "
+                f"{self.quantizer}; only fsq bounds latents."
             )
         if self.patch_size < 2 or self.patch_size % 2:
             raise ValueError(
@@ -134,18 +144,7 @@ class ImageTokenizer(DenseTokenizer):
     ):
         super().__init__(config, values, statistics, grid)
         self.token_shape = grid
-        self.quantizer: Quantizer = (
-            VectorQuantizer(
-                config.codebook_size,
-                config.code_dim,
-                distance=config.distance,
-                decay=config.decay,
-                rare=config.rare,
-                rngs=rngs,
-            )
-            if config.quantizer == "vq"
-            else FiniteScalarQuantizer(config.levels)
-        )
+        self.quantizer = build_quantizer(config, rngs)
         self.vocab_size = self.quantizer.num_codes
         pixels, width, dim = config.patch_size**2, config.width, self.quantizer.dim
         around = (2 * config.code_context + 1) ** 2
@@ -242,6 +241,25 @@ class ImageTokenizer(DenseTokenizer):
     def code_features(self) -> Float[np.ndarray, "vocab features"]:
         """Returns the codes: what looks alike has like codes."""
         return np.asarray(self.quantizer.codebook())
+
+
+def build_quantizer(config: ImageTokenizerConfig, rngs: nnx.Rngs) -> Quantizer:
+    """Returns the quantiser that is asked for, at its random start."""
+    match config.quantizer:
+        case "fsq":
+            return FiniteScalarQuantizer(config.levels, config.bounding)
+        case "simvq":
+            return LinearlyMovedQuantizer(config.codebook_size, config.code_dim, rngs=rngs)
+        case "vq":
+            return VectorQuantizer(
+                config.codebook_size,
+                config.code_dim,
+                distance=config.distance,
+                decay=config.decay,
+                rare=config.rare,
+                rngs=rngs,
+            )
+    raise ValueError(f"A quantiser is {config.quantizer!r}; known are vq, simvq and fsq.")
 
 
 @functools.partial(jax.jit, static_argnums=0)

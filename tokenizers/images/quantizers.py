@@ -1,4 +1,4 @@
-"""From latent vectors to ids and back: a learned codebook (VQ) or a fixed grid (FSQ).
+"""From latent vectors to ids and back: a learned codebook (VQ, SimVQ) or a fixed grid (FSQ).
 
 All arithmetic is float32 whatever comes in: in bfloat16 a grid reaches only half of its codes.
 """
@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 
 Distance = Literal["cosine", "euclidean"]
 Replacement = Literal["latents", "split"]
+Bounding = Literal["tanh", "sigmoid"]
 
 COUNT_EPSILON = 1e-5
 """Added to counts, so that codes never used can be divided by them."""
@@ -92,11 +93,7 @@ class VectorQuantizer(nnx.Module):
                 would be if all codes were used equally.
             rngs: Source of the random start.
         """
-        if num_codes < 2 or dim < 1:
-            raise ValueError(
-                f"A codebook got num_codes={num_codes} and dim={dim}; give at least 2 codes of "
-                "at least 1 number."
-            )
+        _require_codes(num_codes, dim)
         self.num_codes, self.dim, self.distance = num_codes, dim, distance
         self.decay, self.commitment, self.rare = decay, commitment, rare
         self.normalize_latents = distance == "cosine"
@@ -273,6 +270,63 @@ class CountingQuantizer(VectorQuantizer):
         return _unit(moved) if self.distance == "cosine" else moved
 
 
+class LinearlyMovedQuantizer(nnx.Module):
+    """Random codes that stay as they are, moved all together by a learned linear layer (SimVQ).
+
+    A code that is learned by itself and not chosen gets no gradient, and is chosen less and less.
+    Here every chosen code moves the layer, and with it all the others, so that none is left behind
+    or has to be replaced (Zhu et al. 2024, arXiv:2411.02038, section 4). The layer has a bias, the
+    distance is euclidean, and the gradient of the codes passes straight through to the latents.
+    """
+
+    def __init__(self, num_codes: int, dim: int, *, commitment: float = 0.25, rngs: nnx.Rngs):
+        """Makes random codes and layer; `spread` puts them onto data.
+
+        Args:
+            num_codes: Size of the vocabulary.
+            dim: Length of a code.
+            commitment: Weight of the loss that pulls latents towards their codes, beside that of
+                1 which pulls codes towards their latents.
+            rngs: Source of the codes and of the layer's start.
+        """
+        _require_codes(num_codes, dim)
+        self.num_codes, self.dim, self.commitment = num_codes, dim, commitment
+        self.codes = CodebookState(jax.random.normal(rngs.params(), (num_codes, dim)))
+        self.layer = nnx.Linear(dim, dim, rngs=rngs)
+
+    def codebook(self) -> Float[Array, "num_codes dim"]:
+        return self.layer(self.codes[...])
+
+    def lookup(self, ids: Int[Array, "*batch"]) -> Float[Array, "*batch dim"]:
+        return self.codebook()[ids]
+
+    def quantize(self, latents: Float[Array, "*batch dim"], key: Array, train: bool) -> Quantized:
+        rows = latents.astype(jnp.float32).reshape(-1, self.dim)
+        codebook = self.codebook()
+        closeness = rows @ codebook.T - jnp.sum(jnp.square(codebook), axis=-1) / 2
+        ids = jnp.argmax(closeness, axis=-1).astype(jnp.int32)
+        codes = codebook[ids]
+        pull_codes = jnp.mean(jnp.square(codes - jax.lax.stop_gradient(rows)))
+        pull_rows = jnp.mean(jnp.square(rows - jax.lax.stop_gradient(codes)))
+        return Quantized(
+            codes=(rows + jax.lax.stop_gradient(codes - rows)).reshape(latents.shape),
+            ids=ids.reshape(latents.shape[:-1]),
+            loss=pull_codes + self.commitment * pull_rows,
+            metrics=diversity(jnp.zeros(self.num_codes).at[ids].add(1)),
+        )
+
+    def spread(self, latents: Float[Array, "count dim"], key: Array) -> None:
+        """Puts the codebook onto data: it gets the mean and the covariance of latents."""
+        rows = latents.astype(jnp.float32)
+        mean = jnp.mean(rows, axis=0)
+        covariance = (rows - mean).T @ (rows - mean) / len(rows)
+        variances, directions = jnp.linalg.eigh(covariance)
+        root = (directions * jnp.sqrt(jnp.maximum(variances, 1e-6))) @ directions.T
+        # The codes' own covariance is the identity over dim.
+        self.layer.kernel[...] = root
+        self.layer.bias[...] = mean
+
+
 class FiniteScalarQuantizer(nnx.Module):
     """Rounds every number of a latent to one of a few levels (Mentzer et al. 2023, section 3).
 
@@ -280,11 +334,18 @@ class FiniteScalarQuantizer(nnx.Module):
     counts through the grid with the first number changing fastest.
     """
 
-    def __init__(self, levels: tuple[int, ...]):
-        """Makes the grid; `levels` are at least 2 each, such as (8, 5, 5, 5) for 1000 codes."""
+    def __init__(self, levels: tuple[int, ...], bounding: Bounding = "tanh"):
+        """Makes the grid.
+
+        Args:
+            levels: At least 2 each, such as (8, 5, 5, 5) for 1000 codes.
+            bounding: What brings latents into (-1, 1). The tanh sends normal latents to the outer
+                levels twice as often as to the inner ones; 2 sigmoid(1.6 z) - 1 to all alike (iFSQ,
+                Lin et al. 2026, arXiv:2601.17124).
+        """
         if not levels or min(levels) < 2:
             raise ValueError(f"Levels are {levels}; give at least one number, each at least 2.")
-        self.levels = tuple(levels)
+        self.levels, self.bounding = tuple(levels), bounding
         self.num_codes, self.dim = int(np.prod(levels)), len(levels)
 
     def codebook(self) -> Float[Array, "num_codes dim"]:
@@ -295,15 +356,21 @@ class FiniteScalarQuantizer(nnx.Module):
         return (2 * digits.astype(jnp.float32) - (self._levels - 1)) / (self._levels - 1)
 
     def quantize(self, latents: Float[Array, "*batch dim"], key: Array, train: bool) -> Quantized:
-        # The range of tanh, cut into equal bins. Rounding to integers instead, as in the paper,
+        # The bounded range, cut into equal bins. Rounding to integers instead, as in the paper,
         # needs a shifted tanh for even levels, which for 2 levels puts both far from 0.
-        place = (jnp.tanh(latents.astype(jnp.float32)) + 1) * self._levels / 2
+        place = (self._bound(latents.astype(jnp.float32)) + 1) * self._levels / 2
         digits = jnp.clip(jnp.floor(place), 0, self._levels - 1).astype(jnp.int32)
         ids = jnp.sum(digits * self._strides, axis=-1).astype(jnp.int32)
         smooth = (2 * place - self._levels) / (self._levels - 1)
         codes = smooth + jax.lax.stop_gradient(self.lookup(ids) - smooth)
         counts = jnp.zeros(self.num_codes).at[ids.reshape(-1)].add(1)
         return Quantized(codes, ids, jnp.zeros(()), diversity(counts))
+
+    def _bound(self, latents: Float[Array, "*batch dim"]) -> Float[Array, "*batch dim"]:
+        """Returns latents brought into [-1, 1]."""
+        if self.bounding == "tanh":
+            return jnp.tanh(latents)
+        return 2 * jax.nn.sigmoid(1.6 * latents) - 1
 
     @property
     def _levels(self) -> np.ndarray:
@@ -319,6 +386,15 @@ def diversity(counts: Float[Array, "codes"]) -> dict[str, Array]:
     share = counts / jnp.maximum(counts.sum(), 1)
     entropy = -jnp.sum(share * jnp.log(jnp.maximum(share, 1e-12)))
     return {"usage": jnp.mean(counts > 0), "perplexity": jnp.exp(entropy)}
+
+
+def _require_codes(num_codes: int, dim: int) -> None:
+    """Raises ValueError if there can't be a codebook of this size."""
+    if num_codes < 2 or dim < 1:
+        raise ValueError(
+            f"A codebook got num_codes={num_codes} and dim={dim}; give at least 2 codes of at "
+            "least 1 number."
+        )
 
 
 def _unit(vectors: Float[Array, "*batch dim"]) -> Float[Array, "*batch dim"]:

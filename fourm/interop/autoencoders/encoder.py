@@ -246,7 +246,8 @@ def export_encoder_config(
         ValueError: If their classes have no such tokenizer.
     """
     quantizer = config.quantizer
-    if quantizer.kind == "fsq" or (quantizer.kind == "vq" and quantizer.averages == "shares"):
+    counts = quantizer.kind == "vq" and quantizer.averages == "counts"
+    if not counts and quantizer.kind != "memcodes":
         raise ValueError(
             f"A quantiser of kind {quantizer.kind} and averages={quantizer.averages} has no "
             "counterpart in ml-4m; export takes vq with averages=counts, and memcodes."

@@ -9,7 +9,12 @@ import pytest
 from flax import nnx
 
 from tokenizers.images.code_encoder import CodeEncoder, CodeEncoderConfig, QuantizerConfig
-from tokenizers.images.quantizers import CountingQuantizer, FiniteScalarQuantizer, VectorQuantizer
+from tokenizers.images.quantizers import (
+    CountingQuantizer,
+    FiniteScalarQuantizer,
+    LinearlyMovedQuantizer,
+    VectorQuantizer,
+)
 from tokenizers.images.vit import NetworkConfig
 
 LAYERS = NetworkConfig(kind="mlp", width=8, depth=0)
@@ -33,6 +38,7 @@ def pictures(grid=(2, 3)) -> jax.Array:
     [
         (VQ, (2, 3), (2, 3)),
         (QuantizerConfig(kind="fsq", levels=(4, 4)), (2, 3), (2, 3)),
+        (QuantizerConfig(kind="simvq", codebook_size=16, code_dim=12), (2, 3), (2, 3)),
         (MEMCODES, (1, 1), (2, 2)),
         (dataclasses.replace(MEMCODES, num_heads=6), (1, 1), (1, 6)),
         (MEMCODES, (2, 3), (8, 3)),
@@ -111,6 +117,12 @@ def test_every_setting_of_a_quantiser_reaches_it():
     assert type(VQ.build(nnx.Rngs(0))) is VectorQuantizer
     fsq = QuantizerConfig(kind="fsq", levels=(3, 3)).build(nnx.Rngs(0))
     assert type(fsq) is FiniteScalarQuantizer and fsq.num_codes == 9
+    assert fsq.bounding == "tanh"
+    ifsq = QuantizerConfig(kind="fsq", levels=(3, 3), bounding="sigmoid").build(nnx.Rngs(0))
+    assert isinstance(ifsq, FiniteScalarQuantizer) and ifsq.bounding == "sigmoid"
+    simvq = dataclasses.replace(VQ, kind="simvq", commitment=0.5).build(nnx.Rngs(0))
+    assert isinstance(simvq, LinearlyMovedQuantizer) and simvq.commitment == 0.5
+    assert simvq.codebook().shape == (16, 12)
 
 
 @pytest.mark.parametrize(
@@ -121,6 +133,10 @@ def test_every_setting_of_a_quantiser_reaches_it():
             "num_heads is 2, of a quantiser of kind vq; only memcodes",
         ),
         (lambda: QuantizerConfig(normalize_latents=True), "are for counts"),
+        (
+            lambda: QuantizerConfig(kind="simvq", bounding="sigmoid"),
+            "bounding is sigmoid, of a quantiser of kind simvq; only fsq bounds latents",
+        ),
         (lambda: CodeEncoderConfig(patch_size=0), "patch_size is 0"),
         (lambda: encoder(class_channels=4), "class_channels is for class maps"),
     ],

@@ -28,6 +28,8 @@ TINY = ImageTokenizerConfig(
     patch_size=4, codebook_size=16, code_dim=4, width=16, encoder_depth=1, decoder_depth=1
 )
 FSQ = dataclasses.replace(TINY, quantizer="fsq", levels=(4, 4))
+IFSQ = dataclasses.replace(FSQ, bounding="sigmoid")
+SIMVQ = dataclasses.replace(TINY, quantizer="simvq")
 SIZE = (8, 12)
 
 KINDS = {
@@ -84,7 +86,15 @@ def trained() -> ImageTokenizer:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "config"), [("colors", TINY), ("reals", FSQ), ("directions", TINY), ("classes", TINY)]
+    ("name", "config"),
+    [
+        ("colors", TINY),
+        ("reals", FSQ),
+        ("reals", IFSQ),
+        ("directions", TINY),
+        ("classes", TINY),
+        ("colors", SIMVQ),
+    ],
 )
 def test_training_brings_reconstructions_near_the_truth(name, config):
     values, raw = KINDS[name], pictures(name)
@@ -129,7 +139,7 @@ def test_certain_probabilities_decode_as_their_ids(trained):
     np.testing.assert_allclose(trained.decode_expected(certain), trained.decode(ids), rtol=1e-4)
 
 
-@pytest.mark.parametrize("config", [TINY, FSQ], ids=["vq", "fsq"])
+@pytest.mark.parametrize("config", [TINY, FSQ, IFSQ, SIMVQ], ids=["vq", "fsq", "ifsq", "simvq"])
 def test_saving_and_loading_gives_the_same_bits(config, tmp_path):
     raw = pictures("classes")
     tokenizer = config.fit(KINDS["classes"], raw, jax.random.key(1))
@@ -181,6 +191,42 @@ def test_the_same_key_gives_the_same_tokenizer():
         np.testing.assert_array_equal(mine, theirs)
 
 
+def test_gradients_reach_the_encoder_and_the_layer_that_moves_the_codes():
+    raw = jnp.asarray(pictures("colors"))
+    tokenizer = SIMVQ.fit(Colors(), pictures("colors"), jax.random.key(0))
+    graph, params, rest = nnx.split(tokenizer, nnx.Param, ...)
+
+    @jax.jit
+    @jax.grad
+    def gradients(params):
+        return nnx.merge(graph, params, rest, copy=True).loss(raw, jax.random.key(0))[0]
+
+    for path, gradient in nnx.to_flat_state(gradients(params)):
+        if path[0] in ("encoder_in", "encoder_out", "quantizer", "decoder_in"):
+            assert np.abs(gradient[...]).max() > 0, path
+
+
+def test_a_learned_codebook_is_spread_over_what_the_encoder_makes_of_samples():
+    raw = pictures("colors")
+    tokenizer = SIMVQ.fit(Colors(), raw, jax.random.key(0))
+    latents = np.asarray(tokenizer.latents(jnp.asarray(raw))).reshape(-1, 4)
+    bias = tokenizer.quantizer.layer.bias[...]
+    np.testing.assert_allclose(bias, latents.mean(axis=0), atol=1e-4)
+    np.testing.assert_array_equal(tokenizer.code_features(), tokenizer.quantizer.codebook())
+
+
+def test_folders_from_before_bounding_could_be_chosen_go_on(tmp_path):
+    raw = pictures("colors")
+    tokenizer = FSQ.fit(Colors(), raw, jax.random.key(0))
+    tokenizer.save(tmp_path / "new")
+    description, arrays, _ = load_folder(tmp_path / "new")
+    del description["config"]["bounding"]
+    save_folder(tmp_path / "earlier", description, arrays)
+    earlier = ImageTokenizer.load(tmp_path / "earlier")
+    assert earlier.config == tokenizer.config
+    np.testing.assert_array_equal(earlier.encode(raw), tokenizer.encode(raw))
+
+
 def test_patches_are_put_back_where_they_were():
     x = jnp.arange(2 * 8 * 12 * 3.0).reshape(2, 8, 12, 3)
     patches = to_patches(x, 4)
@@ -209,12 +255,16 @@ def test_neighbourhoods_hold_the_codes_around_in_reading_order():
     [
         (lambda: ImageTokenizerConfig(patch_size=5), "patch_size is 5; give an even number"),
         (
+            lambda: ImageTokenizerConfig(bounding="sigmoid"),
+            "bounding is sigmoid, but quantizer is vq; only fsq bounds latents",
+        ),
+        (
             lambda: TINY.fit(Colors(), np.zeros((2, 8, 10, 3), np.uint8), jax.random.key(0)),
             "8 pixels high and 10 wide, which patches of 4 do not tile; change patch_size",
         ),
     ],
 )
-def test_what_cannot_be_tiled_is_refused(build, message):
+def test_settings_that_make_no_sense_get_one_sentence(build, message):
     with pytest.raises(ValueError, match=message):
         build()
 

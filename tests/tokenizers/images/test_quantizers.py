@@ -1,14 +1,16 @@
-"""Both quantisers against naive references and their own promises."""
+"""Quantisers against naive references and their own promises."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
 from tokenizers.images.quantizers import (
     CountingQuantizer,
     FiniteScalarQuantizer,
+    LinearlyMovedQuantizer,
     VectorQuantizer,
     diversity,
 )
@@ -18,6 +20,10 @@ LEVELS = [(2,), (5, 4), (7, 4, 3, 2), (8, 8, 8)]
 
 def vq(num_codes=8, dim=3, **options):
     return VectorQuantizer(num_codes, dim, rngs=nnx.Rngs(0), **options)
+
+
+def simvq(num_codes=8, dim=3, **options):
+    return LinearlyMovedQuantizer(num_codes, dim, rngs=nnx.Rngs(0), **options)
 
 
 @nnx.jit(static_argnames="train")
@@ -59,8 +65,28 @@ def test_every_level_of_the_grid_is_an_equal_share_of_the_range(levels):
         np.testing.assert_allclose(shares, 840 / count, atol=1)
 
 
-def test_extreme_latents_stay_on_the_grid():
-    quantizer = FiniteScalarQuantizer((4, 3))
+@pytest.mark.parametrize("levels", [4, 5, 8])
+def test_normal_latents_use_levels_alike_under_the_sigmoid_and_not_under_tanh(levels):
+    latents = jax.random.normal(jax.random.key(0), (50_000, 1))
+    spread = {}
+    for bounding in ("tanh", "sigmoid"):
+        quantizer = FiniteScalarQuantizer((levels,), bounding)
+        ids = quantize(quantizer, latents, jax.random.key(0), train=False).ids
+        shares = np.bincount(ids.ravel(), minlength=levels) / 50_000 * levels
+        spread[bounding] = shares.max() - shares.min()
+    assert spread["sigmoid"] < 0.2 < 0.3 < spread["tanh"]
+
+
+def test_the_sigmoid_bounds_as_a_slower_tanh_does():
+    latents = jnp.linspace(-5, 5, 1001)[:, None]
+    fast, slow = (FiniteScalarQuantizer((7,), bounding) for bounding in ("tanh", "sigmoid"))
+    ids = quantize(fast, 0.8 * latents, jax.random.key(0), train=False).ids
+    np.testing.assert_array_equal(quantize(slow, latents, jax.random.key(0), train=False).ids, ids)
+
+
+@pytest.mark.parametrize("bounding", ["tanh", "sigmoid"])
+def test_extreme_latents_stay_on_the_grid(bounding):
+    quantizer = FiniteScalarQuantizer((4, 3), bounding)
     latents = jnp.asarray([[1e30, -1e30], [-1e30, 1e30], [jnp.inf, -jnp.inf]])
     answer = quantize(quantizer, latents, jax.random.key(0), train=True)
     np.testing.assert_array_equal(answer.codes, [[1, -1], [-1, 1], [1, -1]])
@@ -73,7 +99,11 @@ def test_the_grid_counts_its_first_number_fastest():
     np.testing.assert_array_equal(codes, expected)
 
 
-@pytest.mark.parametrize("quantizer", [FiniteScalarQuantizer((8, 8, 8)), vq()], ids=["fsq", "vq"])
+@pytest.mark.parametrize(
+    "quantizer",
+    [FiniteScalarQuantizer((8, 8, 8)), FiniteScalarQuantizer((8, 8, 8), "sigmoid"), vq(), simvq()],
+    ids=["fsq", "ifsq", "vq", "simvq"],
+)
 def test_half_precision_latents_give_float32_codes_that_the_ids_stand_for(quantizer):
     latents = jax.random.normal(jax.random.key(1), (5, 7, 3)).astype(jnp.bfloat16)
     answer = quantize(quantizer, latents, jax.random.key(0), train=False)
@@ -83,7 +113,11 @@ def test_half_precision_latents_give_float32_codes_that_the_ids_stand_for(quanti
     np.testing.assert_array_equal(answer.codes.shape, latents.shape)
 
 
-@pytest.mark.parametrize("quantizer", [FiniteScalarQuantizer((5, 5, 5)), vq()], ids=["fsq", "vq"])
+@pytest.mark.parametrize(
+    "quantizer",
+    [FiniteScalarQuantizer((5, 5, 5)), FiniteScalarQuantizer((5, 5, 5), "sigmoid"), vq(), simvq()],
+    ids=["fsq", "ifsq", "vq", "simvq"],
+)
 def test_gradients_pass_straight_through_to_the_latents(quantizer):
     latents = jax.random.normal(jax.random.key(1), (6, 3)) * 0.1
     weights = jnp.arange(18.0).reshape(6, 3) + 1
@@ -95,11 +129,9 @@ def test_gradients_pass_straight_through_to_the_latents(quantizer):
     assert (jnp.abs(gradient) > 0).all()
 
 
-def test_euclidean_ids_are_the_nearest_codes():
-    quantizer, latents = (
-        vq(16, 4, distance="euclidean"),
-        jax.random.normal(jax.random.key(2), (50, 4)),
-    )
+@pytest.mark.parametrize("build", [lambda: vq(16, 4, distance="euclidean"), lambda: simvq(16, 4)])
+def test_euclidean_ids_are_the_nearest_codes(build):
+    quantizer, latents = build(), jax.random.normal(jax.random.key(2), (50, 4))
     answer = quantize(quantizer, latents, jax.random.key(0), train=False)
     distances = np.linalg.norm(latents[:, None] - quantizer.codebook()[None], axis=-1)
     np.testing.assert_array_equal(answer.ids, distances.argmin(axis=-1))
@@ -210,6 +242,7 @@ def test_perplexity_counts_equally_frequent_codes():
     ("build", "message"),
     [
         (lambda: vq(1, 3), "num_codes=1 and dim=3; give at least 2 codes"),
+        (lambda: simvq(4, 0), "num_codes=4 and dim=0; give at least 2 codes"),
         (lambda: FiniteScalarQuantizer(()), "at least one number, each at least 2"),
         (lambda: FiniteScalarQuantizer((8, 1)), r"Levels are \(8, 1\)"),
     ],
@@ -217,6 +250,95 @@ def test_perplexity_counts_equally_frequent_codes():
 def test_impossible_codebooks_are_refused(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+def test_linearly_moved_codes_are_what_the_layer_makes_of_frozen_ones():
+    quantizer = simvq(16, 4)
+    kernel, bias = np.asarray(quantizer.layer.kernel[...]), np.asarray(quantizer.layer.bias[...])
+    by_hand = np.asarray(quantizer.codes[...]) @ kernel + bias
+    np.testing.assert_allclose(quantizer.codebook(), by_hand, rtol=1e-5, atol=1e-6)
+    ids = jnp.arange(16)
+    np.testing.assert_allclose(quantizer.lookup(ids), by_hand, rtol=1e-5, atol=1e-6)
+    again = quantize(quantizer, quantizer.lookup(ids), jax.random.key(0), train=False)
+    np.testing.assert_array_equal(again.ids, ids)
+    # Only the layer is trained; training itself leaves codes where they are.
+    quantize(quantizer, blobs(dim=4), jax.random.key(0), train=True)
+    np.testing.assert_allclose(quantizer.codebook(), by_hand, rtol=1e-5, atol=1e-6)
+    trained = nnx.to_flat_state(nnx.state(quantizer, nnx.Param))
+    assert {path for path, _ in trained} == {("layer", "kernel"), ("layer", "bias")}
+
+
+def test_gradients_of_linearly_moved_codes_are_those_of_the_two_pulls():
+    latents, quantizer = LATENTS, simvq(6, 4, commitment=0.5)
+    graph, params, rest = nnx.split(quantizer, nnx.Param, ...)
+
+    @jax.jit
+    @jax.grad
+    def gradients(both):
+        quantizer = nnx.merge(graph, both["layer"], rest)
+        return quantizer.quantize(both["latents"], jax.random.key(0), train=True).loss
+
+    gradient = gradients({"latents": jnp.asarray(latents), "layer": params})
+    ids = quantize(quantizer, jnp.asarray(latents), jax.random.key(0), train=False).ids
+    frozen, codes = np.asarray(quantizer.codes[...])[ids], np.asarray(quantizer.lookup(ids))
+    pull = 2 * (codes - latents) / latents.size
+    layer = gradient["layer"]["layer"]
+    np.testing.assert_allclose(layer["kernel"][...], frozen.T @ pull, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(layer["bias"][...], pull.sum(axis=0), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(gradient["latents"], -0.5 * pull, rtol=1e-4, atol=1e-5)
+
+
+def test_spread_gives_linearly_moved_codes_the_mean_and_covariance_of_latents():
+    mixing = np.random.default_rng(0).normal(size=(3, 3))
+    latents = np.random.default_rng(1).normal(size=(500, 3)) @ mixing + [5.0, -3.0, 1.0]
+    quantizer = simvq(20_000, 3)
+    quantizer.spread(jnp.asarray(latents, jnp.float32), jax.random.key(0))
+    codes = np.asarray(quantizer.codebook())
+    np.testing.assert_allclose(codes.mean(axis=0), latents.mean(axis=0), atol=0.1)
+    np.testing.assert_allclose(np.cov(codes.T), np.cov(latents.T), atol=0.2)
+
+
+def test_latents_without_variance_leave_linearly_moved_codes_finite():
+    quantizer = simvq()
+    quantizer.spread(jnp.ones((5, 3)), jax.random.key(0))
+    assert np.isfinite(quantizer.codebook()).all()
+    assert len(np.unique(quantizer.codebook(), axis=0)) == 8
+
+
+def use_of_wandering_latents(quantizer, steps: int) -> float:
+    """Returns the perplexity at the end of training a quantiser whose latents move and narrow."""
+    graph, params, rest = nnx.split(quantizer, nnx.Param, ...)
+    optimizer = optax.adam(0.03)
+
+    def latents_at(step):
+        done = step / steps
+        rows = jax.random.normal(jax.random.fold_in(jax.random.key(0), step), (512, 8))
+        return done + (1 - done / 2) * rows
+
+    quantizer.spread(latents_at(0), jax.random.key(1))
+    graph, params, rest = nnx.split(quantizer, nnx.Param, ...)
+
+    def step(carry, number):
+        params, rest, moments = carry
+
+        def compute(params):
+            quantizer = nnx.merge(graph, params, rest, copy=True)
+            answer = quantizer.quantize(latents_at(number), jax.random.key(2), train=True)
+            return answer.loss, (nnx.state(quantizer, nnx.Not(nnx.Param)), answer.metrics)
+
+        gradient, (rest, metrics) = jax.grad(compute, has_aux=True)(params)
+        updates, moments = optimizer.update(gradient, moments)
+        return (optax.apply_updates(params, updates), rest, moments), metrics["perplexity"]
+
+    start = params, rest, optimizer.init(params)
+    return float(jax.jit(lambda: jax.lax.scan(step, start, jnp.arange(steps)))()[1][-1])
+
+
+@pytest.mark.slow
+def test_linearly_moved_codes_stay_in_use_where_codes_by_themselves_are_left_behind():
+    alone = vq(32, 8, distance="euclidean", decay=0.98, rare=0.0)
+    assert use_of_wandering_latents(alone, 100) < 8
+    assert use_of_wandering_latents(simvq(32, 8), 100) > 24
 
 
 def unit_rows(rows: np.ndarray) -> np.ndarray:
