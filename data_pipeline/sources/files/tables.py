@@ -173,6 +173,10 @@ def load_table(file: Path, key_column: str) -> Table:
         )
         read = _read_json_lines if extension in ("jsonl", "ndjson", "json") else _read_csv
         columns, lines = read(data.decode(encoding), extension)
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"The table {file} is no UTF-8 text, from byte {error.start} on; save it as UTF-8."
+        ) from error
     except (OSError, ValueError, csv.Error, RecursionError) as error:
         raise ValueError(f"The table {file} can't be read ({error}); check `table`.") from error
     if key_column not in columns and FILE_NAME in columns:
@@ -198,6 +202,9 @@ def load_table(file: Path, key_column: str) -> Table:
             notes.append(Note("listed twice", "", key, where, reason))
         else:
             rows[key] = row
+    if not rows:
+        reason = f": {notes[0].file} {notes[0].reason}" if notes else ""
+        raise ValueError(f"The table {file} has no row that can be used{reason}; check `table`.")
     others = tuple(each for each in columns if each != key_column)
     return Table(rows, others, tuple(notes), str(file))
 
