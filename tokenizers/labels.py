@@ -73,8 +73,8 @@ class Label(Checked):
             # A word that is none of the names may be a list of them.
             value = [value] if value in self.names else [v for v in value.split(",") if v.strip()]
         array = np.asarray(value)
-        if array.dtype.kind == "b" and array.shape == (len(self.names),):
-            return array
+        if array.shape == (len(self.names),) and _are_flags(array):
+            return array.astype(bool)
         if array.ndim > 1 or (array.dtype.kind not in "iuU" and array.size):
             raise ValueError(
                 f"{name} is {_brief(value)}; allowed are names or indices, or bool "
@@ -275,6 +275,14 @@ class LabelTokenizer:
         description, _, _ = load_folder(folder, "label")
         config = read_part(description, "config", LabelTokenizerConfig, folder)
         return cls(config, read_part(description, "values", Label, folder))
+
+
+def _are_flags(array: np.ndarray) -> bool:
+    """True for a flag per name; zeros and ones that repeat would be no indices of labels."""
+    if array.dtype.kind == "b":
+        return True
+    is_repeated = array.dtype.kind in "iuf" and len(array) > 2
+    return is_repeated and bool(np.isin(array, (0, 1)).all())
 
 
 def _brief(value: Any) -> str:

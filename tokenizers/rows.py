@@ -98,10 +98,13 @@ class Row(Checked):
             return float(words.index(text))
         try:
             number = float(cell)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{name} has {column} {cell!r}; a number is allowed.") from error
+        except (TypeError, ValueError, OverflowError) as error:
+            shown = str(cell)[:40]
+            raise ValueError(f"{name} has {column} {shown!r}; a number is allowed.") from error
         if np.isinf(number):
             raise ValueError(f"{name} has {column} {number}; a finite number is allowed.")
+        if words is not None and number == -1:
+            return np.nan  # As many write that there is none.
         if words is not None and number == number and number not in range(len(words)):
             raise ValueError(
                 f"{name} has {column} {number:g}; 0 to {len(words) - 1} is allowed, for "

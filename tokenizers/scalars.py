@@ -39,7 +39,7 @@ class Scalar(Checked):
         """
         try:
             number = float(np.asarray(value).item())
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, OverflowError) as error:
             raise ValueError(
                 f"{name} is {_brief(value)}; one number per sample is allowed."
             ) from error

@@ -193,8 +193,10 @@ class CocoSource:
             regions = [
                 (number, stored)
                 for category, _, _, stored in picture.annotations
-                if (number := self._number_of(category)) is not None and stored
+                if (number := self._number_of(category)) is not None
             ]
+            if not all(stored for _, stored in regions):
+                raise ValueError("has an annotation without a `segmentation`, only with a box")
             return class_map(regions, *size)
         return self._boxes(picture, size)
 

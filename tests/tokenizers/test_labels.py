@@ -38,7 +38,11 @@ def test_a_crop_leaves_labels_as_they_are_and_no_label_is_no_value():
 
 
 @pytest.mark.parametrize(
-    "given", [["love", "space"], [1, 3], "love, space", np.array([False, True, False, True])]
+    "given",
+    [
+        *(["love", "space"], [1, 3], "love, space", np.array([False, True, False, True])),
+        *([0, 1, 0, 1], np.array([0, 1, 0, 1], np.uint8), np.array([0.0, 1.0, 0.0, 1.0])),
+    ],
 )
 def test_several_labels_are_names_indices_or_flags(given):
     assert GENRES.check(given, "genres").tolist() == [False, True, False, True]

@@ -100,6 +100,7 @@ def test_a_token_out_of_range_is_one_sentence(token):
     [
         (float("nan"), "age is nan; finite numbers"),
         (float("inf"), "age is inf; finite numbers"),
+        (10**400, "age is 1000.*; one number per sample"),
         ("old", "age is 'old'; one number"),
         (None, "age is None; one number"),
         (np.zeros(3), r"age is an array of shape \(3,\); one number"),

@@ -477,3 +477,9 @@ def test_a_signal_is_not_taken_for_a_picture(shape):
             values.check(np.ones(shape, np.float32), "sound")
     assert Reals().check(np.ones((1, 1)), "pixel").shape == (1, 1, 1)
     assert Reals().check(np.ones((3, 600)), "strip").shape == (3, 600, 1)
+
+
+def test_maps_of_one_channel_may_have_it_first_or_last():
+    for shape in ((1, 4, 6), (4, 6, 1)):
+        assert Distances().check(np.ones(shape, np.float32), "depth").shape == (4, 6)
+        assert Classes(("a", "b")).check(np.ones(shape, np.uint8), "map").shape == (4, 6)

@@ -183,8 +183,9 @@ def _decode(page: Any, file_size: int) -> Shaped[np.ndarray, "y x *bands"]:
 def _unknown(page: Any, numbers: np.ndarray) -> Bool[np.ndarray, "..."]:
     stored = page.tags.valueof(NO_DATA)
     try:
-        # Written by programs of many countries.
-        number = float(str(stored).strip("\0 ").replace(",", ".")) if stored is not None else None
+        # Written by programs of many countries; an empty one says nothing.
+        text = str("" if stored is None else stored).strip("\0 ").replace(",", ".")
+        number = float(text) if text else None
     except ValueError as error:
         raise ValueError(f"says that {stored!r} means no data, which is no number") from error
     if number is None:

@@ -60,8 +60,8 @@ class Classes(DenseValues):
     def check(self, value: Any, name: str) -> Integer[np.ndarray, "y x"]:
         """Takes any integers; what is masked, or -1, which is no class anywhere, is ignored."""
         array = np.asanyarray(value)
-        if array.ndim == 3 and array.shape[-1] == 1:
-            array = array[..., 0]
+        if array.ndim == 3 and 1 in (array.shape[0], array.shape[-1]):
+            array = array[..., 0] if array.shape[-1] == 1 else array[0]
         unknown = np.ma.getmask(array)
         array = require_plane(array, name, None, "class maps")
         if array.dtype.kind not in "biu":

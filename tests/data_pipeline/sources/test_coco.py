@@ -153,6 +153,18 @@ def test_what_is_wrong_with_one_value_leaves_the_others(write):
     assert "the category 77, which has no name" in reasons[2][0][1]
 
 
+@pytest.mark.parametrize("changes", [{"segmentation": []}, {"segmentation": None}])
+def test_annotations_with_boxes_alone_make_no_class_map(write, changes):
+    about = instances()
+    about["annotations"][1] |= changes
+    about["annotations"][2] |= changes  # Of a category that is not wanted.
+    first, second = write(about).open("train").__getitems__([0, 1])
+    assert "labels" not in first and "labels" in second and len(first["boxes"].classes) == 2
+    assert [note.reason for note in first[NOTES]] == [
+        "has an annotation without a `segmentation`, only with a box"
+    ]
+
+
 def test_pictures_listed_twice_count_once(write):
     about = instances()
     about["images"].append({"id": 10, "file_name": "0007.png", "height": 4, "width": 8})

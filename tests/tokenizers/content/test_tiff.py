@@ -75,6 +75,8 @@ def test_no_data_may_be_nan_or_a_number_that_the_type_has_not():
     classes = np.array([[0, 255]], np.uint8)
     read = read_picture(tiff(classes, extratags=[(42113, 2, 0, "-1", True)]))
     assert type(read) is np.ndarray
+    read = read_picture(tiff(classes, extratags=[(42113, 2, 0, " ", True)]))
+    np.testing.assert_array_equal(read, classes)
     with pytest.raises(ValueError, match="'none' means no data, which is no number"):
         read_picture(tiff(classes, extratags=[(42113, 2, 0, "none", True)]))
 
