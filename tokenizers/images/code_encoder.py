@@ -23,10 +23,16 @@ from tokenizers.images.quantizers import (
     Replacement,
     VectorQuantizer,
 )
+from tokenizers.images.several_codes import (
+    GroupedQuantizer,
+    OneCode,
+    ResidualQuantizer,
+    SeveralCodes,
+)
 from tokenizers.images.vit import NetworkConfig, PatchEncoder
 from tokenizers.settings.checked import Checked, name_knob
 
-AnyQuantizer = VectorQuantizer | LinearlyMovedQuantizer | FiniteScalarQuantizer | Memcodes
+AnyQuantizer = OneCode | Memcodes | SeveralCodes
 
 
 @dataclass(frozen=True)
@@ -37,11 +43,15 @@ class QuantizerConfig(Checked):
     """vq learns its codes by averages, memcodes by gradients; simvq learns a linear layer that
     moves all codes together; fsq rounds to a fixed grid."""
     codebook_size: int = 512
-    """Number of codes of vq and simvq, and of each codebook of memcodes."""
+    """Number of codes of each codebook of vq, simvq and memcodes."""
     code_dim: int = 32
-    """Length of a code of vq and simvq, and of all codes of memcodes side by side."""
+    """Length of a code of vq and simvq, and of all codes of memcodes, or of grouped heads, side by
+    side."""
     num_heads: int = 1
-    """Ids per latent of memcodes, each from a codebook of its own."""
+    """Ids per latent, each from a codebook of its own."""
+    heads: Literal["residual", "grouped"] = "residual"
+    """Of several ids per latent, other than memcodes: whether each codes what those before it have
+    left, or a part of the latent's numbers."""
     distance: Distance = "cosine"
     """How vq compares."""
     averages: Literal["shares", "counts"] = "shares"
@@ -62,11 +72,23 @@ class QuantizerConfig(Checked):
     """What bounds latents for fsq: tanh, or 2 sigmoid(1.6 z) - 1, which uses levels alike."""
 
     def check_knobs(self, knob: str) -> None:
-        if self.num_heads != 1 and self.kind != "memcodes":
-            raise ValueError(
-                f"{name_knob(knob, 'num_heads')} is {self.num_heads}, of a quantiser of kind "
-                f"{self.kind}; only memcodes gives several ids per latent."
-            )
+        several = f"{name_knob(knob, 'num_heads')} is {self.num_heads}"
+        if self.num_heads < 1:
+            raise ValueError(f"{several}; it must be at least 1.")
+        if self.num_heads > 1 and self.kind != "memcodes":
+            if self.heads == "grouped" and self.kind != "fsq" and self.code_dim % self.num_heads:
+                raise ValueError(
+                    f"{several} and code_dim {self.code_dim}; with heads=grouped, num_heads must "
+                    "divide code_dim."
+                )
+            if self.heads == "residual" and self.kind == "fsq":
+                raise ValueError(f"{several}, of a quantiser of kind fsq; set heads to grouped.")
+            is_direction = self.distance == "cosine" or self.normalize_latents
+            if self.heads == "residual" and self.kind == "vq" and is_direction:
+                raise ValueError(
+                    f"{several}, but directions leave no residual; set distance to euclidean "
+                    "without normalize_latents, or heads to grouped."
+                )
         if self.bounding != "tanh" and self.kind != "fsq":
             raise ValueError(
                 f"{name_knob(knob, 'bounding')} is {self.bounding}, of a quantiser of kind "
@@ -81,14 +103,24 @@ class QuantizerConfig(Checked):
 
     def build(self, rngs: nnx.Rngs) -> AnyQuantizer:
         """Returns the quantiser, at its random start."""
+        if self.kind == "memcodes":
+            return Memcodes(self.codebook_size, self.code_dim, self.num_heads, rngs=rngs)
+        if self.num_heads == 1:
+            return self._build_one(self.code_dim, rngs)
+        if self.heads == "residual":
+            heads = [self._build_one(self.code_dim, rngs) for _ in range(self.num_heads)]
+            return ResidualQuantizer(heads)
+        part = self.code_dim // self.num_heads
+        return GroupedQuantizer([self._build_one(part, rngs) for _ in range(self.num_heads)])
+
+    def _build_one(self, code_dim: int, rngs: nnx.Rngs) -> OneCode:
+        """Returns a quantiser with one id per latent, of `code_dim` numbers if they are free."""
         match self.kind:
-            case "memcodes":
-                return Memcodes(self.codebook_size, self.code_dim, self.num_heads, rngs=rngs)
             case "fsq":
                 return FiniteScalarQuantizer(self.levels, self.bounding)
             case "simvq":
                 return LinearlyMovedQuantizer(
-                    self.codebook_size, self.code_dim, commitment=self.commitment, rngs=rngs
+                    self.codebook_size, code_dim, commitment=self.commitment, rngs=rngs
                 )
             case "vq":
                 settings = {
@@ -99,10 +131,10 @@ class QuantizerConfig(Checked):
                     "rngs": rngs,
                 }
                 if self.averages == "shares":
-                    return VectorQuantizer(self.codebook_size, self.code_dim, **settings)
+                    return VectorQuantizer(self.codebook_size, code_dim, **settings)
                 return CountingQuantizer(
                     self.codebook_size,
-                    self.code_dim,
+                    code_dim,
                     normalize_latents=self.normalize_latents,
                     replacement=self.replacement,
                     **settings,
@@ -183,7 +215,7 @@ class CodeEncoder(nnx.Module):
 
     @property
     def token_shape(self) -> tuple[int, int]:
-        if not isinstance(self.quantizer, Memcodes):
+        if not isinstance(self.quantizer, Memcodes | SeveralCodes):
             return self.grid
         heads = self.quantizer.num_heads
         if self.grid != (1, 1):
@@ -210,7 +242,7 @@ class CodeEncoder(nnx.Module):
         """Returns the codes of latents, and ids [batch, *token_shape]. May move the codebook."""
         quantized = self.quantizer.quantize(latents, key, train and not self.is_frozen)
         ids = quantized.ids
-        if isinstance(self.quantizer, Memcodes):
+        if isinstance(self.quantizer, Memcodes | SeveralCodes):
             ids = jnp.moveaxis(ids, -1, 1).reshape(len(ids), *self.token_shape)
         if self.is_frozen:
             quantized = jax.lax.stop_gradient(quantized)
@@ -218,7 +250,7 @@ class CodeEncoder(nnx.Module):
 
     def lookup(self, ids: Int[Array, "batch ty tx"]) -> Float[Array, "batch gy gx dim"]:
         """Returns the codes of ids."""
-        if isinstance(self.quantizer, Memcodes):
+        if isinstance(self.quantizer, Memcodes | SeveralCodes):
             ids = jnp.moveaxis(ids.reshape(len(ids), -1, *self.grid), 1, -1)
         return self.quantizer.lookup(ids)
 
@@ -226,7 +258,7 @@ class CodeEncoder(nnx.Module):
         self, probabilities: Float[Array, "batch ty tx vocab"]
     ) -> Float[Array, "batch gy gx dim"]:
         """Returns the mean codes of distributions over ids."""
-        if isinstance(self.quantizer, Memcodes):
+        if isinstance(self.quantizer, Memcodes | SeveralCodes):
             shape = (len(probabilities), -1, *self.grid, self.vocab_size)
             return self.quantizer.mean_code(jnp.moveaxis(probabilities.reshape(shape), 1, -2))
         return probabilities @ self.quantizer.codebook()

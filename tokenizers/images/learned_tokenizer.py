@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int, Shaped
 
 from tokenizers.base import RawBatch
 from tokenizers.images.quantizers import LinearlyMovedQuantizer, Quantizer, VectorQuantizer
+from tokenizers.images.several_codes import SeveralCodes
 from tokenizers.settings.plain import to_part
 from tokenizers.storage.folders import check_finite, load_folder, read_part, save_folder
 from tokenizers.values import KINDS
@@ -83,7 +84,7 @@ class DenseTokenizer(nnx.Module):
         statistics = values.fit_statistics(training)
         tokenizer = cls(config, values, statistics, grid, nnx.Rngs(init_key))
         quantizer = tokenizer.quantizer
-        if isinstance(quantizer, VectorQuantizer | LinearlyMovedQuantizer):
+        if isinstance(quantizer, VectorQuantizer | LinearlyMovedQuantizer | SeveralCodes):
             latents = _latents(*nnx.split(tokenizer), evenly_spaced(training, 64))
             quantizer.spread(latents.reshape(-1, quantizer.dim), code_key)
         return tokenizer

@@ -247,10 +247,11 @@ def export_encoder_config(
     """
     quantizer = config.quantizer
     counts = quantizer.kind == "vq" and quantizer.averages == "counts"
-    if not counts and quantizer.kind != "memcodes":
+    if quantizer.kind != "memcodes" and not (counts and quantizer.num_heads == 1):
         raise ValueError(
-            f"A quantiser of kind {quantizer.kind} and averages={quantizer.averages} has no "
-            "counterpart in ml-4m; export takes vq with averages=counts, and memcodes."
+            f"A quantiser of kind {quantizer.kind} with num_heads={quantizer.num_heads} and "
+            f"averages={quantizer.averages} has no counterpart in ml-4m; export takes vq with "
+            "averages=counts and one head, and memcodes."
         )
     name, presets = network_name(config.network, "enc")
     settings: Config = {

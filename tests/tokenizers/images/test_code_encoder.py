@@ -128,10 +128,6 @@ def test_every_setting_of_a_quantiser_reaches_it():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (
-            lambda: QuantizerConfig(num_heads=2),
-            "num_heads is 2, of a quantiser of kind vq; only memcodes",
-        ),
         (lambda: QuantizerConfig(normalize_latents=True), "are for counts"),
         (
             lambda: QuantizerConfig(kind="simvq", bounding="sigmoid"),
