@@ -25,6 +25,8 @@ LOOKED_AT = 64
 """Files of a modality that are read to know what they hold."""
 MOST_CLASSES = 64
 """Different numbers of maps up to which they may be classes."""
+MOSTLY = 0.8
+"""Share of a folder's texts that are boxes if it is a folder of boxes."""
 MOST_READ = 2000
 """Files of class maps, or of boxes, that are read to know their classes."""
 IS_DEPTH = re.compile(r"depth|distance|disparity")
@@ -79,6 +81,7 @@ def _infer_arrays(part: Part, chosen: list[Location], place: dict[str, str]) -> 
     arrays = _read(ArrayFile(**place), chosen, part.name)
     arrays = [np.asarray(each[0] if isinstance(each, Choices) else each) for each in arrays]
     arrays = [each[..., 0] if each.ndim == 3 and each.shape[-1] == 1 else each for each in arrays]
+    arrays = [each[0] if each.ndim == 3 and each.shape[0] == 1 else each for each in arrays]
     counted = Counter((each.ndim, each.dtype.kind) for each in arrays)
     (ndim, kind), _ = counted.most_common(1)[0]
     arrays = [each for each in arrays if (each.ndim, each.dtype.kind) == (ndim, kind)]
@@ -90,7 +93,7 @@ def _infer_arrays(part: Part, chosen: list[Location], place: dict[str, str]) -> 
             if IS_NORMALS.search(name) and is_three:
                 why = "three channels of 8 bits, and the name"
                 return Inferred(Modality(Directions()), ArrayFile(**place), why, shape)
-            if IS_MAP.search(name) and (table := _color_table(arrays)):
+            if IS_MAP.search(name) and len(table := _color_table(arrays)) > 1:
                 file_format = ArrayFile(**place, colors=table)
                 names = tuple(f"class_{number}" for number in range(len(table)))
                 why = f"{len(table)} colours, and the name"
@@ -126,7 +129,7 @@ def _infer_maps(
         known = np.concatenate([each[np.isfinite(each) & (each > 0)].ravel() for each in arrays])
         far = float(np.percentile(known, 99.9)) * unit if known.size else 100.0
         # A round number above what there is, so that other files hardly have more.
-        most = 10 ** math.ceil(math.log10(max(far, 1e-3)))
+        most = 10.0 ** math.ceil(math.log10(max(far, 1e-3)))
         most = next((most * part for part in (0.2, 0.5) if most * part >= 1.1 * far), most)
         values = Distances(max_distance=most, min_distance=min(0.1, most / 1000))
         unit_name = "metres" if unit == 1.0 else "millimetres"
@@ -163,7 +166,8 @@ def _infer_texts(part: Part, chosen: list[Location], place: dict[str, str]) -> I
         raise ValueError(f"The files of {part.name} are empty, or no text in UTF-8.")
     if all(_is_number(text) for text in texts):
         return Inferred(Modality(Scalar()), NumberFile(**place), "one number each")
-    if all(_is_yolo(text) for text in texts):
+    # A list of the classes may lie among them.
+    if sum(_is_yolo(text) for text in texts) >= MOSTLY * len(texts):
         return _infer_boxes(part, place)
     lines = [len([line for line in text.splitlines() if line.strip()]) for text in texts]
     several = max(lines) > 1
@@ -186,7 +190,7 @@ def _infer_json(part: Part, chosen: list[Location], place: dict[str, str]) -> In
         return _infer_boxes(part, place)
     field = ""
     if isinstance(first, dict):
-        texts = [key for key, value in first.items() if isinstance(value, str)]
+        texts = [key for key, value in first.items() if _is_text(value)]
         numbers = [key for key, value in first.items() if type(value) in (int, float)]
         usual = [key for key in ("caption", "text", "prompt", "label") if key in texts]
         field = next(iter([*usual, *texts, *numbers]), "")
@@ -201,9 +205,24 @@ def _infer_json(part: Part, chosen: list[Location], place: dict[str, str]) -> In
         why = f"the number {field!r}" if field else "one number each"
         return Inferred(Modality(Scalar()), NumberFile(**place, field=field), why)
     file_format = TextFile(**place, field=field)
-    texts = [str(each) for each in contents]
+    texts = [text for each in contents for text in _texts_in(each)] or [""]
     longest = max(len(text.split()) for text in texts)
     return Inferred(_text_modality(longest), file_format, f"texts of up to {longest} words")
+
+
+def _is_text(value: Any) -> bool:
+    several = value if isinstance(value, list) else [value]
+    return bool(several) and all(isinstance(each, str) for each in several)
+
+
+def _texts_in(content: Any) -> list[str]:
+    """Returns the texts that JSON holds: one, several, or those of objects."""
+    several = content if isinstance(content, list) else [content]
+    return [
+        str(each.get("caption", "") if isinstance(each, dict) else each)
+        for each in several
+        if each is not None
+    ]
 
 
 def _infer_boxes(part: Part, place: dict[str, str]) -> Inferred:

@@ -8,7 +8,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from configs.from_folder.content import Inferred, infer
-from configs.from_folder.structure import Structure, find_structure
+from configs.from_folder.structure import (
+    Structure,
+    data_folder_in,
+    find_structure,
+    parts_apart,
+)
 from configs.schema import RunConfig
 from data_pipeline.crops import CropConfig
 from data_pipeline.sources.files.data import FilesData
@@ -44,10 +49,17 @@ def config_from_folder(root: Path) -> FromFolder:
     Raises:
         ValueError: If nothing in it can be read, or nobody could tell what it is.
     """
+    root = data_folder_in(root)
     structure = find_structure(root)
     found: dict[str, Inferred] = {}
-    untold: list[str] = []
+    apart = parts_apart(structure.parts)
+    untold = [
+        f"the {len(part.files):,} files of {part.name}, of which none has the name of another's"
+        for part in apart
+    ]
     for part in structure.parts:
+        if part in apart:
+            continue
         try:
             found[part.name] = infer(part)
         except ValueError as error:
@@ -64,7 +76,7 @@ def config_from_folder(root: Path) -> FromFolder:
             told.append(f"{name}: Text, from the column {column} of {structure.table}")
     if not modalities:
         raise ValueError(f"Nothing in {root} could be told: {' '.join(untold)}")
-    told += [f"left alone: {reason}" for reason in untold]
+    told += [f"left alone: {reason}" for reason in (*untold, *structure.left_alone)]
     if structure.class_folders:
         told.append("class, a fact for linear probes, from the folders that files lie in")
     sides = [min(each.shape) for each in found.values() if min(each.shape)]

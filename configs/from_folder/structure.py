@@ -6,9 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from data_pipeline.sources.files.file_format import ARRAYS, PICTURES, READABLE
+from data_pipeline.sources.files.formats import ArrayFile
 from data_pipeline.sources.files.listing import list_folder
-from data_pipeline.sources.files.locations import Location, split_name
+from data_pipeline.sources.files.locations import (
+    Location,
+    normal_key,
+    read_bytes,
+    split_name,
+)
 from data_pipeline.sources.files.splits import SplitByFolder, SplitByFraction, Splits
 
 SPLIT_NAMES = {
@@ -19,8 +27,27 @@ SPLIT_NAMES = {
 """What folders of splits are called."""
 TABLES = ("metadata.csv", "metadata.jsonl", "metadata.tsv")
 """Names of tables with a row per sample, as Hugging Face's imagefolder has them."""
+SCENES = "{scene}/{modality}/{key}.{ext}"
+"""The pattern of folders of scenes."""
 USUAL_NAMES = dict.fromkeys(PICTURES, "rgb") | {"txt": "caption", "json": "about", "xml": "boxes"}
 """Names of modalities whose files lie together, by extension."""
+HINTS = {
+    "parquet": "which a configuration with ParquetData reads",
+    **dict.fromkeys(
+        ("csv", "tsv", "jsonl"), "which is read if it is called metadata.csv, .tsv or .jsonl"
+    ),
+}
+"""What to do about files that are left alone, by extension."""
+MOST_TOLD = 8
+"""Kinds of files that are said to be left alone."""
+KNOWN = re.compile(
+    r"(rgb|images?|photos?|pictures?|colou?rs?|depth|normal|seg|semantic|mask|label|caption|text|box)"
+)
+"""What names of modalities begin with, as a rule."""
+MANY_FOLDERS = 8
+"""Folders of pictures of one kind that are classes, whatever their files are called."""
+LEAST_SHARE = 0.1
+"""Share of a folder's samples that a word in the names of files has if it names a modality."""
 
 Files = list[tuple[str, Location]]
 
@@ -50,6 +77,7 @@ class Structure(NamedTuple):
         table: As `FilesData.table`; empty if there is none.
         class_folders: Whether folders are classes.
         pattern: As `FilesData.pattern`; empty for the usual layouts.
+        left_alone: Why some files are of no part, a sentence each.
     """
 
     splits_by: Splits
@@ -57,6 +85,7 @@ class Structure(NamedTuple):
     table: str
     class_folders: bool
     pattern: str
+    left_alone: tuple[str, ...] = ()
 
 
 def find_structure(root: Path) -> Structure:
@@ -66,6 +95,25 @@ def find_structure(root: Path) -> Structure:
         ValueError: If there is no file that can be read.
     """
     files = list_folder(str(root)).files
+    left_alone = _unreadable(files)
+    structure = _structure_of(root, files, left_alone)
+    return structure._replace(left_alone=left_alone)
+
+
+def _unreadable(files: Files) -> tuple[str, ...]:
+    """Returns what is said of folders' files of kinds that are not read."""
+    counted: dict[tuple[str, str], int] = Counter()
+    for name, each in files:
+        if each.extension not in READABLE and name.rpartition("/")[2] not in TABLES:
+            counted[name.rpartition("/")[0], each.extension] += 1
+    return tuple(
+        f"{count:,} of {f'.{extension}' if extension else 'no extension'}"
+        f"{f' in {folder}' if folder else ''}, {HINTS.get(extension, 'which can not be read')}"
+        for (folder, extension), count in sorted(counted.items())[:MOST_TOLD]
+    )
+
+
+def _structure_of(root: Path, files: Files, left_alone: tuple[str, ...]) -> Structure:
     tables = [name for name, _ in files if name.rpartition("/")[2] in TABLES]
     files = [
         (name, each) for name, each in files if name not in tables and each.extension in READABLE
@@ -73,7 +121,7 @@ def find_structure(root: Path) -> Structure:
     if not files:
         raise ValueError(
             f"{root} has no file that can be read; readable are {', '.join(READABLE)}, also in "
-            "tar archives."
+            f"tar archives.{''.join(f' There is {each}.' for each in left_alone)}"
         )
     splits = _splits_in({name.partition("/")[0] for name, _ in files if "/" in name})
     folders = {name.partition("/")[0] for name, _ in files}
@@ -81,12 +129,14 @@ def find_structure(root: Path) -> Structure:
         own = splits.get("train") or next(iter(splits.values()))
         splits = splits if "train" in splits else {"train": own}
         inner = [(name[len(own) + 1 :], each) for name, each in files if name.startswith(f"{own}/")]
-        parts, is_classed = _parts(inner)
+        scenes = _parts_of_scenes(inner)
+        parts, is_classed = (scenes, False) if scenes else _parts(inner)
+        pattern = f"{{split}}/{SCENES}" if scenes else ""
         by_folder = SplitByFolder(splits)
         splits_by = by_folder if len(splits) > 1 else SplitByFraction(folder=own)
         table = next((name for name in tables if name.startswith(f"{own}/")), "")
         table = table.replace(f"{own}/", "{split}/", 1) or next(iter(tables), "")
-        return Structure(splits_by, parts, table, is_classed, "")
+        return Structure(splits_by, parts, table, is_classed, pattern)
     if swapped := _splits_below(files):  # rgb/train/0001.jpg
         own = swapped["train"]
         by_name: dict[str, Files] = defaultdict(list)
@@ -97,9 +147,48 @@ def find_structure(root: Path) -> Structure:
         parts = [Part(name, "", "", own_files) for name, own_files in by_name.items()]
         pattern = "{modality}/{split}/{key}.{ext}"
         return Structure(SplitByFolder(swapped), _renamed(parts), "", False, pattern)
-    parts, is_classed = _parts(files)
     table = next(iter(tables), "")
+    if scenes := _parts_of_scenes(files):
+        return Structure(SplitByFraction(folder=""), scenes, table, False, SCENES)
+    parts, is_classed = _parts(files)
     return Structure(SplitByFraction(folder=""), parts, table, is_classed, "")
+
+
+def data_folder_in(root: Path) -> Path:
+    """Returns the folder that holds the splits: the given one, or the only one that it has."""
+    inner = _folders_in(root)
+    is_wrapped = root.is_dir() and len(inner) == 1 and not _splits_in({inner[0].name})
+    splits = _folders_in(inner[0]) if is_wrapped else []
+    splits = [each for each in splits if each.name in _splits_in({each.name}).values()]
+    # Otherwise it is a modality's folder with a folder for each split.
+    return inner[0] if splits and all(map(_folders_in, splits)) else root
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    shown = [each for each in folder.iterdir() if not each.name.startswith((".", "__MACOSX"))]
+    return [each for each in shown if each.is_dir()]
+
+
+def parts_apart(parts: Sequence[Part]) -> list[Part]:
+    """Returns the parts that share no sample with any other, if others do share some."""
+    endings = [tuple(filter(None, part.extension.split(", "))) for part in parts]
+    keys = [
+        {_key_of(name, own) for name, _ in part.files}
+        for part, own in zip(parts, endings, strict=True)
+    ]
+    apart = [
+        part
+        for part, own in zip(parts, keys, strict=True)
+        if not any(own & other for other in keys if other is not own)
+    ]
+    return apart if len(apart) < len(parts) else []
+
+
+def _key_of(name: str, endings: tuple[str, ...]) -> str:
+    stem = next((name[: -len(e) - 1] for e in endings if name.lower().endswith(f".{e}")), "")
+    return normal_key(stem or split_name(name)[0]).removeprefix("all/")
 
 
 def modality_name(folder: str) -> str:
@@ -129,6 +218,22 @@ def _parts(files: Files) -> tuple[list[Part], bool]:
     return _renamed(parts), False
 
 
+def _parts_of_scenes(files: Files) -> list[Part]:
+    """Returns the modalities of folders of scenes, each with a folder per modality; or none."""
+    by_name: dict[str, Files] = defaultdict(list)
+    scenes = set()
+    for name, each in files:
+        scene, _, rest = name.partition("/")
+        inner, _, last = rest.partition("/")
+        if not last or KNOWN.match(scene.lower()):
+            return []
+        scenes.add(scene)
+        by_name[inner].append((f"{scene}/{last}", each))
+    if len(scenes) < 2 or not any(KNOWN.match(name.lower()) for name in by_name):
+        return []
+    return _renamed([Part(name, "", "", own) for name, own in sorted(by_name.items())])
+
+
 def _are_classes(by_folder: dict[str, Files], flat: Files) -> bool:
     """True if folders hold pictures of different samples, and nothing that goes with them."""
     if len(by_folder) < 2 or flat:
@@ -138,14 +243,34 @@ def _are_classes(by_folder: dict[str, Files], flat: Files) -> bool:
         return False
     stems = [{split_name(name)[0] for name, _ in own} for own in by_folder.values()]
     counted = Counter(stem for own in stems for stem in own)
-    return sum(count > 1 for count in counted.values()) < 0.1 * len(counted)
+    if sum(count > 1 for count in counted.values()) < 0.1 * len(counted):
+        return True
+    # Every class may have a 0001.png of its own.
+    is_known = any(KNOWN.match(folder.lower()) for folder in by_folder)
+    return len(by_folder) >= MANY_FOLDERS and not is_known and _are_photographs(by_folder)
+
+
+def _are_photographs(by_folder: dict[str, Files]) -> bool:
+    """True if some of the folders' pictures are all of 8 bits."""
+    firsts = [own[0][1] for own in by_folder.values()]
+    try:
+        pictures = [ArrayFile().read(read_bytes(each), each.extension) for each in firsts[:16]]
+    except ValueError:
+        return False
+    return all(each.dtype == np.uint8 for each in pictures)
 
 
 def _flat_parts(files: Files, folder: str) -> list[Part]:
     """Returns the modalities of files that lie together, told apart by how their names end."""
+    endings = {name: _ending(name) for name, _ in files}
+    counted = Counter(endings.values())
+    # A word that few names have, as holiday.rome.jpg, is part of the name.
+    least = LEAST_SHARE * len({name.rpartition("/")[2].partition(".")[0] for name in endings})
     by_ending: dict[str, Files] = defaultdict(list)
     for name, each in files:
-        by_ending[_ending(name)].append((name, each))
+        ending = endings[name]
+        is_rare = counted[ending] < least
+        by_ending[each.extension if is_rare else ending].append((name, each))
     pictures = {ending for ending in by_ending if ending in PICTURES}
     parts, taken = [], set()
     for ending, own in by_ending.items():

@@ -134,6 +134,63 @@ def test_class_folders_are_a_fact_to_probe(tmp_path):
     assert any(line.startswith("class, a fact") for line in told)
 
 
+def test_every_class_folder_may_have_files_of_the_same_names(tmp_path):
+    for name in "abcdefgh":
+        save(tmp_path / name / "0.png", colors(8, 8))
+    config, _ = infer(tmp_path)
+    assert list(config.modalities) == ["rgb"] and config.data.class_folders
+
+
+@pytest.mark.parametrize("split", ["", "train/"])
+def test_folders_of_scenes_have_a_folder_per_modality(tmp_path, split):
+    for scene in ("kitchen", "office"):
+        for number in range(4):
+            save(tmp_path / f"{split}{scene}/rgb/{number}.png", colors())
+            save(tmp_path / f"{split}{scene}/depth/{number}.npy", np.ones((1, 40, 56), np.float32))
+    config, _ = infer(tmp_path)
+    kinds = {name: type(each.values) for name, each in config.modalities.items()}
+    assert kinds == {"depth": Distances, "rgb": Colors}
+    sample = config.data.open("train")[0]
+    assert {"depth", "rgb"} <= set(sample)
+
+
+def test_a_folder_around_the_splits_is_passed_over(tmp_path):
+    for number in range(3):
+        for split in ("train", "val"):
+            save(tmp_path / f"data/{split}/rgb/{number}.png", colors())
+            write(tmp_path / f"data/{split}/caption/{number}.txt", "one")
+    config, _ = infer(tmp_path)
+    assert set(config.modalities) == {"rgb", "caption"} and set(config.data.splits) > {"train"}
+
+
+def test_files_that_go_with_nothing_are_left_alone_and_said(tmp_path):
+    for number in range(24):
+        word = ".edited" if number == 3 else ""
+        save(tmp_path / f"JPEGImages/{number}{word}.png", colors())
+        write(tmp_path / f"labels/{number}{word}.txt", "0 0.5 0.5 0.1 0.1")
+    write(tmp_path / "labels/classes.txt", "cat")
+    write(tmp_path / "ImageSets/train.txt", "1")
+    write(tmp_path / "depth/1.exr", "?")
+    write(tmp_path / "captions.csv", "image,caption")
+    config, told = infer(tmp_path)
+    kinds = {name: type(each.values) for name, each in config.modalities.items()}
+    assert kinds == {"jpegimages": Colors, "labels": BoxList}
+    assert [line for line in told if line.startswith("left alone")] == [
+        "left alone: the 1 files of imagesets, of which none has the name of another's",
+        "left alone: 1 of .csv, which is read if it is called metadata.csv, .tsv or .jsonl",
+        "left alone: 1 of .exr in depth, which can not be read",
+    ]
+
+
+def test_words_that_few_names_have_are_no_modality(tmp_path):
+    for number in range(24):
+        save(tmp_path / f"{number}{'.edited' if number == 3 else ''}.png", colors())
+        write(tmp_path / f"{number}.json", json.dumps({"caption": ["one", "two words"]}))
+    config, _ = infer(tmp_path)
+    kinds = {name: type(each.values) for name, each in config.modalities.items()}
+    assert kinds == {"rgb": Colors, "about": Text}
+
+
 def test_a_table_of_captions_beside_pictures(tmp_path):
     lines = []
     for index in range(8):
