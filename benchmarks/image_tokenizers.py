@@ -2,14 +2,17 @@
 
 Prints one line of JSON per modality and seed: the round trip of held-out scenes beside its
 floor, the health of the codebook, and the seconds it took. Any setting of the tokenizers can be
-given, as in `--steps 800 --distance cosine`.
+given, as in `--steps 800 --distance cosine`. Quantisers are compared at the same time and seeds by
+`--compare vq simvq fsq ifsq --seconds 30 --seeds 0 1 2`.
 """
 
 import dataclasses
+import itertools
 import json
 import os
 import time
 from pathlib import Path
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +41,15 @@ VALUES: dict[str, DenseValues] = {
     "semseg": Classes(SEMSEG_CLASSES),
 }
 
+QUANTIZERS: dict[str, dict[str, str]] = {
+    "vq": {"quantizer": "vq"},
+    "simvq": {"quantizer": "simvq"},
+    "fsq": {"quantizer": "fsq", "bounding": "tanh"},
+    "ifsq": {"quantizer": "fsq", "bounding": "sigmoid"},
+}
+TIMED_STEPS = 50
+"""By which it is measured how many steps fit into the time given."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Options:
@@ -55,6 +67,11 @@ class Options:
     """Scenes of the validation split for the round trip."""
     seeds: tuple[int, ...] = (0,)
     """One run each."""
+    compare: tuple[Literal["vq", "simvq", "fsq", "ifsq"], ...] = ()
+    """Quantisers to train one tokenizer with each, in place of --quantizer and --bounding."""
+    seconds: float = 0.0
+    """For how long each is trained, compilation left out, in place of --steps; 0 for --steps. True
+    only where nothing else runs, since the first steps tell how many fit."""
     pictures: Path | None = None
     """Where to write a PNG of truths over reconstructions."""
     tokenizer: tyro.conf.OmitArgPrefixes[ImageTokenizerConfig] = dataclasses.field(
@@ -111,9 +128,18 @@ def train(
     jax.block_until_ready(state)
     merge_state(tokenizer, state)
     return tokenizer, {
-        "seconds_to_first_step": round(first - start, 1),
-        "seconds": round(time.perf_counter() - start, 1),
+        "seconds_to_first_step": first - start,
+        "seconds": time.perf_counter() - start,
     }
+
+
+def fit_steps(
+    config: ImageTokenizerConfig, values: DenseValues, raw: np.ndarray, seconds: float
+) -> ImageTokenizerConfig:
+    """Returns settings with as many steps as fit into `seconds`, by the time of the first few."""
+    _, taken = train(dataclasses.replace(config, steps=TIMED_STEPS), values, raw, 0)
+    step = (taken["seconds"] - taken["seconds_to_first_step"]) / (TIMED_STEPS - 1)
+    return dataclasses.replace(config, steps=max(1, int(seconds / step)))
 
 
 def main(options: Options) -> None:
@@ -128,7 +154,11 @@ def main(options: Options) -> None:
             constant: values.floor(training[name], truth, constant=constant)
             for constant in ("picture", "value")
         }
-        for seed in options.seeds:
+        configs = [dataclasses.replace(config, **QUANTIZERS[each]) for each in options.compare]
+        configs = configs or [config]
+        if options.seconds:
+            configs = [fit_steps(each, values, training[name], options.seconds) for each in configs]
+        for config, seed in itertools.product(configs, options.seeds):
             tokenizer, seconds = train(config, values, training[name], seed)
             ids = tokenizer.encode(truth)
             decoded = tokenizer.decode(ids)
@@ -140,6 +170,8 @@ def main(options: Options) -> None:
                 "benchmark": "image_tokenizers",
                 "modality": name,
                 "seed": seed,
+                "quantizer": config.quantizer,
+                "bounding": config.bounding if config.quantizer == "fsq" else None,
                 "metric": metric,
                 "better": better,
                 "value": round(scores[metric], 4),
@@ -148,7 +180,7 @@ def main(options: Options) -> None:
                 "scores": {k: round(v, 4) for k, v in scores.items()},
                 "codes": tokenizer.vocab_size,
                 **health,
-                **seconds,
+                **{k: round(v, 1) for k, v in seconds.items()},
                 "steps": config.steps,
                 "train": options.train,
                 "cores": len(os.sched_getaffinity(0)),
