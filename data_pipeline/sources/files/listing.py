@@ -5,6 +5,7 @@ Nothing else touches the files of samples.
 """
 
 import os
+import stat
 
 from data_pipeline.sources.files.archives import index_archive
 from data_pipeline.sources.files.locations import (
@@ -114,7 +115,11 @@ def _walk(folder: str, prefix: str, above: tuple[tuple[int, int], ...], listing:
             reason = f"can't be read: {error.strerror}"
             listing.remarks.append(Remark("unreadable", printable(entry.path), reason))
             continue
-        if not is_folder:
+        if not is_folder and not stat.S_ISREG(state.st_mode):
+            # To read a pipe would wait for someone who writes to it.
+            reason = "is neither a file nor a folder"
+            listing.remarks.append(Remark("ignored", printable(entry.path), reason))
+        elif not is_folder:
             extension = kind_of(name)
             location = Location(entry.path, 0, state.st_size, "", extension, state.st_mtime_ns)
             listing.files.append((prefix + name, location))

@@ -52,3 +52,11 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
     listing = list_folder(str(tmp_path))
     assert [name for name, _ in listing.files] == ["a/1.txt", "b/1.txt"]
     assert listing.remarks[0].kind == "unreadable"
+
+
+def test_a_pipe_is_never_read(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    (tmp_path / "b.png").touch()
+    listing = list_folder(str(tmp_path))
+    assert [name for name, _ in listing.files] == ["b.png"]
+    assert [each.reason for each in listing.remarks] == ["is neither a file nor a folder"]
