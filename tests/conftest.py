@@ -100,6 +100,7 @@ def released_memory() -> Iterator[None]:
     yield
     jax.clear_caches()
     gc.collect()
+    gc.freeze()  # What is left stays to the end; to look through it every time takes seconds.
 
 
 TINY_SCENES = str(FIXTURES / "tiny_scenes.py")

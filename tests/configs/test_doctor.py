@@ -65,7 +65,11 @@ def test_sound_data_are_described_in_the_terminal_and_on_a_page(config, capsys):
 
 
 @pytest.mark.slow
-def test_what_training_would_refuse_is_told_at_the_end_and_a_copy_between_splits(config, capsys):
+def test_what_training_would_refuse_is_told_at_the_end_and_a_copy_between_splits(
+    config, capsys, monkeypatch
+):
+    # The step is compiled in the other test.
+    monkeypatch.setattr("configs.doctor.describe_plan", lambda config: ["a plan"])
     for index in (2, 5, 7):
         (config.parent / f"data/train/rgb/{index:02}.png").write_bytes(b"<html>not found</html>")
     copied = (config.parent / "data/train/rgb/00.png").read_bytes()

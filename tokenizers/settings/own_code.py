@@ -84,9 +84,18 @@ def take_code(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def is_own(cls: type) -> bool:
-    """True for a class that the user defines; False for one of the library, Python or NumPy."""
+    """True for a class that the user defines; False for one of the library, Python or a package.
+
+    A class of an installed package is the user's own if it derives from one of ours: what is stored
+    must not be able to name whatever else has been imported.
+    """
     package = cls.__module__.partition(".")[0]
-    return package not in (*OURS, "numpy") and package not in sys.stdlib_module_names
+    if package in OURS or (package in sys.stdlib_module_names and package != "__main__"):
+        return False
+    file = getattr(sys.modules.get(cls.__module__), "__file__", None) or ""
+    is_installed = "site-packages" in Path(file).parts or "dist-packages" in Path(file).parts
+    bases = {base.__module__.partition(".")[0] for base in cls.__mro__[1:]}
+    return not is_installed or bool(bases & set(OURS))
 
 
 def file_of(cls: type) -> str:

@@ -1,6 +1,7 @@
 """Signals: what they mean, and how they become tokens."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -80,13 +81,14 @@ def test_a_tokenizer_of_signals_learns():
     time = np.arange(20)
     raw = np.stack([np.sin(time[:, None] * rate + [0, 1]) for rate in RNG.uniform(0.2, 1, 64)])
     raw = raw.astype(np.float32)
+    batch = jnp.asarray(raw)
     tokenizer = SMALL.fit(HEART, raw, jax.random.key(0))
     before = HEART.score(tokenizer.decode(tokenizer.encode(raw)), raw)["r2"]
     optimizer = nnx.Optimizer(tokenizer, optax.adam(3e-3), wrt=nnx.Param)
 
     @nnx.jit
     def step(tokenizer, optimizer, key):
-        grads = nnx.grad(lambda model: model.loss(raw, key)[0])(tokenizer)
+        grads = nnx.grad(lambda model: model.loss(batch, key)[0])(tokenizer)
         optimizer.update(tokenizer, grads)
 
     for number in range(60):
