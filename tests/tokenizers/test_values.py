@@ -483,3 +483,5 @@ def test_maps_of_one_channel_may_have_it_first_or_last():
     for shape in ((1, 4, 6), (4, 6, 1)):
         assert Distances().check(np.ones(shape, np.float32), "depth").shape == (4, 6)
         assert Classes(("a", "b")).check(np.ones(shape, np.uint8), "map").shape == (4, 6)
+    with pytest.raises(ValueError, match="class maps must be"):
+        Classes(("a", "b")).check(np.ones((1, 6, 3), np.uint8), "row of colours")

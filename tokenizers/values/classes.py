@@ -21,6 +21,7 @@ from tokenizers.values.dense import (
     evenly_spaced,
     masked_mean,
     require_plane,
+    without_channel,
 )
 
 
@@ -60,8 +61,7 @@ class Classes(DenseValues):
     def check(self, value: Any, name: str) -> Integer[np.ndarray, "y x"]:
         """Takes any integers; what is masked, or -1, which is no class anywhere, is ignored."""
         array = np.asanyarray(value)
-        if array.ndim == 3 and 1 in (array.shape[0], array.shape[-1]):
-            array = array[..., 0] if array.shape[-1] == 1 else array[0]
+        array = without_channel(array)
         unknown = np.ma.getmask(array)
         array = require_plane(array, name, None, "class maps")
         if array.dtype.kind not in "biu":

@@ -24,6 +24,9 @@ LONGEST_ROW = 100
 FLOOR_SAMPLES = 2048
 """Training samples, evenly spaced, from which floors are fitted: more change no digit shown."""
 
+MOST_COLORS = 4
+"""Numbers per pixel that pictures have: red, green, blue and transparency."""
+
 Raw = Array | np.ndarray
 """Raw values, on the host or on the device."""
 
@@ -219,6 +222,16 @@ WHOLE = Crop(0.0, 0.0, 1.0, 1.0, flip=False)
 def enlarge(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Returns a picture at `size` (height, width) with its pixels visible as they are."""
     return resize_nearest(picture, WHOLE, size)
+
+
+def without_channel(array: np.ndarray) -> np.ndarray:
+    """Returns a map [y, x] of one that has its only channel last or first; others as they are."""
+    if array.ndim != 3:
+        return array
+    if array.shape[-1] == 1:
+        return array[..., 0]
+    # What has few numbers in its last axis is a row of pixels of some channels.
+    return array[0] if array.shape[0] == 1 and array.shape[-1] > MOST_COLORS else array
 
 
 def require_plane(value: Any, name: str, channels: int | None, hint: str) -> np.ndarray:

@@ -21,6 +21,7 @@ from tokenizers.values.dense import (
     evenly_spaced,
     masked_mean,
     require_plane,
+    without_channel,
 )
 
 VALIDITY_WEIGHT = 0.1
@@ -67,8 +68,7 @@ class Distances(DenseValues):
     def check(self, value: Any, name: str) -> Float[np.ndarray, "y x"]:
         """Takes integers in `integer_unit` and floats in metres; what is not above 0 is unknown."""
         array = np.asanyarray(value)
-        if array.ndim == 3 and 1 in (array.shape[0], array.shape[-1]):
-            array = array[..., 0] if array.shape[-1] == 1 else array[0]
+        array = without_channel(array)
         unknown = np.ma.getmask(array)
         array = require_plane(array, name, None, "distances")
         with np.errstate(over="ignore", invalid="ignore"):

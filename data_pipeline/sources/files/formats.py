@@ -108,6 +108,16 @@ class ArrayFile(FileFormat):
                 f"{name_knob(knob, 'colors')} and {name_knob(knob, 'values')} are both given; a "
                 "class map is stored in colours or in numbers."
             )
+        if not np.isfinite(self.scale) or not self.scale or not np.isfinite(self.offset):
+            raise ValueError(
+                f"{name_knob(knob, 'scale')} is {self.scale:g} and {name_knob(knob, 'offset')} "
+                f"{self.offset:g}; both must be finite, and the first not 0."
+            )
+        if (self.colors or self.values) and (self.scale != 1 or self.offset != 0):
+            raise ValueError(
+                f"{name_knob(knob, 'scale')} or {name_knob(knob, 'offset')} is set; class indices, "
+                "which `colors` and `values` give, can't be scaled."
+            )
         if any(band < 0 for band in self.bands):
             raise ValueError(f"{name_knob(knob, 'bands')} are {self.bands}; 0 or more is allowed.")
 

@@ -162,6 +162,9 @@ def test_class_maps_in_colours_are_read_by_a_table():
         ({"background": (-1, 0, 0)}, "outside of 0 to 255"),
         ({"colors": {(0, 0, 0): 1}, "values": {0: 1}}, "are both given"),
         ({"bands": (0, -1)}, r"ArrayFile.bands are \(0, -1\)"),
+        ({"scale": 0.0}, "ArrayFile.scale is 0 and ArrayFile.offset 0; both must be finite"),
+        ({"offset": float("nan")}, "ArrayFile.offset nan"),
+        ({"values": {0: 1}, "scale": 0.5}, "class indices, .* can't be scaled"),
         ({"max_pixels": 0}, "ArrayFile.max_pixels is 0; at least 1"),
     ],
 )
