@@ -291,6 +291,7 @@ class LinearlyMovedQuantizer(nnx.Module):
         """
         _require_codes(num_codes, dim)
         self.num_codes, self.dim, self.commitment = num_codes, dim, commitment
+        # Of unit variance: the smaller they are, the slower Adam's steps of the layer move them.
         self.codes = CodebookState(jax.random.normal(rngs.params(), (num_codes, dim)))
         self.layer = nnx.Linear(dim, dim, rngs=rngs)
 
@@ -322,7 +323,7 @@ class LinearlyMovedQuantizer(nnx.Module):
         covariance = (rows - mean).T @ (rows - mean) / len(rows)
         variances, directions = jnp.linalg.eigh(covariance)
         root = (directions * jnp.sqrt(jnp.maximum(variances, 1e-6))) @ directions.T
-        # The codes' own covariance is the identity over dim.
+        # The codes' own covariance is the identity.
         self.layer.kernel[...] = root
         self.layer.bias[...] = mean
 
