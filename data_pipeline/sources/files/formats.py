@@ -113,10 +113,10 @@ class ArrayFile(FileFormat):
                 f"{name_knob(knob, 'scale')} is {self.scale:g} and {name_knob(knob, 'offset')} "
                 f"{self.offset:g}; both must be finite, and the first not 0."
             )
-        if (self.colors or self.values) and (self.scale != 1 or self.offset != 0):
+        if (self.colors or self.values) and self.scale != 1:
             raise ValueError(
-                f"{name_knob(knob, 'scale')} or {name_knob(knob, 'offset')} is set; class indices, "
-                "which `colors` and `values` give, can't be scaled."
+                f"{name_knob(knob, 'scale')} is {self.scale:g}; class indices, which `colors` and "
+                "`values` give, can't be scaled."
             )
         if any(band < 0 for band in self.bands):
             raise ValueError(f"{name_knob(knob, 'bands')} are {self.bands}; 0 or more is allowed.")
