@@ -274,9 +274,10 @@ class LinearlyMovedQuantizer(nnx.Module):
     """Random codes that stay as they are, moved all together by a learned linear layer (SimVQ).
 
     A code that is learned by itself and not chosen gets no gradient, and is chosen less and less.
-    Here every chosen code moves the layer, and with it all the others, so that none is left behind
-    or has to be replaced (Zhu et al. 2024, arXiv:2411.02038, section 4). The layer has a bias, the
-    distance is euclidean, and the gradient of the codes passes straight through to the latents.
+    Here every chosen code moves the layer, and with it all the others (Zhu et al. 2024,
+    arXiv:2411.02038). No code is replaced: some fall out of use where latents move or narrow faster
+    than the layer follows. The layer has a bias, the distance is euclidean, and the gradient of the
+    codes passes straight through to the latents.
     """
 
     def __init__(self, num_codes: int, dim: int, *, commitment: float = 0.25, rngs: nnx.Rngs):
