@@ -74,7 +74,6 @@ def test_a_folder_is_copied_and_kept_up_to_date(memory, cache):
         "a/0.txt": b"zero",
         "b.txt": b"b",
     }
-    inode = (root / "b.txt").stat().st_ino
     memory.pipe("/data/set/a/0.txt", b"ZERO")
     memory.pipe("/data/set/c.csv", b"c")
     memory.rm("/data/set/b.txt")
@@ -84,7 +83,7 @@ def test_a_folder_is_copied_and_kept_up_to_date(memory, cache):
     assert (root / "a" / "0.txt").read_bytes() == b"ZERO" and (root / "c.csv").is_file()
     kept = (root / "a" / "0.txt").stat()
     again("memory://data/set", cache)
-    assert (root / "a" / "0.txt").stat().st_ino == kept.st_ino != inode
+    assert (root / "a" / "0.txt").stat().st_ino == kept.st_ino
     memory.rm("/data/set/c.csv")
     again("memory://data/set", cache)
     assert not (root / "c.csv").exists()
