@@ -16,6 +16,7 @@ from fourm.any2any import Any2Any
 from fourm.evaluation.results import write_file
 from tokenizers.base import Boxes, Crop, Values, largest_window
 from tokenizers.content.arrays import read_npy
+from tokenizers.content.kinds import read_text
 from tokenizers.content.pictures import read_picture
 from tokenizers.content.sounds import read_columns, read_sound
 from tokenizers.scalars import ScalarTokenizer
@@ -91,7 +92,7 @@ def _read_file(path: Path) -> Any:
             case ".npy":
                 return read_npy(path.read_bytes())
             case ".json":
-                content = json.loads(path.read_text(encoding="utf-8"))
+                content = json.loads(read_text(path.read_bytes()))
                 if isinstance(content, dict) and set(content) == set(Boxes._fields):
                     return Boxes(**{key: np.asarray(part) for key, part in content.items()})
                 return content
@@ -100,7 +101,7 @@ def _read_file(path: Path) -> Any:
             case ".csv" | ".tsv":
                 return read_columns(path.read_bytes())
             case ".txt":
-                return path.read_text(encoding="utf-8").strip()
+                return read_text(path.read_bytes()).strip()
             case _:
                 return read_picture(path.read_bytes())
     except FileNotFoundError as error:
