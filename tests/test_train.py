@@ -423,7 +423,8 @@ def test_a_first_attempt_without_its_data_does_not_bind_the_next(tmp_path, capsy
     content = damaged.read_bytes()
     damaged.write_bytes(content[:40])
     capsys.readouterr()
-    assert main([satellite, "--run-dir", str(folder), "--data.path", str(data)]) == 2
+    strict = ("--data.path", str(data), "--data.max-damaged", "0")
+    assert main([satellite, "--run-dir", str(folder), *strict]) == 2
     told = capsys.readouterr().err
     assert str(damaged) in told and "land_cover" in told and told.count("\n") == 1
     assert not (folder / "config.json").exists()

@@ -1,23 +1,32 @@
-"""The example of a table, a signal and a label, from files with holes to its report."""
+"""The example of a table, a signal, a wide picture and a label, from files to a report."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import fourm
 from fourm.generate import main as generate
+from fourm.run_directory.sample_set import load_heldout
 from tests.paths import ROOT
 from train import main
+
+# Tests of one group run in one process, which makes the run that they share once.
+pytestmark = [pytest.mark.xdist_group("clinic"), pytest.mark.slow]
 
 NAMES = ("patient", "ecg", "xray", "finding")
 
 
-@pytest.fixture
-def clinic(tmp_path):
-    """Twenty patients; every fifth lacks a cell, a signal, a picture or a label."""
+@pytest.fixture(scope="module")
+def clinic(tmp_path_factory) -> Path:
+    """Twenty patients; every fifth lacks a cell, a signal, a picture or a label.
+
+    The pictures are of many sizes.
+    """
     rng = np.random.default_rng(0)
-    folder = tmp_path / "clinic"
+    folder = tmp_path_factory.mktemp("clinic")
     for name in NAMES[1:]:
         (folder / name).mkdir(parents=True)
     lines = ["key,age,weight,sex"]
@@ -32,7 +41,7 @@ def clinic(tmp_path):
                 folder / "ecg" / f"{key}.csv", leads, "%.3f", ",", header="I,II", comments=""
             )
         if hole != 2:
-            picture = rng.integers(0, 256, (32, 48), np.uint8)
+            picture = rng.integers(0, 256, rng.integers(30, 60, 2), np.uint8)
             Image.fromarray(picture).save(folder / "xray" / f"{key}.png")
         if hole != 3:
             word = ("none", "acute", "chronic")[finding]
@@ -41,9 +50,9 @@ def clinic(tmp_path):
     return folder
 
 
-@pytest.mark.slow
-def test_a_table_a_signal_a_picture_and_a_label_become_a_run(clinic, tmp_path, capsys):
-    run = tmp_path / "run"
+@pytest.fixture(scope="module")
+def run(clinic, tmp_path_factory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "run"
     small = [
         argument
         for name in ("ecg", "xray")
@@ -58,6 +67,10 @@ def test_a_table_a_signal_a_picture_and_a_label_become_a_run(clinic, tmp_path, c
         *("--model.encoder-layers", "1", "--model.decoder-layers", "1"),
     ]
     assert main(arguments) == 0
+    return run
+
+
+def test_a_table_a_signal_a_picture_and_a_label_become_a_run(run):
     report = json.loads((run / "report.json").read_text())
     found = {(*row["inputs"], row["target"], row["metric"]) for row in report["results"]}
     wanted = {("ecg", "finding", "accuracy"), ("ecg", "patient", "error")}
@@ -69,11 +82,27 @@ def test_a_table_a_signal_a_picture_and_a_label_become_a_run(clinic, tmp_path, c
     assert config["modalities"]["ecg"]["tokenizer"]["patch_steps"] == 16
     assert config["generation"]["finding"]["decode"] == "expected"
 
-    capsys.readouterr()
+
+def test_any_predicts_any(run, clinic, tmp_path, capsys):
     asked = ["--patient", '{"age": 30, "sex": "m"}', "--ecg", str(clinic / "ecg" / "00.csv")]
-    assert generate([str(run), *asked, "--targets", "finding", "patient"]) == 0
+    out = ["--out", str(tmp_path / "out")]
+    assert generate([str(run), *asked, *out, "--targets", "finding", "patient"]) == 0
     told = capsys.readouterr().out
     assert "finding 0: " in told and ", weight " in told, "no answer lacks a cell"
-    assert generate([str(run), "--finding", "acute", "--targets", "ecg"]) == 0
-    made = np.load(run / "generated" / "ecg_000.npy")
-    assert made.shape == (512, 2)
+    assert generate([str(run), "--finding", "acute", *out, "--targets", "ecg", "xray"]) == 0
+    assert np.load(tmp_path / "out" / "ecg_000.npy").shape == (512, 2)
+    with Image.open(tmp_path / "out" / "xray_000.png") as made:
+        assert made.size == (48, 32)
+
+
+def test_grids_and_pictures_have_the_aspect_ratio_of_the_crops(run):
+    assert fourm.load(run).space["xray"].token_shape == (4, 6)
+    heldout = load_heldout(run, "test")
+    assert heldout.columns["xray"].values.shape[1:] == (32, 48, 3)
+
+
+def test_pictures_of_any_size_are_cut_to_that_of_the_model(run, tmp_path):
+    Image.fromarray(np.zeros((50, 40, 3), np.uint8)).save(tmp_path / "high.png")
+    asked = ["--xray", tmp_path / "high.png", "--targets", "finding", "--out", tmp_path / "out"]
+    assert generate([str(run), *map(str, asked)]) == 0
+    assert (tmp_path / "out").is_dir()

@@ -11,10 +11,11 @@ import numpy as np
 from configs.from_folder.structure import Part, is_array_file
 from data_pipeline.sources.files.annotations import BoxesFile
 from data_pipeline.sources.files.file_format import FileFormat, parse_json
-from data_pipeline.sources.files.formats import ArrayFile, NumberFile, TextFile
+from data_pipeline.sources.files.formats import ArrayFile, JsonFile, NumberFile, TextFile
 from data_pipeline.sources.files.locations import Location, read_bytes
 from tokenizers.base import Boxes, Choices, Mended
 from tokenizers.boxes import BoxList
+from tokenizers.labels import Label
 from tokenizers.modality import Modality
 from tokenizers.scalars import Scalar
 from tokenizers.spread import evenly_spread
@@ -31,6 +32,7 @@ MOST_READ = 2000
 """Files of class maps, or of boxes, that are read to know their classes."""
 IS_DEPTH = re.compile(r"depth|distance|disparity")
 IS_NORMALS = re.compile(r"normal")
+IS_LABEL = re.compile(r"(label|class|category|target)s?")
 IS_MAP = re.compile(r"seg|label|mask|class|cover|lulc|annot|parsing|gt")
 
 
@@ -164,6 +166,8 @@ def _infer_texts(part: Part, chosen: list[Location], place: dict[str, str]) -> I
     texts = [each for each in (_decode(read_bytes(location)) for location in chosen) if each]
     if not texts:
         raise ValueError(f"The files of {part.name} are empty, or no text in UTF-8.")
+    if IS_LABEL.fullmatch(part.name) and (label := _infer_label(part, place)):
+        return label
     if all(_is_number(text) for text in texts):
         return Inferred(Modality(Scalar()), NumberFile(**place), "one number each")
     # A list of the classes may lie among them.
@@ -174,6 +178,22 @@ def _infer_texts(part: Part, chosen: list[Location], place: dict[str, str]) -> I
     longest = max(len(line.split()) for text in texts for line in text.splitlines() or [text])
     why = f"up to {longest} words" + (f", {max(lines)} lines each" if several else "")
     return Inferred(_text_modality(longest), TextFile(**place, lines=several), why)
+
+
+def _infer_label(part: Part, place: dict[str, str]) -> Inferred | None:
+    """Returns a label if all files hold one of few words or whole numbers; else None."""
+    files = [part.files[row][1] for row in evenly_spread(len(part.files), MOST_READ)]
+    found = Counter(text for text in map(_decode, map(read_bytes, files)) if text)
+    if not 2 <= len(found) <= min(MOST_CLASSES, len(files) // 2):
+        return None
+    if all(text.isdecimal() for text in found):
+        names = tuple(f"class_{number}" for number in range(max(map(int, found)) + 1))
+    elif all(len(text.splitlines()) == 1 and len(text.split()) <= 3 for text in found):
+        names = tuple(sorted(found))
+    else:
+        return None
+    why = f"{len(found)} different texts in {len(files)} files, and the name"
+    return Inferred(Modality(Label(names)), JsonFile(**place), why)
 
 
 def _infer_json(part: Part, chosen: list[Location], place: dict[str, str]) -> Inferred:

@@ -22,6 +22,7 @@ from data_pipeline.sources.files.tables import TableColumn, load_table
 from fourm.evaluation.probes import ProbeConfig
 from tokenizers.modality import Modality
 from tokenizers.text.sentencepiece import Text
+from tokenizers.values import Colors
 
 USUAL_SIDE = 64
 """Height and width of pictures, in pixels, unless they are smaller."""
@@ -77,6 +78,12 @@ def config_from_folder(root: Path) -> FromFolder:
     if not modalities:
         raise ValueError(f"Nothing in {root} could be told: {' '.join(untold)}")
     told += [f"left alone: {reason}" for reason in (*untold, *structure.left_alone)]
+    pictures = [name for name, each in modalities.items() if isinstance(each.values, Colors)]
+    if len(pictures) > 1 and len(pictures) == len(modalities):
+        told.append(
+            f"{' and '.join(pictures)} were taken for pictures of the same things, as their files "
+            "have the same names; if the folders are classes, give their files different names"
+        )
     if structure.class_folders:
         told.append("class, a fact for linear probes, from the folders that files lie in")
     sides = [min(each.shape) for each in found.values() if min(each.shape)]

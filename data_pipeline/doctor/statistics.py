@@ -90,6 +90,14 @@ def _describe_kind(
         is_numeric = False
     if not is_numeric:
         return Findings(facts | {"kind": type(first).__name__})
+    unit = getattr(values, "integer_unit", None)
+    coarse = [each for each in raw if getattr(each, "dtype", None) == np.uint8]
+    warnings: tuple[str, ...] = ()
+    if unit is not None and coarse:
+        warnings = (
+            f"Integers of 8 bits count as steps of {unit:g} metres, and nothing is farther than "
+            f"{255 * unit:g} m: set integer_unit, or data.modalities.{name}.scale.",
+        )
     if arrays[0].ndim:
         shapes = Counter("x".join(map(str, each.shape)) for each in arrays)
         facts["shape"] = _commonest(shapes)
@@ -99,7 +107,8 @@ def _describe_kind(
         found = _describe_classes(numbers, tuple(class_names))
     else:
         found = _describe_numbers(name, numbers)
-    return Findings(facts | found.facts, found.warnings, found.histogram, found.shares)
+    warnings += found.warnings
+    return Findings(facts | found.facts, warnings, found.histogram, found.shares)
 
 
 def _describe_numbers(name: str, numbers: np.ndarray) -> Findings:

@@ -347,7 +347,7 @@ def test_a_piece_of_the_wrong_kind_is_named(tmp_path, run, name, is_folder):
         ({"caption": ["a"]}, ["rgb"], {"settings": {"rgb": {"top_k": 1}}}, r"\['rgb'\] is a dict"),
         ({"caption": None}, ["rgb"], {}, "caption is a NoneType; give a list or an array"),
         ({"caption": b"red"}, ["rgb"], {}, "caption is a bytes; give a list or an array"),
-        ({"caption": {"a": 1}}, ["rgb"], {}, "caption is a dict; give a list or an array"),
+        ({"caption": {"a": 1}}, ["rgb"], {}, "caption is a dict; text"),
         ({}, [], {"num_samples": 1}, "No target was given; choose from rgb"),
         ({"caption": [""]}, ["rgb"], {}, "caption is an empty text"),
         ({}, ["rgb"], {"known": {"rgb": np.full((1, 4), 16)}}, "4 ids per sample, 0 to 15"),

@@ -71,6 +71,10 @@ class Distances(DenseValues):
         array = without_channel(array)
         unknown = np.ma.getmask(array)
         array = require_plane(array, name, None, "distances")
+        if array.dtype.kind == "b":
+            raise ValueError(
+                f"{name} has dtype bool, which measures nothing; distances are integers or floats."
+            )
         with np.errstate(over="ignore", invalid="ignore"):
             metres = array.astype(np.float32)
             if array.dtype.kind in "iu":

@@ -118,6 +118,13 @@ class ArrayFile(FileFormat):
                 f"{name_knob(knob, 'scale')} is {self.scale:g}; class indices, which `colors` and "
                 "`values` give, can't be scaled."
             )
+        ignored = {"bands": self.bands, "offset": self.offset, "missing": self.missing is not None}
+        if self.colors and any(ignored.values()):
+            given = " and ".join(name for name, value in ignored.items() if value)
+            raise ValueError(
+                f"{name_knob(knob, 'colors')} and {given} are both given; colours are looked up as "
+                "they are stored, and `other` says what those that are not named mean."
+            )
         if any(band < 0 for band in self.bands):
             raise ValueError(f"{name_knob(knob, 'bands')} are {self.bands}; 0 or more is allowed.")
 

@@ -14,6 +14,7 @@ from configs import (
     Colors,
     Directions,
     Distances,
+    Label,
     NumberFile,
     Reals,
     Scalar,
@@ -234,3 +235,23 @@ def test_folders_without_anything_to_read_are_refused(tmp_path):
     write(tmp_path / "only/a.npy", "nothing")
     with pytest.raises(ValueError, match=r"Nothing in .* could be told: None of 1 files of only"):
         config_from_folder(tmp_path)
+
+
+def test_few_words_in_a_folder_of_labels_are_labels(tmp_path):
+    for index in range(12):
+        save(tmp_path / f"rgb/{index}.png", colors())
+        write(tmp_path / f"label/{index}.txt", ["cat", "dog", "sea lion"][index % 3])
+        write(tmp_path / f"class/{index}.txt", str(index % 4))
+        write(tmp_path / f"labels/{index}.txt", f"a text of its own, number {index}")
+    config, _ = infer(tmp_path)
+    assert config.modalities["label"].values == Label(("cat", "dog", "sea lion"))
+    assert config.modalities["class"].values == Label(tuple(f"class_{n}" for n in range(4)))
+    assert config.modalities["labels"].values == Text()
+
+
+def test_folders_that_may_be_classes_are_mentioned(tmp_path):
+    for name in ("cat", "dog"):
+        for index in range(3):
+            save(tmp_path / name / f"{index}.png", colors())
+    _, told = infer(tmp_path)
+    assert any("if the folders are classes" in line for line in told)

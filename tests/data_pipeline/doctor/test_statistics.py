@@ -1,11 +1,12 @@
 import numpy as np
+import pytest
 
 from data_pipeline.doctor.statistics import Findings, describe
 from tokenizers.base import Boxes, Choices
 from tokenizers.boxes import BoxList
 from tokenizers.scalars import Scalar
 from tokenizers.text.sentencepiece import Text, TextTokenizerConfig
-from tokenizers.values import Classes, Colors, Reals
+from tokenizers.values import Classes, Colors, Distances, Reals
 
 RANDOM = np.random.default_rng(0)
 
@@ -92,3 +93,12 @@ def test_what_nobody_has_is_said():
     assert described(Text(), []).warnings == (
         "None of the samples that were read has a usable value.",
     )
+
+
+def test_depth_of_8_bits_is_hardly_in_millimetres():
+    maps = [RANDOM.integers(1, 255, (8, 8)).astype(np.uint8) for _ in range(3)]
+    metres = [Distances().check(each, "it") for each in maps]
+    (warning,) = described(Distances(), metres, maps).warnings
+    assert "nothing is farther than 0.255 m" in warning and "integer_unit" in warning
+    with pytest.raises(ValueError, match="has dtype bool, which measures nothing"):
+        Distances().check(maps[0] > 9, "it")

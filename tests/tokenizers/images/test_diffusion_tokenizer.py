@@ -279,7 +279,7 @@ def test_pictures_that_do_not_fit_are_refused(config, size, message):
 
 
 def test_wrong_values_and_ids_are_refused(trained):
-    with pytest.raises(ValueError, match=r"this tokenizer takes \(8, 16\) pixels"):
+    with pytest.raises(ValueError, match=r"this tokenizer takes \(8, 16\)"):
         trained.encode(np.zeros((1, 8, 8), np.float32))
     for ids in (np.full((1, 2, 4), 16), np.full((1, 2, 4), -1)):
         with pytest.raises(ValueError, match="ids are 0 to 15"):

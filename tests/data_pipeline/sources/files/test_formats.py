@@ -161,6 +161,10 @@ def test_class_maps_in_colours_are_read_by_a_table():
         ({"colors": {(0, 0, 256): 1}}, "ArrayFile.colors and .* have a shade outside"),
         ({"background": (-1, 0, 0)}, "outside of 0 to 255"),
         ({"colors": {(0, 0, 0): 1}, "values": {0: 1}}, "are both given"),
+        (
+            {"colors": {(0, 0, 0): 1}, "bands": (0,)},
+            "colors and bands are both given; colours are looked",
+        ),
         ({"bands": (0, -1)}, r"ArrayFile.bands are \(0, -1\)"),
         ({"scale": 0.0}, "ArrayFile.scale is 0 and ArrayFile.offset 0; both must be finite"),
         ({"offset": float("nan")}, "ArrayFile.offset nan"),
