@@ -16,15 +16,6 @@ if TYPE_CHECKING:
     from data_pipeline.crops import CropConfig
     from data_pipeline.sources.coco import CocoData, coco_class_names
     from data_pipeline.sources.files.data import FilesData
-    from data_pipeline.sources.files.formats import (
-        ArrayFile,
-        BoxesFile,
-        CodesFile,
-        FileFormat,
-        JsonFile,
-        NumberFile,
-        TextFile,
-    )
     from data_pipeline.sources.files.splits import SplitByColumn, SplitByFolder, SplitByFraction
     from data_pipeline.sources.files.tables import TableColumn, TableRow
     from data_pipeline.sources.kinds import NoData
@@ -32,7 +23,6 @@ if TYPE_CHECKING:
     from data_pipeline.sources.parquet import ParquetData
     from data_pipeline.sources.scenes.data import SEMSEG_CLASSES, ScenesData
     from data_pipeline.sources.scenes.sampler import COLOR_NAMES, SHAPES
-    from data_pipeline.sources.signals import LogMel, SignalFile
     from data_pipeline.sources.source import DataConfig, Sample, Source
     from data_pipeline.sources.tfds import TfdsData
     from fourm.devices.layout import MeshConfig
@@ -61,6 +51,16 @@ if TYPE_CHECKING:
     from tokenizers.boxes import BoxList, BoxTokenizerConfig
     from tokenizers.codes import Codes
     from tokenizers.features import Vectors
+    from tokenizers.formats.formats import (
+        ArrayFile,
+        BoxesFile,
+        CodesFile,
+        FileFormat,
+        JsonFile,
+        NumberFile,
+        TextFile,
+    )
+    from tokenizers.formats.signals import LogMel, SignalFile
     from tokenizers.images.code_encoder import CodeEncoderConfig, QuantizerConfig
     from tokenizers.images.diffusion_tokenizer import DiffusionTokenizerConfig
     from tokenizers.images.patch_tokenizer import ImageTokenizerConfig
@@ -181,7 +181,7 @@ MODULES = {
     "data_pipeline.crops": ("CropConfig",),
     "data_pipeline.sources.coco": ("CocoData", "coco_class_names"),
     "data_pipeline.sources.files.data": ("FilesData",),
-    "data_pipeline.sources.files.formats": (
+    "tokenizers.formats.formats": (
         "ArrayFile",
         "BoxesFile",
         "CodesFile",
@@ -197,7 +197,7 @@ MODULES = {
     "data_pipeline.sources.parquet": ("ParquetData",),
     "data_pipeline.sources.scenes.data": ("SEMSEG_CLASSES", "ScenesData"),
     "data_pipeline.sources.scenes.sampler": ("COLOR_NAMES", "SHAPES"),
-    "data_pipeline.sources.signals": ("LogMel", "SignalFile"),
+    "tokenizers.formats.signals": ("LogMel", "SignalFile"),
     "data_pipeline.sources.source": ("DataConfig", "Sample", "Source"),
     "data_pipeline.sources.tfds": ("TfdsData",),
     "fourm.devices.layout": ("MeshConfig",),

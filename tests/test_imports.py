@@ -41,6 +41,11 @@ MAY_KNOW: dict[str, set[str]] = {
         *("tokenizers/scalars", "tokenizers/codes", "tokenizers/features", "tokenizers/labels"),
         *("tokenizers/rows", "tokenizers/signals"),
     },
+    "tokenizers/formats": {
+        *(*BELOW, "tokenizers/content", "tokenizers/values", "tokenizers/text", "tokenizers/boxes"),
+        *("tokenizers/codes", "tokenizers/labels", "tokenizers/rows", "tokenizers/scalars"),
+        "tokenizers/signals",
+    },
     "data_pipeline/__init__": set(),
     "data_pipeline/sources": {"data_pipeline/sources/files", "data_pipeline/sources/scenes"},
     "data_pipeline/sources/files": {"data_pipeline/sources"},

@@ -50,6 +50,7 @@ FOLDERS = (
     "tokenizers/process",
     "tokenizers/values",
     "tokenizers/content",
+    "tokenizers/formats",
     "tokenizers/images",
     "tokenizers/text",
     "tokenizers/signals",

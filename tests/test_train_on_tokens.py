@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.xdist_group("run on tokens"), pytest.mark.slow]
 CAPTIONS = ("a red cube", "a blue cone", "a green ball")
 CONFIG = """
 from configs.schema import CropConfig, RunConfig
-from data_pipeline.sources.files.formats import ArrayFile, NumberFile, TextFile
+from tokenizers.formats.formats import ArrayFile, NumberFile, TextFile
 from configs.command_line import parse_command_line
 from data_pipeline.sources.files.data import FilesData
 from data_pipeline.sources.kinds import NoData

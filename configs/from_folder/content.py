@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from configs.from_folder.structure import Part, is_array_file
-from data_pipeline.sources.files.annotations import BoxesFile
-from data_pipeline.sources.files.file_format import FileFormat, parse_json
-from data_pipeline.sources.files.formats import ArrayFile, JsonFile, NumberFile, TextFile
 from data_pipeline.sources.files.locations import Location, read_bytes
 from tokenizers.base import Boxes, Choices, Mended
 from tokenizers.boxes import BoxList
+from tokenizers.formats.annotations import BoxesFile
+from tokenizers.formats.file_format import FileFormat, parse_json
+from tokenizers.formats.formats import ArrayFile, JsonFile, NumberFile, TextFile
 from tokenizers.labels import Label
 from tokenizers.modality import Modality
 from tokenizers.scalars import Scalar

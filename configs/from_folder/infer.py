@@ -17,9 +17,9 @@ from configs.from_folder.structure import (
 from configs.schema import RunConfig
 from data_pipeline.crops import CropConfig
 from data_pipeline.sources.files.data import FilesData
-from data_pipeline.sources.files.file_format import FileFormat
 from data_pipeline.sources.files.tables import TableColumn, load_table
 from fourm.evaluation.probes import ProbeConfig
+from tokenizers.formats.file_format import FileFormat
 from tokenizers.modality import Modality
 from tokenizers.text.sentencepiece import Text
 from tokenizers.values import Colors

@@ -8,8 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_pipeline.sources.files.file_format import ARRAYS, PICTURES, READABLE
-from data_pipeline.sources.files.formats import ArrayFile
 from data_pipeline.sources.files.listing import list_folder
 from data_pipeline.sources.files.locations import (
     Location,
@@ -18,6 +16,8 @@ from data_pipeline.sources.files.locations import (
     split_name,
 )
 from data_pipeline.sources.files.splits import SplitByFolder, SplitByFraction, Splits
+from tokenizers.formats.file_format import ARRAYS, PICTURES, READABLE
+from tokenizers.formats.formats import ArrayFile
 
 SPLIT_NAMES = {
     "train": ("train", "training", "trn"),

@@ -4,7 +4,6 @@ from configs.presets.components import any_to_any, complete_from, one_to_all
 from configs.presets.scenes import SINGLE_PASS
 from configs.schema import CropConfig, RunConfig
 from data_pipeline.sources.files.data import FilesData
-from data_pipeline.sources.files.formats import ArrayFile, BoxesFile, TextFile
 from data_pipeline.sources.files.splits import SplitByFraction
 from fourm.evaluation.directions import EvaluationConfig
 from fourm.evaluation.probes import ProbeConfig
@@ -14,6 +13,7 @@ from fourm.model.config import ModelConfig
 from fourm.training.loop import TrainingConfig
 from fourm.training.train_state import OptimizerConfig
 from tokenizers.boxes import BoxList, BoxTokenizerConfig
+from tokenizers.formats.formats import ArrayFile, BoxesFile, TextFile
 from tokenizers.images.patch_tokenizer import ImageTokenizerConfig
 from tokenizers.modality import Modality
 from tokenizers.text.sentencepiece import Text, TextTokenizerConfig

@@ -9,7 +9,6 @@ from configs.presets.components import any_to_any
 from configs.presets.published import DOMAINS, mixture
 from configs.schema import CropConfig, RunConfig
 from data_pipeline.sources.files.data import FilesData
-from data_pipeline.sources.files.formats import format_for
 from fourm.any2any import read_settings
 from fourm.evaluation.directions import EvaluationConfig
 from fourm.evaluation.probes import ProbeConfig
@@ -20,6 +19,7 @@ from fourm.token_space import TokenSpace
 from fourm.training.loop import TrainingConfig
 from fourm.training.train_state import OptimizerConfig
 from tokenizers.base import Tokenizer
+from tokenizers.formats.formats import format_for
 from tokenizers.modality import Modality, SavedTokenizerConfig, load_tokenizer
 from tokenizers.settings.own_code import CodeNeeded
 from tokenizers.settings.plain import from_plain

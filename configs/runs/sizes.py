@@ -18,7 +18,6 @@ from configs.presets.components import any_to_any, complete_from, one_to_all
 from configs.presets.scenes import SINGLE_PASS
 from configs.schema import RunConfig
 from data_pipeline.sources.files.data import FilesData
-from data_pipeline.sources.files.formats import FileFormat, format_for
 from data_pipeline.sources.mixed import MixedData
 from data_pipeline.sources.parquet import ParquetData
 from data_pipeline.tokens.index import StoreIndex
@@ -30,6 +29,7 @@ from tokenizers.base import CountsTokens
 from tokenizers.boxes import BoxList
 from tokenizers.codes import Codes
 from tokenizers.features import Vectors
+from tokenizers.formats.formats import FileFormat, format_for
 from tokenizers.modality import Modality, SavedTokenizerConfig, load_tokenizer
 from tokenizers.settings.plain import from_plain
 from tokenizers.storage.run_paths import CONFIG

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from data_pipeline.sources.files.formats import ArrayFile, BoxesFile
 from data_pipeline.sources.files.storage import MayBeRemote, local_path
 from data_pipeline.sources.masks import class_map
 from data_pipeline.sources.slices import name_of_slice, rows_of_slice
 from data_pipeline.sources.source import NOTES, Note, Sample
 from data_pipeline.sources.values import boxes_of, picture_size, plain_value, put
 from tokenizers.base import Boxes, Mended
+from tokenizers.formats.formats import ArrayFile, BoxesFile
 from tokenizers.settings.checked import unknown_word
 
 Part = Literal["image", "boxes", "classes", "captions"]

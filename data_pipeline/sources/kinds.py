@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from data_pipeline.sources.coco import CocoData, Part
 from data_pipeline.sources.files.data import FilesData
-from data_pipeline.sources.files.formats import format_for
 from data_pipeline.sources.mixed import MixedData
 from data_pipeline.sources.parquet import ParquetData
 from data_pipeline.sources.scenes.data import ScenesData
@@ -13,6 +12,7 @@ from data_pipeline.sources.source import Source
 from data_pipeline.sources.tfds import TfdsData
 from tokenizers.base import Values
 from tokenizers.boxes import BoxList
+from tokenizers.formats.formats import format_for
 from tokenizers.settings.checked import Checked
 from tokenizers.text.sentencepiece import Text
 from tokenizers.values import Classes, Colors

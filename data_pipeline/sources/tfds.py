@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from data_pipeline.sources.files.formats import BoxesFile
 from data_pipeline.sources.source import NOTES, MayBeDamaged, Note, Sample
 from data_pipeline.sources.values import boxes_of, class_number, class_text, plain_value, put
 from tokenizers.base import Boxes, Mended
+from tokenizers.formats.formats import BoxesFile
 
 
 @dataclass(frozen=True)

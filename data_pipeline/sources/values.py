@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from data_pipeline.sources.files.formats import BoxesFile
 from data_pipeline.sources.source import METADATA, NOTES, Note, Sample
 from tokenizers.base import Boxes, Choices, Mended
+from tokenizers.formats.formats import BoxesFile
 
 NO_CLASS = -1
 """The number that stands for no class in data sets without another way to say so."""

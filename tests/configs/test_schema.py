@@ -12,21 +12,12 @@ from configs.command_line import PRESETS
 from configs.schema import CropConfig, RunConfig
 from data_pipeline.sources.coco import CocoData
 from data_pipeline.sources.files.data import FilesData
-from data_pipeline.sources.files.formats import (
-    ArrayFile,
-    BoxesFile,
-    CodesFile,
-    JsonFile,
-    NumberFile,
-    TextFile,
-)
 from data_pipeline.sources.files.splits import SplitByFolder, SplitByFraction
 from data_pipeline.sources.files.tables import TableColumn, TableRow
 from data_pipeline.sources.kinds import NoData
 from data_pipeline.sources.mixed import MixedData
 from data_pipeline.sources.parquet import ParquetData
 from data_pipeline.sources.scenes.data import ScenesData
-from data_pipeline.sources.signals import LogMel, SignalFile
 from data_pipeline.sources.tfds import TfdsData
 from fourm.devices.layout import MeshConfig
 from fourm.evaluation.directions import EvaluationConfig, RegionConfig
@@ -40,6 +31,15 @@ from fourm.training.train_state import OptimizerConfig
 from tokenizers.boxes import BoxList, BoxTokenizerConfig
 from tokenizers.codes import Codes
 from tokenizers.features import Vectors
+from tokenizers.formats.formats import (
+    ArrayFile,
+    BoxesFile,
+    CodesFile,
+    JsonFile,
+    NumberFile,
+    TextFile,
+)
+from tokenizers.formats.signals import LogMel, SignalFile
 from tokenizers.images.code_encoder import CodeEncoderConfig, QuantizerConfig
 from tokenizers.images.diffusion import DiffusionConfig
 from tokenizers.images.diffusion_tokenizer import DiffusionTokenizerConfig, SamplingConfig

@@ -14,7 +14,6 @@ import pytest
 
 from data_pipeline.crops import CropConfig
 from data_pipeline.sources.files.data import FilesData
-from data_pipeline.sources.files.formats import ArrayFile, NumberFile
 from data_pipeline.sources.kinds import KINDS, NoData
 from data_pipeline.tokenize import TokenizeConfig, main, parse
 from data_pipeline.tokens.store import TokenStore
@@ -23,6 +22,7 @@ from tests.paths import ROOT
 from tokenizers.base import SequenceTokens
 from tokenizers.codes import Codes, CodeTokenizer
 from tokenizers.features import PixelTokenizer
+from tokenizers.formats.formats import ArrayFile, NumberFile
 from tokenizers.scalars import Scalar, ScalarTokenizerConfig
 from tokenizers.settings.plain import to_plain
 

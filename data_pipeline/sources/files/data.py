@@ -5,7 +5,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.sources.files.formats import FileFormat
 from data_pipeline.sources.files.layout import Layout
 from data_pipeline.sources.files.locations import (
     Location,
@@ -28,6 +27,7 @@ from data_pipeline.sources.files.tables import (
 from data_pipeline.sources.source import NOTES, Note, Sample
 from tokenizers.base import Mended
 from tokenizers.content.limits import MAX_PIXELS
+from tokenizers.formats.formats import FileFormat
 from tokenizers.settings.checked import name_knob
 
 

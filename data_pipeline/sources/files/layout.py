@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from data_pipeline.sources.files.formats import PICTURES, READABLE, FileFormat
 from data_pipeline.sources.files.listing import (
     first_folders,
     is_archive,
@@ -24,6 +23,7 @@ from data_pipeline.sources.files.locations import (
 )
 from data_pipeline.sources.files.patterns import Pattern
 from data_pipeline.sources.source import Note
+from tokenizers.formats.formats import PICTURES, READABLE, FileFormat
 
 MOST_SHARDS = 1_000_000
 SHOWN = 5

@@ -12,7 +12,6 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from data_pipeline.sources.files.formats import READABLE, FileFormat
 from data_pipeline.sources.files.locations import (
     Location,
     normal_key,
@@ -22,6 +21,7 @@ from data_pipeline.sources.files.locations import (
 )
 from data_pipeline.sources.source import Note
 from tokenizers.base import Choices
+from tokenizers.formats.formats import READABLE, FileFormat
 from tokenizers.settings.checked import name_knob
 
 FILE_NAME = "file_name"

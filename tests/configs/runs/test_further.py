@@ -12,18 +12,18 @@ from PIL import Image
 from configs.command_line import load_preset, parse_command_line
 from configs.presets.published import mixture
 from configs.runs.further import load_run
-from data_pipeline.sources.files.formats import (
+from fourm.interop.ml4m import main as ml4m
+from fourm.model.saved_model import load_model
+from tests.fourm.tiny_run import CAPTIONS, SIDE, make_pictures, make_run, write_run
+from tests.paths import GOLDENS
+from tests.test_train import arrays_of, report_of
+from tokenizers.formats.formats import (
     ArrayFile,
     BoxesFile,
     CodesFile,
     NumberFile,
     TextFile,
 )
-from fourm.interop.ml4m import main as ml4m
-from fourm.model.saved_model import load_model
-from tests.fourm.tiny_run import CAPTIONS, SIDE, make_pictures, make_run, write_run
-from tests.paths import GOLDENS
-from tests.test_train import arrays_of, report_of
 from tokenizers.modality import SavedTokenizerConfig
 from tokenizers.settings.plain import to_plain
 from train import main

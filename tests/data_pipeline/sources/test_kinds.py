@@ -2,8 +2,8 @@
 
 import pytest
 
-from data_pipeline.sources.files.formats import NumberFile, TextFile
 from data_pipeline.sources.kinds import KINDS, NoData, blank_data
+from tokenizers.formats.formats import NumberFile, TextFile
 from tokenizers.scalars import Scalar
 from tokenizers.text.sentencepiece import Text
 

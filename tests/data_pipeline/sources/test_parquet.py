@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipeline.sources.files.formats import ArrayFile, BoxesFile, NumberFile, TextFile
 from data_pipeline.sources.parquet import ParquetData
 from data_pipeline.sources.row_groups import ParquetRows
 from data_pipeline.sources.source import NOTES, DataConfig
 from tokenizers.base import Choices, Mended
+from tokenizers.formats.formats import ArrayFile, BoxesFile, NumberFile, TextFile
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")

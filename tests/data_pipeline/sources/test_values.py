@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from data_pipeline.sources.files.formats import BoxesFile
 from data_pipeline.sources.source import METADATA, NOTES
 from data_pipeline.sources.values import boxes_of, class_number, class_text, plain_value, put
 from tokenizers.base import Boxes, Choices, Mended
+from tokenizers.formats.formats import BoxesFile
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,9 @@ import pytest
 import tifffile
 from PIL import Image
 
-from data_pipeline.sources.files.formats import (
+from tokenizers.base import Picture
+from tokenizers.content.pictures import PNG_SIGNATURE
+from tokenizers.formats.formats import (
     ArrayFile,
     BoxesFile,
     CodesFile,
@@ -22,8 +24,6 @@ from data_pipeline.sources.files.formats import (
     NumberFile,
     TextFile,
 )
-from tokenizers.base import Picture
-from tokenizers.content.pictures import PNG_SIGNATURE
 
 RANDOM = np.random.default_rng(0)
 COLORS = RANDOM.integers(0, 256, (12, 16, 3), np.uint8)

@@ -11,11 +11,11 @@ from PIL import Image
 
 from data_pipeline.crops import CropConfig
 from data_pipeline.sources.files.data import FilesData
-from data_pipeline.sources.files.formats import ArrayFile, BoxesFile, CodesFile, TextFile
 from data_pipeline.sources.files.splits import SplitByFolder
 from data_pipeline.sources.source import NOTES
 from tokenizers.boxes import BoxList
 from tokenizers.codes import Codes
+from tokenizers.formats.formats import ArrayFile, BoxesFile, CodesFile, TextFile
 from tokenizers.text import Text
 from tokenizers.values import Classes, Colors, Distances, Reals
 

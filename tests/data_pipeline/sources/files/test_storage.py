@@ -16,10 +16,10 @@ from PIL import Image
 
 from data_pipeline.sources.files import storage
 from data_pipeline.sources.files.data import FilesData
-from data_pipeline.sources.files.formats import ArrayFile, TextFile
 from data_pipeline.sources.files.splits import SplitByFolder
 from data_pipeline.sources.files.storage import local_path
 from data_pipeline.sources.parquet import ParquetData
+from tokenizers.formats.formats import ArrayFile, TextFile
 
 fsspec = pytest.importorskip("fsspec")
 

@@ -11,17 +11,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Integer, Shaped, UInt8
 
-from data_pipeline.sources.files.annotations import BoxesFile
-from data_pipeline.sources.files.class_maps import indices_of_colors, renumber
-from data_pipeline.sources.files.file_format import (
-    ARRAYS,
-    PICTURES,
-    READABLE,
-    FileFormat,
-    field_of,
-    listed,
-    parse_json,
-)
 from tokenizers.base import Choices, Picture, Values
 from tokenizers.boxes import BoxList
 from tokenizers.codes import Codes
@@ -32,6 +21,17 @@ from tokenizers.content.limits import unpack_gzip
 from tokenizers.content.pictures import read_picture
 from tokenizers.content.sounds import read_sound
 from tokenizers.content.tiff import Pages
+from tokenizers.formats.annotations import BoxesFile
+from tokenizers.formats.class_maps import indices_of_colors, renumber
+from tokenizers.formats.file_format import (
+    ARRAYS,
+    PICTURES,
+    READABLE,
+    FileFormat,
+    field_of,
+    listed,
+    parse_json,
+)
 from tokenizers.labels import Label
 from tokenizers.rows import Row
 from tokenizers.scalars import Scalar

@@ -3,8 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from data_pipeline.sources.files.formats import BoxesFile
 from tokenizers.base import Boxes, Mended
+from tokenizers.formats.formats import BoxesFile
 
 
 def boxes_bytes(*instances: dict) -> bytes:

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipeline.sources.files.formats import (
+from tokenizers.base import Choices
+from tokenizers.codes import Codes
+from tokenizers.formats.formats import (
     ArrayFile,
     CodesFile,
     FileFormat,
     NumberFile,
     TextFile,
 )
-from tokenizers.base import Choices
-from tokenizers.codes import Codes
 from tokenizers.values import Classes, Colors, Distances, Reals
 
 

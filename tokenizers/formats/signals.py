@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float32
 
-from data_pipeline.sources.files.file_format import SOUNDS, FileFormat
-from data_pipeline.sources.files.formats import ArrayFile
 from tokenizers.content.sounds import COLUMNS, read_columns, read_sound
+from tokenizers.formats.file_format import SOUNDS, FileFormat
+from tokenizers.formats.formats import ArrayFile
 from tokenizers.settings.checked import Checked, name_knob
 
 

@@ -6,9 +6,9 @@ import wave
 import numpy as np
 import pytest
 
-from data_pipeline.sources.files.formats import ArrayFile, JsonFile, format_for
 from data_pipeline.sources.files.tables import Table, TableRow, cells_of
-from data_pipeline.sources.signals import LogMel, SignalFile
+from tokenizers.formats.formats import ArrayFile, JsonFile, format_for
+from tokenizers.formats.signals import LogMel, SignalFile
 from tokenizers.labels import Label
 from tokenizers.rows import Row
 from tokenizers.signals.values import Signal

@@ -8,10 +8,10 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from data_pipeline.sources.files.file_format import FileFormat, field_of, parse_json
 from tokenizers.base import Boxes, Mended
 from tokenizers.content.kinds import read_text
 from tokenizers.content.limits import unpack_gzip
+from tokenizers.formats.file_format import FileFormat, field_of, parse_json
 from tokenizers.settings.checked import name_knob
 
 ROUNDING = 1e-3

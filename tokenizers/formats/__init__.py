@@ -1,0 +1,1 @@
+"""What the files of one modality hold, and how their bytes become raw values."""
