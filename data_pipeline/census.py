@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from data_pipeline.sources.source import METADATA, NOTES, Note, Sample
+from data_pipeline.sources.source import METADATA, NO_MODALITIES, NOTES, Note, Sample
 from tokenizers.storage.unfinished import write_file
 
 TOLD = 3
@@ -46,7 +46,7 @@ class Census:
             notes: What else is to be said.
         """
         present = Counter(
-            name for sample in samples for name in sample if name not in (METADATA, NOTES)
+            name for sample in samples for name in sample if name not in NO_MODALITIES
         )
         own = [note for sample in samples for note in sample.get(NOTES, ())]
         return cls(len(samples), dict(sorted(present.items())), (*notes, *own))

@@ -10,6 +10,7 @@ import numpy as np
 
 from data_pipeline.sources.source import (
     METADATA,
+    NO_MODALITIES,
     NOTES,
     Note,
     Sample,
@@ -18,7 +19,7 @@ from data_pipeline.sources.source import (
     key_of,
     state_of,
 )
-from tokenizers.base import Choices, Crop, Mended, Values, largest_window
+from tokenizers.base import REFERENCES, Choices, Crop, Mended, Values, largest_window
 from tokenizers.settings.checked import Checked, name_knob
 
 LEAST_SHOWN = 0.1
@@ -283,11 +284,22 @@ class TransformedSource:
         crop = self._crop(self._shape_of(sample), index)
         seen = {
             name: value
-            if name in (METADATA, NOTES)
+            if name in NO_MODALITIES
             else self._values[name].crop(self._choose(value, index), crop, self._sizes[name])
             for name, value in sample.items()
         }
-        return {name: value for name, value in seen.items() if value is not None}
+        seen = {name: value for name, value in seen.items() if value is not None}
+        if self.views == 1 and (references := self._references(sample, crop)):
+            seen[REFERENCES] = references
+        return seen
+
+    def _references(self, sample: Sample, crop: Crop) -> dict[str, Choices]:
+        """Returns all texts of the modalities that have several."""
+        return {
+            name: Choices(self._values[name].crop(each, crop, self._sizes[name]) for each in value)
+            for name, value in sample.items()
+            if isinstance(value, Choices) and all(isinstance(each, str) for each in value)
+        }
 
     def _choose(self, value: Any, index: int) -> Any:
         """Returns a view's own of several values: the first in view 0, and others in turn."""

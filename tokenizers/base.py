@@ -40,6 +40,11 @@ class Choices(tuple):
     """
 
 
+REFERENCES = ":references"
+"""Under which name a view that is the only one of its sample has all texts of each modality that
+has several, as `Choices` by modality: what a prediction is compared with."""
+
+
 class Mended(NamedTuple):
     """A value that a source could use only after a correction, which is counted.
 

@@ -11,7 +11,7 @@ from data_pipeline.census import Census
 from data_pipeline.crops import TransformedSource
 from data_pipeline.doctor.doubles import Twin, find_twins
 from data_pipeline.doctor.statistics import Findings, describe
-from data_pipeline.sources.source import METADATA, NOTES, Note, Sample, key_of
+from data_pipeline.sources.source import NO_MODALITIES, Note, Sample, key_of
 from tokenizers.base import Choices, Values
 from tokenizers.spread import evenly_spread
 
@@ -124,7 +124,7 @@ def _views(
 
 
 def _own(sample: Sample) -> Sample:
-    return {name: value for name, value in sample.items() if name not in (METADATA, NOTES)}
+    return {name: value for name, value in sample.items() if name not in NO_MODALITIES}
 
 
 def _has_pictures(kept: Mapping[str, list[tuple[str, Sample]]], name: str) -> bool:

@@ -7,6 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Int
 
+from tokenizers.base import REFERENCES
 from tokenizers.settings.checked import Checked, name_knob
 
 METADATA = "metadata"
@@ -14,6 +15,8 @@ METADATA = "metadata"
 """
 NOTES = ":notes"
 """Under which name a sample has a list of `Note`, if there is anything to say of its values."""
+NO_MODALITIES = (METADATA, NOTES, REFERENCES)
+"""Names under which a sample has no values."""
 
 Sample = dict[str, Any]
 """Raw values by modality name, with `METADATA` and `NOTES` beside them where there are such.

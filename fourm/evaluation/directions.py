@@ -16,6 +16,7 @@ from fourm.run_directory.sample_set import SampleSet
 from tokenizers.base import Better, RawBatch, Tokenizer, Values, main_metric
 from tokenizers.settings.checked import Checked, name_knob
 from tokenizers.spread import evenly_spread, spread_order, take_rows
+from tokenizers.text.sentencepiece import Text
 
 NUM_EXAMPLES = 32
 """Predictions per direction that are kept to be drawn."""
@@ -216,7 +217,7 @@ class Evaluator:
             raise ValueError(f"{pair.target} is features, which are read and never predicted")
         shown = {name: self.heldout.take(name, rows) for name in pair.inputs}
         predicted = self._predict(shown, pair.target)
-        truth, values = self.heldout.take(pair.target, rows), self._values(pair.target)
+        truth, values = self._truth(pair.target, rows), self._values(pair.target)
         found, read = [], None
         score_rival = self._rival(pair, shown, truth) if with_rival else None
         for bounds in self._bounds(pair.target, rows):
@@ -318,6 +319,12 @@ class Evaluator:
             )
         return self.model.tokenizers[name].values
 
+    def _truth(self, name: str, rows: Int[np.ndarray, "rows"]) -> RawBatch:
+        """Returns what predictions are compared with: of texts all that a sample has."""
+        if isinstance(self._values(name), Text):
+            return self.heldout.take_all(name, rows)
+        return self.heldout.take(name, rows)
+
     def _samples(self, names: Sequence[str], num_samples: int) -> Int[np.ndarray, "rows"]:
         for name in names:
             self._values(name)
@@ -329,7 +336,7 @@ class Evaluator:
 
         The ceiling is what it reads from true answers.
         """
-        given = self.heldout.take(pair.readback, rows)
+        given = self._truth(pair.readback, rows)
         values = self._values(pair.readback)
         key = (pair.target, pair.readback, rows.tobytes())
         if key not in self._read_of:
@@ -362,8 +369,8 @@ class Evaluator:
         key = (target, rows.tobytes())
         if key not in self._bounds_of:
             values = self._values(target)
-            truth = self.heldout.take(target, rows)
-            round_trip = self.model.reconstruct(target, truth)
+            truth = self._truth(target, rows)
+            round_trip = self.model.reconstruct(target, self.heldout.take(target, rows))
             region = self._where(self.heldout, rows, target)
             unknown, note = dict.fromkeys(values.metrics, math.nan), ""
             try:

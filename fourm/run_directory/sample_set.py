@@ -3,14 +3,14 @@
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int
 
-from tokenizers.base import Boxes, RawBatch
+from tokenizers.base import REFERENCES, Boxes, Choices, RawBatch
 from tokenizers.spread import evenly_spread, take_rows
 from tokenizers.storage.folders import load_folder, save_folder
 from tokenizers.storage.pieces import check_pieces, record_pieces
@@ -45,6 +45,9 @@ class SampleSet:
     """By modality."""
     metadata: dict[str, Column]
     """Facts for probing, by name: numbers or short strings."""
+    references: dict[str, Column] = field(default_factory=dict)
+    """All texts of samples that have several of a modality, as `Choices`; the first one is the
+    sample's value."""
     notes: tuple[dict[str, str], ...] = ()
     """What is to be said of single values, such as why they were left out."""
 
@@ -58,8 +61,10 @@ class SampleSet:
         """Gathers raw samples, as a data source gives them, by modality.
 
         Args:
-            samples: Values by modality name and, under "metadata", facts by name. What a sample
-                lacks has no key. Arrays of a modality have one shape, or differ in length alone.
+            samples: Values by modality name and, under "metadata", facts by name; under
+                `REFERENCES` all texts by modality, as `Choices`, where there are several. What a
+                sample lacks has no key. Arrays of a modality have one shape, or differ in length
+                alone.
             modalities: What to keep.
             notes: What is to be said of single values.
         """
@@ -69,6 +74,7 @@ class SampleSet:
             size=len(samples),
             columns={name: _column(samples, name) for name in modalities},
             metadata={name: _column(facts, name) for name in names},
+            references=_references(samples, modalities),
             notes=tuple(notes),
         )
 
@@ -107,6 +113,18 @@ class SampleSet:
         """Returns the values of samples that all have the modality."""
         return _take(self.columns[modality], rows)
 
+    def take_all(self, modality: str, rows: Int[np.ndarray, "rows"]) -> RawBatch:
+        """Returns what a prediction is compared with: `Choices` where a sample has several texts.
+
+        Otherwise the same as `take`.
+        """
+        values = self.take(modality, rows)
+        several = self.references.get(modality)
+        if several is None:
+            return values
+        by_sample = dict(zip(several.index.tolist(), several.values, strict=True))
+        return [by_sample.get(int(row), value) for row, value in zip(rows, values, strict=True)]
+
     def labels(self, fact: str, rows: Int[np.ndarray, "rows"]) -> np.ndarray:
         """Returns a fact of samples that all have it."""
         return np.asarray(_take(self.metadata[fact], rows))
@@ -122,6 +140,11 @@ class SampleSet:
             arrays[f"index/{name}"] = column.index
             arrays[f"values/{name}"] = np.asarray(column.values)
         description = {"size": self.size, "modalities": columns}
+        if self.references:
+            description["references"] = [
+                {"name": name, "index": column.index.tolist(), "values": list(column.values)}
+                for name, column in self.references.items()
+            ]
         if self.notes:
             description["notes"] = list(self.notes)
         save_folder(folder, description, arrays, files)
@@ -149,6 +172,12 @@ class SampleSet:
                     name: Column(arrays[f"index/{name}"], arrays[f"values/{name}"])
                     for name in facts
                 },
+                references={
+                    entry["name"]: Column(
+                        np.array(entry["index"], np.int32), list(map(Choices, entry["values"]))
+                    )
+                    for entry in description.get("references", ())
+                },
                 notes=tuple(description.get("notes", ())),
             )
             samples._check()
@@ -164,7 +193,13 @@ class SampleSet:
         for note in self.notes:
             if not isinstance(note, dict) or not all(isinstance(n, str) for n in note.values()):
                 raise ValueError(f"it has the note {note!r}")
-        for name, (index, values) in {**self.columns, **self.metadata}.items():
+        for name, several in self.references.items():
+            if name not in self.columns or not all(
+                each and all(isinstance(text, str) for text in each) for each in several.values
+            ):
+                raise ValueError(f"its several texts of {name} are not texts of a modality")
+        columns = (self.columns, self.metadata, self.references)
+        for name, (index, values) in (item for each in columns for item in each.items()):
             is_ascending = index.ndim == 1 and (np.diff(index) > 0).all()
             if not is_ascending or len(index) != len(values):
                 raise ValueError(f"its values of {name} are not one for each sample")
@@ -214,6 +249,18 @@ def _column(samples: Sequence[Mapping[str, Any]], name: str) -> Column:
             )
         values = np.asarray(values) if len(shapes) == 1 else list(map(np.asarray, values))
     return Column(index, values)
+
+
+def _references(
+    samples: Sequence[Mapping[str, Any]], modalities: Sequence[str]
+) -> dict[str, Column]:
+    several = [sample.get(REFERENCES, {}) for sample in samples]
+    found = {}
+    for name in modalities:
+        index = [i for i, each in enumerate(several) if name in each]
+        if index:
+            found[name] = Column(np.array(index, np.int32), [several[i][name] for i in index])
+    return found
 
 
 def _take(column: Column, rows: Int[np.ndarray, "rows"]) -> RawBatch:

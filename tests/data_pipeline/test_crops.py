@@ -3,7 +3,7 @@ import pytest
 
 from data_pipeline.crops import CropConfig, TransformedSource
 from data_pipeline.sources.source import NOTES, Note
-from tokenizers.base import Boxes, Choices, Crop, Mended
+from tokenizers.base import REFERENCES, Boxes, Choices, Crop, Mended
 from tokenizers.boxes import BoxList
 from tokenizers.text.sentencepiece import Text
 from tokenizers.values import Classes, Reals
@@ -254,6 +254,18 @@ def test_every_view_has_one_of_several_values_and_all_have_their_turn():
     assert seen == [source[index]["caption"] for index in range(12)]
     (note,) = source[4][NOTES]
     assert note.kind == "one of several not used" and not note.leaves_out
+
+
+def test_the_only_view_of_a_sample_has_all_its_texts_to_be_compared_with():
+    class Captioned(Places):
+        def __getitem__(self, index: int) -> dict:
+            several = {"caption": Choices(["first", "", "third"])} if index else {"caption": "one"}
+            return super().__getitem__(index) | several
+
+    one, two = (TransformedSource(Captioned(2), VALUES, size=(8, 8))[i] for i in (0, 1))
+    assert REFERENCES not in one and one["caption"] == "one"
+    assert two[REFERENCES] == {"caption": ("first", "third")} and two["caption"] == "first"
+    assert REFERENCES not in TransformedSource(Captioned(2), VALUES, size=(8, 8), views=2)[2]
 
 
 def test_what_had_to_be_mended_is_noted():

@@ -14,7 +14,7 @@ import numpy as np
 import sentencepiece
 from jaxtyping import Array, Int, Int32
 
-from tokenizers.base import Better, Crop, RawBatch, SequenceTokens
+from tokenizers.base import Better, Choices, Crop, RawBatch, SequenceTokens
 from tokenizers.settings.checked import Checked, name_knob
 from tokenizers.settings.plain import to_part
 from tokenizers.storage.folders import load_folder, read_part, save_folder
@@ -113,15 +113,18 @@ class Text(Checked):
     def score(
         self, predicted: RawBatch, truth: RawBatch, where: np.ndarray | None = None
     ) -> dict[str, float]:
-        """Returns every metric in [0, 1]; `where` does not apply to text and is ignored."""
+        """Returns every metric in [0, 1]; `where` does not apply to text and is ignored.
+
+        Where the truth is several texts (`Choices`), each metric takes the one that is closest to
+        what was predicted, as SQuAD does (Rajpurkar et al. 2016, section 6.1).
+        """
         found = [self._findings(text) for text in predicted]
-        true = [self._findings(text) for text in truth]
+        true = [[self._findings(text) for text in _all_of(texts)] for texts in truth]
         scores = {
-            name: _f1([f[name] for f in found], [t[name] for t in true])
+            name: _f1_of_closest([f[name] for f in found], [[t[name] for t in ts] for ts in true])
             for name in self._findings("")
         }
-        matches = [_tidy(a) == _tidy(b) for a, b in zip(predicted, truth, strict=True)]
-        return scores | {"exact": float(np.mean(matches))}
+        return scores | {"exact": _share_exact(predicted, truth)}
 
     def floor(
         self, training: RawBatch, truth: RawBatch, where: np.ndarray | None = None
@@ -132,13 +135,14 @@ class Text(Checked):
         for exact matches the most frequent text.
         """
         trained = [self._findings(text) for text in training]
-        true = [self._findings(text) for text in truth]
+        true = [[self._findings(text) for text in _all_of(texts)] for texts in truth]
         scores = {}
         for name in self._findings(""):
             constant = _best_constant([t[name] for t in trained])
-            scores[name] = _f1([constant] * len(true), [t[name] for t in true])
+            several = [[t[name] for t in texts] for texts in true]
+            scores[name] = _f1_of_closest([constant] * len(true), several)
         ((common, _),) = Counter(map(_tidy, training)).most_common(1)
-        return scores | {"exact": float(np.mean([_tidy(text) == common for text in truth]))}
+        return scores | {"exact": _share_exact([common] * len(truth), truth)}
 
     def draw(self, value: str, size: tuple[int, int]) -> str:
         """Returns the text itself."""
@@ -358,6 +362,24 @@ def _tidy(text: str) -> str:
 
 def _words(text: str) -> list[str]:
     return re.findall(r"\w+", text.lower())
+
+
+def _all_of(texts: str | Choices) -> tuple[str, ...]:
+    """Returns the texts that a sample has."""
+    return texts if isinstance(texts, Choices) else (texts,)
+
+
+def _share_exact(predicted: RawBatch, truth: RawBatch) -> float:
+    pairs = zip(predicted, truth, strict=True)
+    return float(np.mean([_tidy(a) in map(_tidy, _all_of(b)) for a, b in pairs]))
+
+
+def _f1_of_closest(
+    found: list[frozenset[Hashable]], true: list[list[frozenset[Hashable]]]
+) -> float:
+    """Returns the micro-averaged F1 with that of each sample's truths for which its own is best."""
+    closest = [max(ts, key=lambda t: _f1([f], [t])) for f, ts in zip(found, true, strict=True)]
+    return _f1(found, closest)
 
 
 def _f1(found: list[frozenset[Hashable]], true: list[frozenset[Hashable]]) -> float:

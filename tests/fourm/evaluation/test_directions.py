@@ -8,6 +8,7 @@ from fourm.evaluation.directions import EvaluationConfig, Evaluator, RegionConfi
 from fourm.evaluation.results import Pair, format_table, notes_of, readable
 from fourm.run_directory.sample_set import Column, SampleSet
 from tests.fourm.fakes import MODALITIES, FakeModel, make_sample, make_set
+from tokenizers.base import Choices
 from tokenizers.text.sentencepiece import Text
 from tokenizers.values import Colors
 
@@ -81,6 +82,24 @@ def test_read_back_scores_the_models_own_picture_against_the_caption_given():
     rows = {r["metric"]: r for r in Evaluator(painter, heldout, training, config).evaluate()}
     assert rows["readback_f1_color"]["value"] < 0.5
     assert rows["readback_f1_color"]["ceiling"] == 1
+
+
+def test_captions_are_compared_with_all_that_a_sample_has():
+    heldout = make_set(40, seed=1)
+    true = heldout.columns["caption"].values
+    several = [Choices(["some red object", text]) for text in true]
+    column = heldout.columns["caption"]
+    heldout = dataclasses.replace(
+        heldout,
+        columns=heldout.columns | {"caption": column._replace(values=[c[0] for c in several])},
+        references={"caption": column._replace(values=several)},
+    )
+    model = FakeModel("perfect")
+    evaluator = Evaluator(
+        model, heldout, make_set(60), EvaluationConfig(("depth->caption",), rivals=False)
+    )
+    evaluator._predict = lambda inputs, target: true
+    assert all(row["value"] == 1 for row in evaluator.evaluate())
 
 
 def test_samples_that_lack_a_modality_are_left_out():

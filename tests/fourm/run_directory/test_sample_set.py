@@ -6,7 +6,7 @@ import pytest
 
 from fourm.run_directory.sample_set import SampleSet, load_heldout, save_heldout
 from tests.fourm.fakes import MODALITIES, make_sample, make_set
-from tokenizers.base import Boxes
+from tokenizers.base import REFERENCES, Boxes, Choices
 
 
 def test_saved_samples_come_back_exactly(tmp_path):
@@ -26,6 +26,19 @@ def test_saved_samples_come_back_exactly(tmp_path):
     rows = np.arange(7)
     for fact in ("number", "is_pink", "word"):
         np.testing.assert_array_equal(loaded.labels(fact, rows), samples.labels(fact, rows))
+
+
+def test_several_texts_of_a_sample_are_kept_beside_the_first(tmp_path):
+    samples = [make_sample(number) for number in (0, 1, 2)]
+    texts = Choices(["a pink thing", "something pink"])
+    samples[2] |= {"caption": texts[0], REFERENCES: {"caption": texts}}
+    SampleSet.collect(samples, MODALITIES).save(tmp_path / "s")
+    kept = SampleSet.load(tmp_path / "s")
+    rows = np.array([1, 2])
+    assert kept.take("caption", rows) == [samples[1]["caption"], "a pink thing"]
+    assert kept.take_all("caption", rows) == [samples[1]["caption"], texts]
+    assert isinstance(kept.take_all("caption", rows)[1], Choices)
+    assert kept.take_all("depth", rows) is not None and "depth" not in kept.references
 
 
 def test_samples_may_lack_modalities_and_facts(tmp_path):

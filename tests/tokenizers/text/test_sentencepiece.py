@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from tokenizers.base import Crop, Tokenizer
+from tokenizers.base import Choices, Crop, Tokenizer
 from tokenizers.text.sentencepiece import Text, TextTokenizer, TextTokenizerConfig
 
 COLORS = ("red", "green", "blue", "gray")
@@ -211,6 +211,19 @@ def test_words_are_scored_as_a_bag_and_exact_as_a_whole():
 
 
 @pytest.mark.slow
+def test_of_several_true_texts_the_closest_one_counts_for_each_metric():
+    values = Text({"color": ("red", "blue"), "shape": ("cube", "ball")}, (("color", "shape"),))
+    truth = [Choices(["a blue ball", "a red cube here"]), "a ball"]
+    scores = values.score(["a red cube", "a ball"], truth)
+    assert scores["f1_color_shape"] == scores["f1_color"] == scores["f1_shape"] == 1
+    assert scores["f1_words"] == pytest.approx(2 * 5 / (5 + 6)) and scores["exact"] == 0.5
+    assert values.score(["a blue ball", "a ball"], truth)["exact"] == 1
+    # Two words of one truth and two of another make no better one of both.
+    assert values.score(["red ball", "a ball"], truth)["f1_color_shape"] == 0
+    floor = values.floor(["a red cube", "a red cube", "a ball"], truth)
+    assert floor["exact"] == 0 and floor["f1_color_shape"] == pytest.approx(2 / 3)
+
+
 def test_no_training_caption_beats_the_floor_as_a_constant():
     floor = VALUES.floor(CAPTIONS, CAPTIONS)
     for constant in CAPTIONS[::10]:
