@@ -50,6 +50,8 @@ if TYPE_CHECKING:
     )
     from tokenizers.boxes import BoxList, BoxTokenizerConfig
     from tokenizers.codes import Codes
+    from tokenizers.embeddings.embedding_tokenizer import EmbeddingTokenizerConfig
+    from tokenizers.embeddings.values import Embedding
     from tokenizers.features import Vectors
     from tokenizers.formats.formats import (
         ArrayFile,
@@ -105,6 +107,8 @@ __all__ = [
     "DiffusionTokenizerConfig",
     "Directions",
     "Distances",
+    "Embedding",
+    "EmbeddingTokenizerConfig",
     "EvaluationConfig",
     "FileFormat",
     "FilesData",
@@ -225,6 +229,8 @@ MODULES = {
     ),
     "tokenizers.boxes": ("BoxList", "BoxTokenizerConfig"),
     "tokenizers.codes": ("Codes",),
+    "tokenizers.embeddings.embedding_tokenizer": ("EmbeddingTokenizerConfig",),
+    "tokenizers.embeddings.values": ("Embedding",),
     "tokenizers.features": ("Vectors",),
     "tokenizers.images.code_encoder": ("CodeEncoderConfig", "QuantizerConfig"),
     "tokenizers.images.diffusion_tokenizer": ("DiffusionTokenizerConfig",),

@@ -34,12 +34,15 @@ MAY_KNOW: dict[str, set[str]] = {
     "tokenizers/labels": {*BELOW, "tokenizers/text"},
     "tokenizers/rows": {*BELOW, "tokenizers/scalars"},
     "tokenizers/signals": {*BELOW, "tokenizers/values", "tokenizers/images"},
+    "tokenizers/embeddings": {
+        *(*BELOW, "tokenizers/spread", "tokenizers/values", "tokenizers/images"),
+    },
     "tokenizers/codes": BELOW,
     "tokenizers/features": {*BELOW, "tokenizers/values"},
     "tokenizers/modality": {
         *(*BELOW, "tokenizers/values", "tokenizers/text", "tokenizers/images", "tokenizers/boxes"),
         *("tokenizers/scalars", "tokenizers/codes", "tokenizers/features", "tokenizers/labels"),
-        *("tokenizers/rows", "tokenizers/signals"),
+        *("tokenizers/rows", "tokenizers/signals", "tokenizers/embeddings"),
     },
     "tokenizers/formats": {
         *(*BELOW, "tokenizers/content", "tokenizers/values", "tokenizers/text", "tokenizers/boxes"),

@@ -54,6 +54,7 @@ FOLDERS = (
     "tokenizers/images",
     "tokenizers/text",
     "tokenizers/signals",
+    "tokenizers/embeddings",
     "data_pipeline",
     "data_pipeline/doctor",
     "data_pipeline/sources",

@@ -14,6 +14,11 @@ from jaxtyping import Array, Key
 from tokenizers.base import RawBatch, Tokenizer, TokenizerSettings, Values
 from tokenizers.boxes import BoxList, BoxTokenizer, BoxTokenizerConfig
 from tokenizers.codes import Codes, CodeTokenizer
+from tokenizers.embeddings.embedding_tokenizer import (
+    EmbeddingTokenizer,
+    EmbeddingTokenizerConfig,
+)
+from tokenizers.embeddings.values import Embedding
 from tokenizers.features import PixelTokenizer, Vectors, VectorTokenizer
 from tokenizers.images.diffusion_tokenizer import DiffusionTokenizer, DiffusionTokenizerConfig
 from tokenizers.images.patch_tokenizer import ImageTokenizer, ImageTokenizerConfig
@@ -66,6 +71,7 @@ BuiltInValues = (
     | Label
     | Row
     | Signal
+    | Embedding
     | Codes
     | Vectors
 )
@@ -79,6 +85,7 @@ BuiltInTokenizerConfig = (
     | LabelTokenizerConfig
     | RowTokenizerConfig
     | SignalTokenizerConfig
+    | EmbeddingTokenizerConfig
     | WordPieceTokenizerConfig
     | SavedTokenizerConfig
 )
@@ -111,6 +118,11 @@ class Modality(Checked):
             raise ValueError(
                 f"{name_knob(knob, 'size')} is {self.size} and {name_knob(knob, 'width')} "
                 f"{self.width}; 0 or more is allowed, and a width only beside a size."
+            )
+        if isinstance(self.values, Embedding) and self.values.is_map and not self.size:
+            raise ValueError(
+                f"{name_knob(knob, 'size')} is 0, but values are a map of vectors; give the number "
+                "of its rows, such as 16, and a width if there are more or fewer columns."
             )
 
     def picture_size(self, shared: tuple[int, int]) -> tuple[int, int]:
@@ -154,6 +166,11 @@ def tokenizer_for(values: AnyValues) -> AnyTokenizerConfig:
             # Longer signals have more tokens, and more steps in each.
             steps = 2 * max(round(math.sqrt(values.length / 2) / 2), 1)
             return SignalTokenizerConfig(patch_steps=steps, codebook_size=0)
+        case Embedding(is_map=True):
+            # A map has as many vectors as a picture has patches: one token for each.
+            return EmbeddingTokenizerConfig(num_heads=1, codebook_size=0, batch_size=16)
+        case Embedding():
+            return EmbeddingTokenizerConfig(codebook_size=0)
     raise ValueError(
         f"Modality has values of the kind {type(values).__name__} and no tokenizer; give one, such "
         "as SavedTokenizerConfig(path)."
@@ -174,6 +191,7 @@ TOKENIZERS: dict[str, type[Any]] = {
     "label": LabelTokenizer,
     "row": RowTokenizer,
     "signal": SignalTokenizer,
+    "embedding": EmbeddingTokenizer,
 }
 """Tokenizer classes of the library by the name that `save` writes down."""
 

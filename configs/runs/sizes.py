@@ -151,7 +151,7 @@ def choose_sizes(config: RunConfig, samples: int, machine: Machine) -> RunConfig
     """
     views = config.crops.views
     if not views:
-        can_crop = any(isinstance(each.values, DenseValues) for each in config.modalities.values())
+        can_crop = any(_is_dense(each.values) for each in config.modalities.values())
         can_crop &= not any(isinstance(each.values, Codes) for each in config.modalities.values())
         views = min(max(VIEWED // max(samples, 1), 1), 8) if can_crop else 1
     modalities = {
@@ -232,7 +232,8 @@ def count_tokens(modality: Modality, size: tuple[int, int]) -> int:
     if isinstance(modality.values, Codes):
         return math.prod(modality.values.shape)
     if _is_grid(modality):
-        return math.prod(length // getattr(settings, "patch_size", length) for length in size)
+        cells = math.prod(length // getattr(settings, "patch_size", length) for length in size)
+        return cells * getattr(settings, "num_heads", 1)
     if isinstance(settings, CountsTokens):
         return settings.most_tokens(modality.values)
     if isinstance(modality.values, BoxList):
@@ -342,6 +343,10 @@ def _with_codes(modality: Modality, samples: int) -> Modality:
 
 
 def _is_grid(modality: Modality) -> bool:
-    return isinstance(modality.values, DenseValues) or (
+    return _is_dense(modality.values) or (
         isinstance(modality.values, Codes) and len(modality.values.shape) == 2
     )
+
+
+def _is_dense(values: Any) -> bool:
+    return isinstance(values, DenseValues) or getattr(values, "is_map", False)

@@ -30,6 +30,8 @@ from fourm.training.masked_loss import LossConfig
 from fourm.training.train_state import OptimizerConfig
 from tokenizers.boxes import BoxList, BoxTokenizerConfig
 from tokenizers.codes import Codes
+from tokenizers.embeddings.embedding_tokenizer import EmbeddingTokenizerConfig
+from tokenizers.embeddings.values import Embedding
 from tokenizers.features import Vectors
 from tokenizers.formats.formats import (
     ArrayFile,
@@ -71,7 +73,7 @@ CONFIG_CLASSES = {
     *(NetworkConfig, DecoderConfig, DiffusionTokenizerConfig, DiffusionConfig, SamplingConfig),
     *(UNetConfig, Codes, Vectors, WordPieceTokenizerConfig, SavedTokenizerConfig),
     *(MeshConfig, NoData, PublishedOptions, Ml4mRules, ParquetData),
-    *(CocoData, MixedData, CodesFile),
+    *(CocoData, MixedData, CodesFile, Embedding, EmbeddingTokenizerConfig),
 }
 
 

@@ -1,0 +1,100 @@
+"""Vectors of an encoder and a map of them beside a picture, from files to a report."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import fourm
+from fourm.generate import main as generate
+from train import main
+
+# Tests of one group run in one process, which makes the run that they share once.
+pytestmark = [pytest.mark.xdist_group("shapes"), pytest.mark.slow]
+
+CONFIG = """
+import configs as c
+
+config = c.RunConfig(
+    modalities={
+        "rgb": c.Modality(c.Colors()),
+        "clip": c.Modality(c.Embedding(6)),
+        "dino": c.Modality(c.Embedding(8, is_map=True), size=2, width=3),
+    },
+    data=c.FilesData(splits_by=c.SplitByFraction(folder="")),
+    crops=c.CropConfig(size=16, width=24),
+    evaluation=c.EvaluationConfig(pairs=("rgb->clip", "clip->dino", "dino->rgb")),
+)
+"""
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory) -> Path:
+    """Forty pictures with what is known of them; one in five lacks something."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path_factory.mktemp("scenes")
+    for name in ("rgb", "clip", "dino"):
+        (folder / name).mkdir()
+    for number in range(40):
+        key, hole = f"{number:02}", number % 10
+        picture = rng.integers(0, 256, (20, 30, 3), np.uint8)
+        Image.fromarray(picture).save(folder / "rgb" / f"{key}.png")
+        if hole != 1:
+            np.save(folder / "clip" / f"{key}.npy", rng.normal(size=6))
+        if hole != 2:
+            np.save(folder / "dino" / f"{key}.npy", rng.normal(size=(8, 4, 6)).astype(np.float16))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(scenes, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    (folder / "scenes.py").write_text(CONFIG)
+    small = [
+        argument
+        for name, size in (("rgb", "width"), ("clip", "hidden"), ("dino", "hidden"))
+        for knob, value in (("steps", "1"), (size, "8"), ("codebook-size", "8"))
+        for argument in (f"--modalities.{name}.tokenizer.{knob}", value)
+    ]
+    arguments = [
+        *(str(folder / "scenes.py"), "--data.path", str(scenes), "--run-dir", str(folder / "run")),
+        *small,
+        *("--crops.views", "2", "--training.steps", "1", "--training.batch-size", "4"),
+        *("--training.evaluate-every", "0", "--loss.tile", "1", "--evaluation.num-samples", "4"),
+        *("--model.dim", "16", "--model.num-heads", "2"),
+        *("--model.encoder-layers", "1", "--model.decoder-layers", "1"),
+    ]
+    assert main(arguments) == 0
+    return folder / "run"
+
+
+def test_all_kinds_become_a_run_with_floors_and_ceilings(run):
+    report = json.loads((run / "report.json").read_text())
+    found = {(*row["inputs"], row["target"], row["metric"]) for row in report["results"]}
+    assert found >= {
+        *(("rgb", "clip", "cosine"), ("rgb", "clip", "neighbours"), ("clip", "dino", "cosine")),
+    }
+    for row in report["results"]:
+        assert np.isfinite([row["value"], row["floor"], row["ceiling"]]).all(), row
+        assert "note" not in row
+    assert (run / "samples.png").exists()
+
+
+def test_any_predicts_any(run, scenes, tmp_path):
+    out = tmp_path / "out"
+    asked = ["--rgb", scenes / "rgb" / "00.png", "--targets", "clip", "dino", "--out", out]
+    assert generate([str(run), *map(str, asked)]) == 0
+    assert np.load(out / "clip_000.npy").shape == (6,)
+    assert np.load(out / "dino_000.npy").shape == (2, 3, 8)
+    asked = ["--clip", scenes / "clip" / "00.npy", "--dino", scenes / "dino" / "00.npy"]
+    assert generate([str(run), *map(str, [*asked, "--targets", "rgb", "--out", out])]) == 0
+    with Image.open(out / "rgb_000.png") as made:
+        assert made.size == (24, 16)
+
+
+def test_ids_lie_as_the_kinds_say(run):
+    space = fourm.load(run).space
+    assert space["clip"].token_shape == (4,)
+    assert space["dino"].token_shape == (2, 3)
