@@ -229,6 +229,7 @@ class TransformedSource:
             for each in value if isinstance(value, Choices) else (value,):
                 try:
                     usable.append(values.check(each, f"{name} of {place}"))
+                    notes += self._odd(values, each, original, name)
                 except ValueError as error:
                     reason = str(error)
             if len(usable) < (len(value) if isinstance(value, Choices) else 1):
@@ -250,6 +251,14 @@ class TransformedSource:
         if notes:
             checked[NOTES] = notes
         return checked
+
+    def _odd(self, values: Values, value: Any, original: int, name: str) -> list[Note]:
+        """Returns a note if a value became unknown in part though nothing in it says so."""
+        ask = getattr(values, "taken_as_unknown", None)
+        if how := ask(value) if ask else "":
+            key = key_of(self.source, original)
+            return [Note("mended", name, key, self._file(original, name), how)]
+        return []
 
     def _file(self, original: int, name: str) -> str:
         return file_of(self.source, original, name)

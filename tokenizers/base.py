@@ -57,8 +57,24 @@ class Mended(NamedTuple):
     how: str
 
 
+class Stored(NamedTuple):
+    """What a picture file says of its numbers, beside the numbers.
+
+    Attributes:
+        is_lossy: Whether its compression changed them, as JPEG's does: colours hardly look
+            different, but numbers of classes are other ones.
+        encodes_colors: Whether they are no amounts of anything: palette numbers, inks, L*a*b*.
+        scaling: Scale and offset of every band, float64 [bands], with which a GeoTIFF's stored
+            numbers mean `stored * scale + offset`; None if as they stand.
+    """
+
+    is_lossy: bool = False
+    encodes_colors: bool = False
+    scaling: tuple[np.ndarray, np.ndarray] | None = None
+
+
 class Picture(np.ma.MaskedArray):
-    """Numbers of a picture file as they are stored, which look like something else.
+    """Numbers of a picture file as they are stored, which look like or mean something else.
 
     Palette numbers, inks, 16 bits per channel, transparency: who wants numbers has them here, as in
     any array, masked where the file says that they are unknown. Who wants to see takes `colors`. A
@@ -66,18 +82,26 @@ class Picture(np.ma.MaskedArray):
     """
 
     colors: Callable[[], np.ndarray] | None = None
-    """Returns what it looks like, uint8 [y, x, 3]; None if there is no telling."""
+    """Returns what it looks like, uint8 [y, x, 3]; None if as its numbers say."""
+    stored: Stored = Stored()
+    """What the file says of its numbers."""
 
     @classmethod
-    def of(cls, numbers: np.ndarray, colors: Callable[[], np.ndarray]) -> "Picture":
+    def of(
+        cls,
+        numbers: np.ndarray,
+        colors: Callable[[], np.ndarray] | None,
+        stored: Stored = Stored(),  # noqa: B008  Can't be changed, so it may be shared.
+    ) -> "Picture":
         """Returns numbers [y, x] or [y, x, channels], masked or not, that look like `colors()`."""
         picture = numbers.view(cls)
         picture.colors = colors
+        picture.stored = stored
         return picture
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Keeps the colours where a picture goes to another process."""
-        return Picture.of, (self.view(np.ma.MaskedArray), self.colors)
+        return Picture.of, (self.view(np.ma.MaskedArray), self.colors, self.stored)
 
 
 class Crop(NamedTuple):
@@ -143,7 +167,9 @@ class Values(Protocol):
 
     Where arrays of two axes or more are no pictures, `is_picture` is False; where tokens are a
     sequence, `is_sequence` is True. `vectors(values)`, float [batch, n], makes of them what simple
-    methods read that a model is compared with. All three may be left out.
+    methods read that a model is compared with. `taken_as_unknown(value)` says in a few words what
+    of a raw value that passed `check` became unknown though nothing in it says so, such as a
+    negative distance; empty if nothing did. All four may be left out.
     """
 
     metrics: dict[str, Better]

@@ -2,7 +2,7 @@
 
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -97,6 +97,7 @@ class CocoData(MayBeRemote):
                 raise ValueError(
                     unknown_word("data.class_names", class_name, [*categories.values()])
                 )
+        _check_parts(self.modalities, pictures, files)
         rows = rows_of_slice(self.split_names[split], len(pictures))
         return CocoSource([pictures[row] for row in rows], categories, folder, self)
 
@@ -246,6 +247,25 @@ def coco_class_names(file: str) -> tuple[str, ...]:
     if not names:
         raise ValueError(f"{path} has no categories.")
     return names
+
+
+def _check_parts(
+    modalities: Mapping[str, Part], pictures: Sequence[_Picture], files: Sequence[Path]
+) -> None:
+    """Raises ValueError for a modality of which nothing is in any file."""
+    has: dict[Part, bool] = {
+        "captions": any(picture.captions for picture in pictures),
+        "boxes": any(box is not None for each in pictures for _, box, _, _ in each.annotations),
+        "classes": any(stored for each in pictures for *_, stored in each.annotations),
+    }
+    words = {"captions": "captions", "boxes": "a `bbox`", "classes": "a `segmentation`"}
+    for name, part in modalities.items():
+        if not has.get(part, True):
+            raise ValueError(
+                f"The modality {name} is to be {part}, and no annotation of "
+                f"{', '.join(map(str, files))} has {words[part]}; set data.annotations to files "
+                f"that have, or leave {name} out of data.modalities."
+            )
 
 
 def _read_all(files: Sequence[Path], regions: bool) -> tuple[list[_Picture], dict[Any, str]]:

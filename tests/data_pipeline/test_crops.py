@@ -6,7 +6,7 @@ from data_pipeline.sources.source import NOTES, Note
 from tokenizers.base import REFERENCES, Boxes, Choices, Crop, Mended
 from tokenizers.boxes import BoxList
 from tokenizers.text.sentencepiece import Text
-from tokenizers.values import Classes, Reals
+from tokenizers.values import Classes, Distances, Reals
 
 HEIGHT, WIDTH = 48, 64
 
@@ -319,3 +319,48 @@ def test_modalities_may_differ_in_resolution_but_not_in_aspect_ratio():
     assert sample["field"].shape == (32, 48, 1) and sample["coarse"].shape == (11, 16)
     with pytest.raises(ValueError, match="coarse are to be 16x16 and those of field 32x48"):
         transformed(size=sizes | {"coarse": (16, 16)})
+
+
+class Single:
+    """A source of one sample."""
+
+    def __init__(self, sample: dict):
+        self._sample = sample
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> dict:
+        return self._sample
+
+    def __getitems__(self, indices) -> list[dict]:
+        return [self._sample for _ in indices]
+
+
+@pytest.mark.parametrize(
+    ("value", "how"),
+    [
+        (np.array([[-1.0, 2], [3, 4]]), "negative or infinite distances"),
+        (np.array([[-1e-7, 2], [3, 4]], np.float32), "negative or infinite distances"),
+        (np.array([[np.inf, 2], [3, 4]]), "negative or infinite distances"),
+        (np.array([[-1, 2000], [3000, 4]], np.int16), "negative or infinite distances"),
+        (np.array([[np.nan, 0], [3, 400.0]]), ""),
+        (np.ma.MaskedArray([[-1, 2000], [3000, 4]], [[True, False], [False, False]]), ""),
+    ],
+)
+def test_distances_that_can_be_none_are_unknown_and_counted(value, how):
+    source = TransformedSource(Single({"depth": value}), {"depth": Distances()}, (2, 2))
+    sample = source[0]
+    assert sample["depth"][0, 0] == 0 and sample["depth"][1, 0] == pytest.approx(3)
+    notes = sample.get(NOTES, [])
+    assert [(note.kind, note.modality) for note in notes] == ([("mended", "depth")] if how else [])
+    assert all(note.reason.startswith(how) for note in notes)
+
+
+def test_infinite_numbers_are_unknown_and_counted():
+    source = TransformedSource(
+        Single({"b": np.array([[np.inf, 1], [2, np.nan]])}), {"b": Reals()}, (2, 2)
+    )
+    sample = source[0]
+    np.testing.assert_array_equal(np.isnan(sample["b"][..., 0]), [[True, False], [False, True]])
+    assert sample[NOTES][0].reason == "infinite numbers taken as unknown"

@@ -7,6 +7,9 @@ Color = tuple[int, int, int]
 
 WHITE: Color = (255, 255, 255)
 
+MOST_OUTSIDE = 0.5
+"""Share of numbers that may be cut where the number is given that is white."""
+
 # From XYZ under the D50 white of CIE L*a*b* to linear sRGB, by Bradford's adaptation (ICC.1).
 _XYZ_TO_RGB = np.array(
     [
@@ -24,6 +27,29 @@ def to_8_bits(numbers: Shaped[np.ndarray, "..."], bits: int) -> UInt8[np.ndarray
         return np.asarray(numbers, np.uint8)
     share = np.asarray(numbers, np.float32) / np.float32(2**bits - 1)
     return (share * 255).round().astype(np.uint8)
+
+
+def with_white_at(
+    white: float | int, numbers: Shaped[np.ndarray, "y x *channels"], background: Color
+) -> UInt8[np.ndarray, "y x *channels"]:
+    """Returns numbers from 0 to `white` as 0 to 255, and `background` where they are unknown.
+
+    Raises:
+        ValueError: If most of them are brighter or darker, so that `white` can't be right.
+    """
+    unknown = np.ma.getmaskarray(numbers)
+    share = np.asarray(numbers).astype(np.float32) / np.float32(white)
+    unknown = unknown | ~np.isfinite(share)
+    outside = ((share < 0) | (share > 1)) & ~unknown
+    if outside.sum() > MOST_OUTSIDE * max(1, (~unknown).sum()):
+        known = np.asarray(numbers)[~unknown]
+        raise ValueError(
+            f"holds numbers from {known.min():g} to {known.max():g}, most of which are outside of "
+            f"0 to {white:g}; set white to the one that is white"
+        )
+    shade = background if numbers.ndim == 3 and numbers.shape[2] == 3 else background[0]
+    bright = np.where(unknown, np.float32(0), share.clip(0, 1) * 255).round()
+    return np.where(unknown, np.array(shade), bright).astype(np.uint8)
 
 
 def from_grey(grey: UInt8[np.ndarray, "y x"]) -> UInt8[np.ndarray, "y x 3"]:

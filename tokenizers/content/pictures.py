@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Shaped, UInt8
 from PIL import Image, UnidentifiedImageError
 
-from tokenizers.base import Picture
+from tokenizers.base import Picture, Stored
 from tokenizers.content.colors import (
     WHITE,
     Color,
@@ -20,9 +20,10 @@ from tokenizers.content.colors import (
     to_8_bits,
     turn_upright,
 )
+from tokenizers.content.jpeg import check_scans
 from tokenizers.content.kinds import PICTURE_KINDS, describe, kind_of
 from tokenizers.content.limits import MAX_PIXELS, check_size
-from tokenizers.content.tiff import Pages, read_tiff
+from tokenizers.content.tiff import Pages, is_lossy_webp, read_tiff
 
 PILLOW_LIMIT = Image.MAX_IMAGE_PIXELS
 ORIENTATION = 0x0112
@@ -49,7 +50,8 @@ def read_picture(
 
     Returns:
         A plain array of the stored type if its numbers are grey or colours of 8 bits, or bands of a
-        TIFF; a masked one if some are unknown; else a `Picture`, which knows its colours.
+        TIFF; a masked one if some are unknown; else a `Picture`, which knows its colours, and that
+        its numbers are not those that were written, where its compression loses some.
 
     Raises:
         ValueError: In half a sentence that follows the file's name: "is ...", "holds ...".
@@ -72,6 +74,8 @@ def read_picture(
         if kind == "png" and data[24] == 16 and data[25] != 0:
             return _read_16_bit_colors(data, _orientation(picture), background)
         picture.load()
+        if kind == "jpeg":
+            check_scans(data, picture, _open)
     except Exception as error:  # Decoders raise whatever they like on damaged files.
         if type(error) is ValueError:
             raise
@@ -118,10 +122,11 @@ def _method(picture: Image.Image) -> Image.Transpose | None:
 def _numbers_of(picture: Image.Image, data: bytes, background: Color) -> np.ndarray:
     """Returns what Pillow decoded, with the bits and bands that the header promises."""
     numbers = np.array(picture)
+    stored = Stored(_is_lossy(data), picture.mode in ("P", "PA", "CMYK"))
     is_keyed = "transparency" in picture.info
     if picture.mode == "RGB" or (picture.mode == "L" and _stored_bits(data) == 8):
         if not is_keyed:
-            return numbers
+            return Picture.of(numbers, None, stored) if stored.is_lossy else numbers
     elif picture.mode == "L":
         # Pillow spreads grey of 2 and 4 bits over 0 to 255.
         numbers = numbers // np.uint8(255 // (2 ** _stored_bits(data) - 1))
@@ -131,8 +136,14 @@ def _numbers_of(picture: Image.Image, data: bytes, background: Color) -> np.ndar
         raise ValueError(f"is {describe(data)} of the mode {picture.mode}, which can't be read")
     if picture.mode == "P":
         count = len(picture.getpalette("RGB") or ()) // 3
-        return Picture.of(numbers, partial(_palette_colors, picture, count, background))
-    return Picture.of(numbers, partial(_colors_of, picture, background))
+        look = partial(_palette_colors, picture, count, background)
+        return Picture.of(numbers, look, stored)
+    return Picture.of(numbers, partial(_colors_of, picture, background), stored)
+
+
+def _is_lossy(data: bytes) -> bool:
+    """Returns whether a picture's compression changes numbers: JPEG's, and one of WebP's two."""
+    return kind_of(data) == "jpeg" or is_lossy_webp(data)
 
 
 def _stored_bits(data: bytes) -> int:

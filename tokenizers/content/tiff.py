@@ -4,13 +4,14 @@ import io
 import json
 import logging
 import math
+import re
 from functools import lru_cache, partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Shaped, UInt8
 
-from tokenizers.base import Picture
+from tokenizers.base import Picture, Stored
 from tokenizers.content.colors import (
     Color,
     from_cmyk,
@@ -34,9 +35,15 @@ COMPRESSIONS = {
     **{50001: "WebP"},
 }
 MAX_PAGES = 4096
+HUGE = 1e30
+"""From here on, numbers are limits of types, which programs write with as many digits as they like.
+"""
 RGB, CMYK, CIELAB, ICCLAB = 2, 5, 8, 9
 """Photometric interpretations of more than one band (TIFF 6.0, tag 262); 0, 1 and 3 have one."""
-NO_DATA, ORIENTATION = 42113, 274
+NO_DATA, ORIENTATION, GDAL_METADATA = 42113, 274, 42112
+JPEG, WEBP = 7, 50001
+ITEM = re.compile(r"<Item\b([^<>]*)>([^<>]*)</Item>")
+ATTRIBUTE = re.compile(r"""(\w+)\s*=\s*["']([^"']*)["']""")
 REDUCED, MASK = 1, 4
 """Bits of NewSubfileType: an overview, and a mask of what is known."""
 
@@ -48,7 +55,8 @@ def read_tiff(
 
     Bands may lie in planes, pixel by pixel or, if the file says so or `pages` does, in a page each.
     Pixels that have the file's own "no data" number (GDAL's tag 42113), or that its mask leaves
-    out, are unknown: NaN in real numbers, masked in integers. Overviews are passed over.
+    out, are unknown: NaN in real numbers, masked in integers. Overviews are passed over. A scale
+    that GDAL noted stands beside the numbers, in `Picture.stored`.
 
     Raises:
         ValueError: If it is damaged, or of a kind that would be read wrongly.
@@ -99,12 +107,65 @@ def _read(file: Any, data: bytes, max_pixels: int, background: Color, pages: Pag
     if unknown.any():
         unknown = np.ascontiguousarray(turn_upright(unknown, orientation))
         if numbers.dtype.kind == "f":
-            return np.where(unknown, numbers.dtype.type(np.nan), numbers)
-        numbers = np.ma.MaskedArray(numbers, unknown)
+            numbers = np.where(unknown, numbers.dtype.type(np.nan), numbers)
+        else:
+            numbers = np.ma.MaskedArray(numbers, unknown)
     look = _look_of(first)
-    if len(planes) > 1 or not look.says_more_than(numbers):
+    has_look = len(planes) == 1 and look.says_more_than(numbers)
+    stored = Stored(
+        _is_lossy(first, data),
+        has_look and look.photometric in (3, CMYK, CIELAB, ICCLAB),
+        _scaling(first, numbers.shape[2] if numbers.ndim == 3 else 1),
+    )
+    if not has_look and stored == Stored():
         return numbers
-    return Picture.of(numbers, partial(_colors_of, np.asarray(numbers), look, background))
+    colors = partial(_colors_of, np.asarray(numbers), look, background) if has_look else None
+    return Picture.of(numbers, colors, stored)
+
+
+def is_lossy_webp(data: bytes) -> bool:
+    """Returns whether a WebP picture holds a frame of VP8, the one of its two that loses numbers.
+
+    Source: the WebP container specification; in extended files other chunks come first.
+    """
+    if data[:4] != b"RIFF" or data[8:12] != b"WEBP":
+        return False
+    place = 12
+    while place + 8 <= len(data) and data[place : place + 4] not in (b"VP8 ", b"VP8L"):
+        length = int.from_bytes(data[place + 4 : place + 8], "little")
+        place += 8 + length + length % 2
+    return data[place : place + 4] == b"VP8 "
+
+
+def _is_lossy(page: Any, data: bytes) -> bool:
+    part = data[page.dataoffsets[0] :] if page.compression == WEBP else b""
+    return page.compression == JPEG or is_lossy_webp(part)
+
+
+def _scaling(page: Any, bands: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """Returns the scale and the offset of every band that GDAL notes; None if as stored.
+
+    Raises:
+        ValueError: If a number there is none.
+    """
+    numbers = {"scale": np.ones(bands), "offset": np.zeros(bands)}
+    for attributes, text in ITEM.findall(str(page.tags.valueof(GDAL_METADATA) or "")):
+        about = dict(ATTRIBUTE.findall(attributes))
+        role, band = about.get("role", ""), about.get("sample", "0")
+        if role not in numbers or not band.isdecimal() or int(band) >= bands:
+            continue
+        try:
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        if not math.isfinite(number) or (role == "scale" and number == 0):
+            raise ValueError(
+                f"says that {text[:40]!r} is the {role} of its band {band}; set own_scale to False "
+                "to have numbers as they are stored"
+            )
+        numbers[role][int(band)] = number
+    is_plain = (numbers["scale"] == 1).all() and not numbers["offset"].any()
+    return None if is_plain else (numbers["scale"], numbers["offset"])
 
 
 def _axis_of_pages(file: Any, whole: list[Any], pages: Pages) -> int:
@@ -192,11 +253,20 @@ def _unknown(page: Any, numbers: np.ndarray) -> Bool[np.ndarray, "..."]:
         return np.zeros(numbers.shape, bool)
     if math.isnan(number):
         return np.isnan(numbers) if numbers.dtype.kind == "f" else np.zeros(numbers.shape, bool)
-    if numbers.dtype.kind == "f":
-        # Written with fewer or more digits than the type has.
-        with np.errstate(over="ignore"):
-            return numbers == numbers.dtype.type(number)
-    return numbers == number
+    if numbers.dtype.kind != "f":
+        return numbers == number
+    # Written with fewer or more digits than the type has.
+    with np.errstate(over="ignore"):
+        unknown = numbers == numbers.dtype.type(number)
+        if abs(number) < HUGE or unknown.any():
+            return unknown
+        return abs(numbers.astype(np.float64) - number) <= _last_digit(text) / 2
+
+
+def _last_digit(text: str) -> float:
+    """Returns what a decimal number's last digit counts: 1e34 in -3.4028e+38."""
+    mantissa, _, power = text.lower().partition("e")
+    return 10.0 ** (int(power or 0) - len(mantissa.partition(".")[2]))
 
 
 class _Look(NamedTuple):

@@ -1,5 +1,6 @@
 """Boxes in the files of annotation programs: JSON as in 4M, YOLO's txt, Pascal VOC's XML."""
 
+import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from tokenizers.base import Boxes, Mended
-from tokenizers.content.kinds import read_text
+from tokenizers.content.kinds import kind_of, read_text
 from tokenizers.content.limits import unpack_gzip
 from tokenizers.formats.file_format import FileFormat, field_of, parse_json
 from tokenizers.settings.checked import name_knob
@@ -50,7 +51,8 @@ class BoxesFile(FileFormat):
     - JSON as in 4M: an object with a list `instances`, each with `boxes` (or `bbox`) of four
       numbers, and `class_name` or `class_id`; fractions unless `unit` says otherwise.
     - YOLO: a txt with a line `CLASS X Y WIDTH HEIGHT` per box, of its centre, in fractions; a
-      polygon in place of a box is boxed. An empty file has no boxes.
+      polygon in place of a box is boxed, and keypoints behind a box are passed over. An empty file
+      has no boxes.
     - Pascal VOC: XML with `size`, and `object`s of a `name` and a `bndbox` in pixels.
 
     Boxes that lie slightly outside of the picture are cut at its edge, which is counted.
@@ -66,6 +68,9 @@ class BoxesFile(FileFormat):
     unit: Literal["", "fractions", "pixels"] = ""
     """Fractions of width and height, or pixels, for which the file must have the picture's size. As
     is usual for the kind of file if empty."""
+    long_lines: Literal["", "polygons", "keypoints"] = ""
+    """What YOLO's lines of more than a box are: the corners of a polygon, or a box and keypoints.
+    If empty, polygons, and lines that may be either are refused."""
     first_pixel: int = 0
     """Number of the first pixel: 1 for the original Pascal VOC, whose boxes include their last."""
 
@@ -77,7 +82,7 @@ class BoxesFile(FileFormat):
             )
 
     def read(self, data: bytes, extension: str) -> Boxes | Mended:
-        text = read_text(unpack_gzip(data))
+        text = _read_declared(unpack_gzip(data))
         match text.lstrip()[:1]:
             case "{" | "[":
                 stored = _read_instances(parse_json(data))
@@ -86,7 +91,7 @@ class BoxesFile(FileFormat):
             case _ if extension.startswith("json"):
                 stored = _read_instances(parse_json(data))
             case _:
-                stored = _read_yolo(text)
+                stored = _read_yolo(text, self.long_lines)
         kept = [each for each in stored.boxes if each.score >= self.minimum_score]
         classes = np.array([self._class_of(each) for each in kept], np.int32)
         corners = self._corners_of(stored, kept)
@@ -176,8 +181,31 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
 
 
-def _read_yolo(text: str) -> _Annotation:
-    boxes = []
+DECLARED = re.compile(rb"""\s*<\?xml[^>]*?encoding\s*=\s*["']([\w.-]+)["']""")
+ENCODINGS = ("iso-8859-1", "latin-1", "latin1", "iso-8859-15", "windows-1252", "cp1252", "us-ascii")
+"""Those that XML may declare, beside UTF-8 and UTF-16, in which every byte is a letter."""
+
+
+def _read_declared(data: bytes) -> str:
+    """Returns what a text says, which as XML may declare of which encoding it is."""
+    declared = DECLARED.match(data)
+    if declared and (name := declared[1].decode().lower()) in ENCODINGS:
+        return data.decode(name, "replace")
+    try:
+        return read_text(data)
+    except ValueError as error:
+        if data.lstrip()[:1] != b"<" or kind_of(data) == "html":
+            raise
+        raise ValueError(
+            "is XML of another encoding than UTF-8; save it as UTF-8, or have it say which: "
+            '<?xml version="1.0" encoding="iso-8859-1"?>'
+        ) from error
+
+
+def _read_yolo(text: str, long_lines: str) -> _Annotation:
+    boxes: list[_Box] = []
+    lengths: set[int] = set()
+    are_keypoints = True
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
             continue
@@ -189,16 +217,47 @@ def _read_yolo(text: str) -> _Annotation:
                 f"has the line {number} {line[:60]!r}; CLASS X Y WIDTH HEIGHT is allowed"
             ) from error
         score = numbers.pop() if len(numbers) == 5 else 1.0
-        if len(numbers) >= 6 and len(numbers) % 2 == 0:  # The corners of a polygon.
+        if len(numbers) >= 6 and long_lines == "keypoints":
+            numbers = numbers[:4]
+        elif len(numbers) >= 6 and len(numbers) % 2 == 0:  # The corners of a polygon.
+            are_keypoints = are_keypoints and _may_be_keypoints(numbers)
             low, high = np.reshape(numbers, (-1, 2)).min(0), np.reshape(numbers, (-1, 2)).max(0)
             numbers = [*((low + high) / 2).tolist(), *(high - low).tolist()]
         if len(numbers) != 4:
             raise ValueError(
                 f"has {len(numbers)} numbers behind the class in line {number}; CLASS X Y WIDTH "
-                "HEIGHT is allowed"
+                "HEIGHT is allowed; set long_lines to keypoints if such follow it"
             )
+        lengths.add(len(rest))
         boxes.append(_Box(None, label, numbers, score))
+    if not long_lines and are_keypoints and len(lengths) == 1 and max(lengths) >= 6:
+        raise ValueError(
+            f"has lines of {max(lengths)} numbers behind the class, which may be polygons, or "
+            'boxes with keypoints; set long_lines to "polygons" or "keypoints"'
+        )
     return _Annotation(boxes, None, "cxcywh", "fractions")
+
+
+def _may_be_keypoints(numbers: list[float]) -> bool:
+    """Returns whether four numbers may be a box, and those behind them points inside of it.
+
+    Points have two numbers, or three with a 0, 1 or 2 that says whether they are seen. Those at
+    0, 0 are not there.
+    """
+    center, size = np.array(numbers[:2]), np.array(numbers[2:4])
+    low, high = center - size / 2, center + size / 2
+    if size.min() <= 0 or low.min() < -10 * ROUNDING or high.max() > 1 + 10 * ROUNDING:
+        return False
+    rest = np.array(numbers[4:])
+    for width in (2, 3):
+        if len(rest) % width == 0:
+            rows = rest.reshape(-1, width)
+            points = rows[rows[:, :2].any(axis=1), :2]
+            is_seen = np.isin(rows[:, 2:], (0, 1, 2)).all()
+            # Points may lie a little outside of the box around what is seen.
+            if is_seen and ((points > low - SLIGHTLY) & (points < high + SLIGHTLY)).all():
+                return True
+    return False
 
 
 class _WithoutEntities(ElementTree.TreeBuilder):

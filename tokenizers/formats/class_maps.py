@@ -60,7 +60,10 @@ def renumber(
 
 
 def indices_of_colors(
-    colors: UInt8[np.ndarray, "y x 3"], table: Mapping[Color, int], other: int | None
+    colors: UInt8[np.ndarray, "y x 3"],
+    table: Mapping[Color, int],
+    other: int | None,
+    nearest: bool = False,
 ) -> Int32[np.ndarray, "y x"]:
     """Returns the index of every pixel's colour.
 
@@ -68,6 +71,7 @@ def indices_of_colors(
         colors: As stored; a format that loses nothing, as colours must be exact.
         table: Index by red, green and blue.
         other: Index of all colours that the table does not have; an error if None.
+        nearest: Whether such a colour is taken for the nearest one that the table has.
 
     Raises:
         ValueError: If there is such a colour.
@@ -80,6 +84,12 @@ def indices_of_colors(
     unlisted = keys[places] != codes
     if not unlisted.any():
         return indices
+    if nearest:
+        # Compression makes few colours out of one: each is looked up once.
+        found, which = np.unique(codes[unlisted], return_inverse=True)
+        shades = np.stack([found >> 16, found >> 8 & 255, found & 255], axis=1)
+        indices[unlisted] = _nearest(shades, table)[which]
+        return indices
     if other is None:
         color = tuple(colors[unlisted][0].tolist())
         raise ValueError(
@@ -87,6 +97,22 @@ def indices_of_colors(
             "index of all that are not named"
         )
     return np.where(unlisted, np.int32(other), indices)
+
+
+def _nearest(
+    shades: Int32[np.ndarray, "colors 3"], table: Mapping[Color, int]
+) -> Int32[np.ndarray, "colors"]:
+    """Returns the index of the colour of a table that differs least from each; of two, the first.
+
+    One colour of the table after the other, so that memory does not grow with both numbers.
+    """
+    best = np.full(len(shades), np.iinfo(np.int32).max, np.int32)
+    indices = np.zeros(len(shades), np.int32)
+    for color, index in table.items():
+        distance = np.square(shades - np.array(color, np.int32)).sum(axis=1, dtype=np.int32)
+        indices[distance < best] = index
+        best = np.minimum(best, distance)
+    return indices
 
 
 def _code_of(red: Any, green: Any, blue: Any) -> Any:

@@ -38,6 +38,14 @@ class FileFormat(Checked, ABC):
                 f"{name_knob(knob, 'max_pixels')} is {self.max_pixels}; at least 1 is allowed."
             )
 
+    def settled(self, first: Iterable[bytes]) -> "FileFormat":
+        """Returns a format in which what all files must share is as the first ones have it.
+
+        Args:
+            first: Content of some files, read as they are asked for; any may be damaged.
+        """
+        return self
+
     @abstractmethod
     def read(self, data: bytes, extension: str) -> Any:
         """Returns the raw value that a file with these bytes and this extension holds.

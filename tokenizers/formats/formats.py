@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Integer, Shaped, UInt8
 
-from tokenizers.base import Choices, Picture, Values
+from tokenizers.base import Choices, Picture, Stored, Values
 from tokenizers.boxes import BoxList
 from tokenizers.codes import Codes
 from tokenizers.content.arrays import read_npy, read_npz
-from tokenizers.content.colors import WHITE, Color, from_grey
+from tokenizers.content.colors import WHITE, Color, from_grey, with_white_at
 from tokenizers.content.kinds import PICTURE_KINDS, describe, kind_of, read_text
 from tokenizers.content.limits import unpack_gzip
 from tokenizers.content.pictures import read_picture
@@ -60,7 +60,7 @@ class ArrayFile(FileFormat):
     The value is `stored * scale + offset`; as stored, dtype included, if these are 1 and 0.
     Pictures are turned as their EXIF orientation says. Numbers that look like something else, as
     palette numbers do, come as a `Picture`: colours for whoever wants colours. Pixels that have a
-    TIFF's own number for "no data" are unknown.
+    TIFF's own number for "no data" are unknown, and its own scale and offset apply.
     """
 
     scale: float | int = 1.0
@@ -89,6 +89,15 @@ class ArrayFile(FileFormat):
     the order of their indices."""
     other: int | None = None
     """Class index of all numbers that `values`, or colours that `colors`, does not name."""
+    nearest_color: bool = False
+    """Whether a colour that `colors` does not name is taken for the nearest that it does: for class
+    maps that were compressed with losses, such as JPEG, which are refused otherwise."""
+    white: float | int | None = None
+    """The stored number that is white, such as 1.0 or 4095, where colours are stored in other than
+    8 bits; 0 is black, and what is brighter or darker is cut."""
+    own_scale: bool = True
+    """Whether the scale and offset that a GeoTIFF notes of its bands apply; `scale` and `offset`
+    stand in place of them."""
     background: Color = WHITE
     """Colour that is seen through transparent pixels."""
     pages: Pages = ""
@@ -125,6 +134,17 @@ class ArrayFile(FileFormat):
                 f"{name_knob(knob, 'colors')} and {given} are both given; colours are looked up as "
                 "they are stored, and `other` says what those that are not named mean."
             )
+        if self.nearest_color and (not self.colors or self.other is not None):
+            raise ValueError(
+                f"{name_knob(knob, 'nearest_color')} is for class maps in `colors`, and leaves "
+                "nothing to `other`; give the first and not the second."
+            )
+        is_number = self.scale != 1 or self.offset != 0 or self.colors or self.values
+        if self.white is not None and (is_number or not 0 < self.white < np.inf):
+            raise ValueError(
+                f"{name_knob(knob, 'white')} is {self.white:g}; it must be above 0, and makes "
+                "colours, which have no scale, offset, `colors` or `values`."
+            )
         if any(band < 0 for band in self.bands):
             raise ValueError(f"{name_knob(knob, 'bands')} are {self.bands}; 0 or more is allowed.")
 
@@ -132,10 +152,23 @@ class ArrayFile(FileFormat):
         array, is_picture = self._stored(data, extension)
         if array.size == 0:
             raise ValueError(f"holds an empty array, of shape {array.shape}")
-        if self.as_rgb or self.colors:
+        stored = array.stored if isinstance(array, Picture) else Stored()
+        if stored.is_lossy and (self.values or (self.colors and not self.nearest_color)):
+            raise ValueError(
+                "is a picture whose compression loses some of what was stored, so that it has "
+                "classes that nobody gave it; store class maps as PNG, or give their `colors` and "
+                "set nearest_color to True"
+            )
+        if self.bands and stored.encodes_colors and not self.as_rgb:
+            raise ValueError(
+                "is a picture of palette numbers, inks or CIE L*a*b*, of which `bands` are no "
+                "amounts; set as_rgb to True to choose among red, green and blue"
+            )
+        if (self.as_rgb and self.white is None) or self.colors:
             array = _look_of(array)
         if self.colors:
-            return indices_of_colors(array, self._color_table, self.other)
+            table = self._color_table
+            return indices_of_colors(array, table, self.other, self.nearest_color)
         if self.channels_first and not is_picture:
             if array.ndim != 3:
                 raise ValueError(
@@ -148,8 +181,14 @@ class ArrayFile(FileFormat):
         if self.missing is not None:
             array = _without(array, self.missing)
         if self.values:
-            array = renumber(array, self.values, self.other)
-        return _tidy(self._scaled(array))
+            return _tidy(renumber(array, self.values, self.other))
+        if self.white is not None:
+            bright = with_white_at(self.white, array, self.background)
+            return from_grey(bright) if self.as_rgb and bright.ndim == 2 else bright
+        scaling = stored.scaling if self.own_scale and not self.as_rgb else None
+        if scaling and self.scale == 1 and self.offset == 0:
+            return _rescaled(array, *scaling, self.bands)
+        return _tidy(self._scaled(array), stored.is_lossy)
 
     @property
     def _color_table(self) -> dict[Color, int]:
@@ -192,7 +231,8 @@ class ArrayFile(FileFormat):
             case "text" | "gzip" if extension.startswith("json"):
                 return _array_of(field_of(parse_json(data), self.field)), False
         raise ValueError(
-            f"is {describe(data)}, and no array; readable are {listed(PICTURES + ARRAYS)}, json"
+            f"is {describe(data)}, and no array; readable are {listed(PICTURES + ARRAYS)}, json: "
+            "convert such files, or leave them out by setting extension to that of the others"
         )
 
 
@@ -201,7 +241,8 @@ def _look_of(array: np.ndarray) -> UInt8[np.ndarray, "y x 3"]:
     look = from_grey(look) if look.ndim == 2 else look
     if look.dtype != np.uint8 or look.ndim != 3 or look.shape[2] != 3:
         raise ValueError(
-            f"holds {array.dtype} of shape {array.shape}, which have no colours (as_rgb, colors)"
+            f"holds {array.dtype} of shape {array.shape}, which have no colours (as_rgb, colors); "
+            "set white to the number that is white, and channels_first where colours come first"
         )
     return look
 
@@ -216,14 +257,28 @@ def _without(array: np.ndarray, missing: float | int) -> np.ndarray:
         return np.where(is_missing, array.dtype.type(np.nan), array)
     masked = np.ma.MaskedArray(np.asarray(array), is_missing)
     if isinstance(array, Picture) and array.colors is not None:
-        return Picture.of(masked, array.colors)
+        return Picture.of(masked, array.colors, array.stored)
     return masked
 
 
-def _tidy(array: np.ndarray) -> np.ndarray:
+def _rescaled(
+    array: np.ndarray, scale: np.ndarray, offset: np.ndarray, bands: tuple[int, ...]
+) -> np.ndarray:
+    """Returns what stored numbers mean, by the scale and offset of every band."""
+    chosen = list(bands) if bands else slice(None)
+    scale, offset = (each[chosen] if array.ndim == 3 else each[0] for each in (scale, offset))
+    numbers = (np.asarray(array).astype(np.float64) * scale + offset).astype(np.float32)
+    numbers[np.ma.getmaskarray(array)] = np.nan
+    colors = array.colors if isinstance(array, Picture) else None
+    return Picture.of(numbers, colors) if colors else np.ascontiguousarray(numbers)
+
+
+def _tidy(array: np.ndarray, is_lossy: bool = False) -> np.ndarray:
     """Returns an array in one piece; a plain one if nothing is unknown and it looks like itself."""
     if isinstance(array, Picture) and array.colors is not None:
         return array
+    if is_lossy and array.ndim == 2 and array.dtype.kind in "biu":
+        return Picture.of(np.ascontiguousarray(array), None, Stored(is_lossy))
     if np.ma.is_masked(array):
         return np.ma.MaskedArray(np.ascontiguousarray(np.asarray(array)), np.ma.getmask(array))
     return np.ascontiguousarray(np.asarray(array))

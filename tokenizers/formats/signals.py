@@ -1,15 +1,22 @@
 """Files of signals: sounds, columns of numbers and arrays, as they are or as log-mel bands."""
 
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float32
 
+from tokenizers.content.kinds import kind_of
 from tokenizers.content.sounds import COLUMNS, read_columns, read_sound
 from tokenizers.formats.file_format import SOUNDS, FileFormat
 from tokenizers.formats.formats import ArrayFile
 from tokenizers.settings.checked import Checked, name_knob
+
+MOST_FACTOR = 1000
+"""How far apart two rates may be, and how fine the fraction that one is of the other."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,18 @@ class LogMel(Checked):
         return np.maximum(np.minimum(rising, falling), 0)
 
 
+def _resampled(
+    waves: Float32[np.ndarray, "time channels"], rate: float, wanted: float
+) -> Float32[np.ndarray, "steps channels"]:
+    """Returns a sound with another number of steps per second, without what they can't carry."""
+    from scipy.signal import resample_poly  # Takes long to import, and few have sounds.
+
+    factor = Fraction(wanted / rate).limit_denominator(MOST_FACTOR)
+    if not 1 / MOST_FACTOR < wanted / rate < MOST_FACTOR:
+        raise ValueError(f"has {rate:g} steps per second, too far from the {wanted:g} wanted")
+    return resample_poly(waves, factor.numerator, factor.denominator, axis=0).astype(np.float32)
+
+
 @dataclass(frozen=True)
 class SignalFile(FileFormat):
     """Signals [time, channels]: wav, csv and tsv (set `extension`), npy, npz, JSON lists."""
@@ -65,7 +84,10 @@ class SignalFile(FileFormat):
     scale: float = 1.0
     """What stored numbers are multiplied by. Sounds of whole numbers are stored as -1 to 1."""
     rate: float = 0.0
-    """Steps per second that sounds must have; 0 for any."""
+    """Steps per second that sounds must have; 0 for that of the first one of a data set."""
+    resample: bool = False
+    """Whether sounds of another rate are brought to `rate`, or to that of `log_mel`; else they are
+    refused."""
     channels_first: bool = False
     """Whether arrays are stored [channels, time]."""
     columns: tuple[int, ...] = ()
@@ -84,11 +106,35 @@ class SignalFile(FileFormat):
                 f"{self.rate}, and columns {self.columns}; 0 or more is allowed."
             )
 
+        if self.resample and not self._wanted_rate:
+            raise ValueError(
+                f"{name_knob(knob, 'resample')} is true and {name_knob(knob, 'rate')} 0; set the "
+                "rate that all sounds are to have."
+            )
+
+    @property
+    def _wanted_rate(self) -> float:
+        return self.rate or (self.log_mel.rate if self.log_mel else 0.0)
+
+    def settled(self, first: Iterable[bytes]) -> "SignalFile":
+        """Returns a format that refuses sounds of another rate than the first readable one."""
+        for data in () if self._wanted_rate else first:
+            if kind_of(data) != "wav":
+                break
+            with contextlib.suppress(ValueError):
+                return replace(self, rate=float(read_sound(data).rate))
+        return self
+
     def read(self, data: bytes, extension: str) -> Any:
         array, rate = self._stored(data, extension)
-        wanted = self.rate or (self.log_mel.rate if self.log_mel else 0)
+        wanted = self._wanted_rate
         if rate and wanted and rate != wanted:
-            raise ValueError(f"has {rate:g} steps per second, and {wanted:g} are wanted")
+            if not self.resample:
+                raise ValueError(
+                    f"has {rate:g} steps per second, and {wanted:g} are wanted; set resample to "
+                    "True, and rate, to bring all sounds to one rate"
+                )
+            array = _resampled(array, rate, wanted)
         array = array.T if self.channels_first and array.ndim == 2 else array
         array = array[:, None] if array.ndim == 1 else array
         if array.ndim != 2:
@@ -107,7 +153,7 @@ class SignalFile(FileFormat):
 
     def _stored(self, data: bytes, extension: str) -> tuple[np.ndarray, float]:
         """Returns what is stored and, of sounds, the steps per second; 0 of others."""
-        if extension in SOUNDS:
+        if extension in SOUNDS or kind_of(data) == "wav":
             waves, rate = read_sound(data)
             return waves, float(rate)
         if extension in COLUMNS:

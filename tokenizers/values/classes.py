@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, Integer, Shaped, UInt8
 
-from tokenizers.base import Better, RawBatch
+from tokenizers.base import Better, Picture, RawBatch
 from tokenizers.settings.checked import name_knob
 from tokenizers.values.dense import (
     DenseValues,
@@ -60,6 +60,12 @@ class Classes(DenseValues):
 
     def check(self, value: Any, name: str) -> Integer[np.ndarray, "y x"]:
         """Takes any integers; what is masked, or -1, which is no class anywhere, is ignored."""
+        if isinstance(value, Picture) and value.stored.is_lossy:
+            raise ValueError(
+                f"{name} comes from a picture whose compression loses some of what was stored, so "
+                "that it has classes that nobody gave it; store class maps as PNG, or give the "
+                "format their `colors` and set nearest_color to True."
+            )
         array = np.asanyarray(value)
         array = without_channel(array)
         unknown = np.ma.getmask(array)

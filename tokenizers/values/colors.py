@@ -49,9 +49,17 @@ class Colors(DenseValues):
         array = np.asarray(value)
         if array.ndim == 2 or (array.ndim == 3 and array.shape[-1] == 1):
             array = np.repeat(array.reshape(*array.shape[:2], 1), 3, axis=-1)  # Grey.
+        if array.ndim == 3 and array.shape[-1] not in (3, 4) and array.shape[0] in (1, 3):
+            raise ValueError(
+                f"{name} has shape {array.shape}; colours must be [height, width, 3]: set "
+                "channels_first to True if the files store them the other way round."
+            )
         array = require_plane(array, name, 3, "colours")
         if array.dtype != np.uint8:
-            raise ValueError(f"{name} has dtype {array.dtype}; colours must be uint8, 0 to 255.")
+            raise ValueError(
+                f"{name} has dtype {array.dtype}; colours must be uint8, 0 to 255: set the "
+                "format's white to the number that is white, such as 1.0 or 65535."
+            )
         return array
 
     def crop(
@@ -162,6 +170,15 @@ class Reals(DenseValues):
         with np.errstate(over="ignore"):
             reals = array.astype(np.float32)
         return np.where(np.isfinite(reals) & ~unknown, reals, np.float32(np.nan))
+
+    def taken_as_unknown(self, value: Any) -> str:
+        """Returns what `check` takes for unknown though it does not say so; see `Values`."""
+        numbers = np.ma.compressed(value)
+        if numbers.dtype.kind != "f":
+            return ""
+        with np.errstate(over="ignore"):
+            is_odd = np.isinf(numbers.astype(np.float32))
+        return "infinite numbers taken as unknown" if is_odd.any() else ""
 
     def crop(
         self, value: Float[np.ndarray, "y x c"], crop: Crop, size: tuple[int, int]

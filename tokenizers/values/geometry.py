@@ -88,6 +88,12 @@ class Distances(DenseValues):
                 )
         return np.where(known, metres, np.float32(0))
 
+    def taken_as_unknown(self, value: Any) -> str:
+        """Returns what `check` takes for unknown though it does not say so; see `Values`."""
+        numbers = np.ma.compressed(value)
+        is_odd = numbers < 0 if numbers.dtype.kind in "iu" else (numbers < 0) | np.isinf(numbers)
+        return "negative or infinite distances taken as unknown" if is_odd.any() else ""
+
     def draw(
         self, value: Float[np.ndarray, "y x"], size: tuple[int, int]
     ) -> UInt8[np.ndarray, "y2 x2 3"]:

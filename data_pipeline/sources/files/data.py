@@ -1,6 +1,7 @@
 """Aligned files: a folder per modality, or tar shards per modality, one key per sample."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,9 @@ from tokenizers.base import Mended
 from tokenizers.content.limits import MAX_PIXELS
 from tokenizers.formats.formats import FileFormat
 from tokenizers.settings.checked import name_knob
+
+MOST_LOOKED_AT = 20
+"""Files of a modality that are looked at for what all of them must share."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +133,7 @@ class FilesData(MayBeRemote):
             else replace(each, max_pixels=self.max_pixels)
             for name, each in self.modalities.items()
         }
+        formats = {name: each.settled(_first(files[name])) for name, each in formats.items()}
         return FilesSource(chosen, formats, files, columns, notes)
 
     @property
@@ -204,6 +209,13 @@ class FilesData(MayBeRemote):
                     # Rows of other splits have keys of their own, whatever they are called.
                     facts[name] |= {f"{folder}:{k}": v for k, v in further[name].items()}
         return facts
+
+
+def _first(files: Mapping[str, Location]) -> Iterator[bytes]:
+    """Yields the content of the first few files that can be read."""
+    for key in sorted(files, key=natural_order)[:MOST_LOOKED_AT]:
+        with contextlib.suppress(ValueError):
+            yield read_bytes(files[key])
 
 
 class FilesSource:

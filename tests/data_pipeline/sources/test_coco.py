@@ -175,12 +175,33 @@ def test_pictures_listed_twice_count_once(write):
     assert not note.leaves_out and note.reason == "is listed again, as 0007.png with the id 10"
 
 
+@pytest.mark.parametrize(
+    ("part", "missing", "message"),
+    [
+        ("captions", "captions", "caption is to be captions, and no annotation of .* has captions"),
+        ("boxes", "instances", "boxes is to be boxes, and no annotation of .* has a `bbox`"),
+        ("classes", "instances", "labels is to be classes, and no annot.* has a `segmentation`"),
+    ],
+)
+def test_a_modality_of_which_no_file_says_anything_is_refused(write, part, missing, message):
+    files = ("annotations/instances_{split}2017.json", "annotations/captions_{split}2017.json")
+    files = [each for each in files if missing not in each]
+    parts = {name: each for name, each in PARTS.items() if each in ("image", part)}
+    about = instances()
+    if missing == "instances":
+        for each in about["annotations"]:
+            del each["bbox"], each["segmentation"]
+        files.append("annotations/instances_{split}2017.json")
+    with pytest.raises(ValueError, match=f"{message}.*data.annotations"):
+        write(about, modalities=parts, annotations=tuple(files)).open("train")
+
+
 def test_no_path_leads_out_of_the_folder(write):
     about = instances()
     about["images"][0]["file_name"] = "../train2017/0007.png"
-    source = write(about, annotations=("annotations/instances_train2017.json",)).open("train")
-    note = source[0][NOTES][0]
-    assert "leads out of its folder" in note.reason
+    about["images"][0]["id"] = 70
+    notes = write(about).open("train")[0][NOTES]
+    assert "leads out of its folder" in " ".join(note.reason for note in notes)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from PIL import Image
 
 from tokenizers.content.limits import MAX_PIXELS
 from tokenizers.content.pictures import read_picture
+from tokenizers.formats.formats import ArrayFile
 from tokenizers.values import Classes, Colors, Distances, Reals
 
 MANY_BANDS = (1, 2, 3, 4, 5, 6, 12)
@@ -190,3 +191,47 @@ def test_a_palette_of_pillow_s_is_exact():
     read = read_picture(stream.getvalue())
     np.testing.assert_array_equal(np.asarray(read), numbers)
     assert Colors().check(read, "rgb")[1, 2].tolist() == [15, 16, 17]
+
+
+def gdal(array: np.ndarray, *items: tuple[str, int, str], **options) -> bytes:
+    said = "".join(
+        f'<Item name="{role.upper()}" sample="{band}" role="{role}">{text}</Item>'
+        for role, band, text in items
+    )
+    text = f"<GDALMetadata>{said}<Item name='CLOUDS'>3</Item></GDALMetadata>"
+    return tiff(array, extratags=[(42112, 2, 0, text, True)], **options)
+
+
+def test_the_scale_and_offset_that_gdal_notes_apply():
+    bands = bands_of(np.int16, 3)
+    data = gdal(bands, ("scale", 0, "0.01"), ("offset", 0, "-5"), ("scale", 2, "2"))
+    wanted = bands * [0.01, 1, 2] + [-5, 0, 0]
+    read = ArrayFile().read(data, "tif")
+    assert read.dtype == np.float32
+    np.testing.assert_allclose(read, wanted, rtol=1e-6)
+    chosen = ArrayFile(bands=(2, 0)).read(data, "tif")
+    np.testing.assert_allclose(chosen, wanted[..., [2, 0]], rtol=1e-6)
+    # Knobs stand in place of what the file says.
+    np.testing.assert_array_equal(ArrayFile(own_scale=False).read(data, "tif"), bands)
+    np.testing.assert_array_equal(ArrayFile(scale=2.0).read(data, "tif"), bands * 2.0)
+    unknown = ArrayFile(missing=int(bands[0, 0, 0])).read(data, "tif")
+    np.testing.assert_array_equal(np.isnan(unknown), bands == bands[0, 0, 0])
+    flat = ArrayFile().read(gdal(bands[..., 0], ("offset", 0, "7.5")), "tif")
+    np.testing.assert_allclose(flat, bands[..., 0] + 7.5)
+    with pytest.raises(ValueError, match="says that 'x' is the scale of its band 0; set own_scale"):
+        ArrayFile().read(gdal(bands, ("scale", 0, "x")), "tif")
+    plain = ArrayFile().read(gdal(bands, ("scale", 0, "1"), ("scale", 9, "5")), "tif")
+    assert plain.dtype == np.int16
+
+
+@pytest.mark.parametrize(
+    "text", ["-3.4028e+38", "-3.40282e+38", "-3.4028234663852886e+38", "-3.403e38"]
+)
+def test_no_data_is_found_however_many_digits_it_is_written_with(text):
+    lowest = np.finfo(np.float32).min
+    stored = np.array([[lowest, 5.0], [0.25, -9999.0]], np.float32)
+    read = read_picture(tiff(stored, extratags=[(42113, 2, 0, text, True)]))
+    np.testing.assert_array_equal(np.isnan(read), [[True, False], [False, False]])
+    # Elsewhere, a digit is what it is.
+    read = read_picture(tiff(stored, extratags=[(42113, 2, 0, "0", True)]))
+    assert not np.isnan(read).any()

@@ -143,3 +143,35 @@ def test_voc_boxes_are_pixels():
 def test_boxes_that_make_no_sense_are_refused(data, message):
     with pytest.raises(ValueError, match=message):
         BoxesFile(class_names=("wall", "chair")).read(data, "txt")
+
+
+POSE = "0 0.5 0.5 0.4 0.6 0.45 0.4 2 0.55 0.4 1 0 0 0 0.5 0.6 2\n"
+FLAT_POSE = "0 0.5 0.5 0.4 0.6 0.45 0.4 0.55 0.4 0.72 0.6\n"
+
+
+@pytest.mark.parametrize("data", [POSE, POSE * 2, FLAT_POSE])
+def test_keypoints_behind_a_box_are_no_polygon(data):
+    with pytest.raises(ValueError, match="may be polygons, or boxes with keypoints; set long_lin"):
+        BoxesFile().read(data.encode(), "txt")
+    boxes = BoxesFile(long_lines="keypoints").read(data.encode(), "txt")
+    np.testing.assert_allclose(corners_of(boxes)[0], [0.3, 0.2, 0.7, 0.8], atol=1e-6)
+
+
+def test_lines_that_can_be_nothing_but_polygons_are_boxed():
+    far = b"0 0.1 0.2 0.5 0.2 0.3 0.6 0.9 0.9"
+    np.testing.assert_allclose(corners_of(BoxesFile().read(far, "txt")), [[0.1, 0.2, 0.9, 0.9]])
+    # Keypoints are the same number in every line.
+    several = FLAT_POSE.encode() + b"0 0.5 0.5 0.6 0.5 0.5 0.6\n"
+    assert len(corners_of(BoxesFile().read(several, "txt"))) == 2
+    said = BoxesFile(long_lines="polygons").read(FLAT_POSE.encode(), "txt")
+    np.testing.assert_allclose(corners_of(said), [[0.4, 0.4, 0.72, 0.6]])
+
+
+def test_xml_is_read_in_the_encoding_that_it_declares():
+    text = VOC.replace("chair", "Bürostuhl").format(xmin=10)
+    names = BoxesFile(class_names=("Bürostuhl",))
+    for encoding in ("iso-8859-1", "windows-1252", "utf-8", "utf-16"):
+        stored = text.replace('"1.0"?', f'"1.0" encoding="{encoding}"?').encode(encoding)
+        assert len(corners_of(names.read(stored, "xml"))) == 1
+    with pytest.raises(ValueError, match="is XML of another encoding than UTF-8"):
+        names.read(text.encode("latin-1"), "xml")

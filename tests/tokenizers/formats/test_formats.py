@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from tokenizers.base import Choices
@@ -169,6 +170,10 @@ def test_class_maps_in_colours_are_read_by_a_table():
         ({"scale": 0.0}, "ArrayFile.scale is 0 and ArrayFile.offset 0; both must be finite"),
         ({"offset": float("nan")}, "ArrayFile.offset nan"),
         ({"values": {0: 1}, "scale": 0.5}, "class indices, .* can't be scaled"),
+        ({"nearest_color": True}, "ArrayFile.nearest_color is for class maps in `colors`"),
+        ({"nearest_color": True, "colors": {(0, 0, 0): 1}, "other": 0}, "nothing to `other`"),
+        ({"white": 0}, "ArrayFile.white is 0; it must be above 0"),
+        ({"white": 1, "scale": 0.5}, "makes colours, which have no scale"),
         ({"max_pixels": 0}, "ArrayFile.max_pixels is 0; at least 1"),
     ],
 )
@@ -322,3 +327,84 @@ def test_numbers_are_txt_json_or_npy():
         NumberFile().read(npy_bytes(np.zeros(2)), "npy")
     with pytest.raises(ValueError, match="does not hold a number"):
         NumberFile().read(b'"3"', "json")
+
+
+def lossy(array: np.ndarray, kind: str, **options) -> bytes:
+    stream = io.BytesIO()
+    if kind == "tiff":
+        photometric = "minisblack" if array.ndim == 2 else "rgb"
+        tifffile.imwrite(stream, array, compression="jpeg", photometric=photometric)
+    else:
+        Image.fromarray(array).save(stream, kind, **options)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "tiff"])
+def test_class_numbers_from_pictures_that_lost_some_are_refused(kind):
+    classes = np.zeros((16, 16), np.uint8)
+    classes[:, 9:] = 5
+    data = lossy(classes, kind)
+    for read in (ArrayFile(), ArrayFile(offset=1), ArrayFile(missing=3)):
+        with pytest.raises(ValueError, match=r"compression loses some.*nearest_color to True"):
+            Classes(tuple("abcdefghij")).check(read.read(data, "jpg"), "map")
+    with pytest.raises(ValueError, match="compression loses some"):
+        ArrayFile(values={0: 255, 5: 0}, other=1).read(data, "jpg")
+    # Whoever wants other numbers is not concerned, and exact pictures are none of these.
+    assert Reals().check(ArrayFile().read(data, "jpg"), "grey").shape == (16, 16, 1)
+    Classes(tuple("abcdef")).check(ArrayFile().read(picture_bytes(classes), "png"), "map")
+    assert type(ArrayFile().read(lossy(classes, "webp", lossless=True), "webp")) is np.ndarray
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "tiff", "webp"])
+def test_colours_that_compression_made_up_are_those_of_the_nearest_class(kind):
+    table = {(0, 0, 0): 255, (200, 30, 30): 0, (30, 30, 200): 1}
+    colors = np.zeros((32, 32, 3), np.uint8)
+    colors[:16, 16:], colors[16:, :16] = (200, 30, 30), (30, 30, 200)
+    data = lossy(colors, kind)
+    with pytest.raises(ValueError, match=r"compression loses some.*nearest_color to True"):
+        ArrayFile(colors=table, other=255).read(data, "jpg")
+    read = ArrayFile(colors=table, nearest_color=True).read(data, "jpg")
+    assert (
+        (read[:12, 20:] == 0).all() and (read[20:, :12] == 1).all() and (read[:8, :8] == 255).all()
+    )
+    exact = ArrayFile(colors=table, nearest_color=True).read(picture_bytes(colors), "png")
+    np.testing.assert_array_equal(exact, ArrayFile(colors=table).read(picture_bytes(colors), "png"))
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        np.linspace(0, 1, 48, dtype=np.float32).reshape(4, 4, 3),
+        np.linspace(0, 4095, 48).reshape(4, 4, 3).astype(np.uint16),
+        np.linspace(0, 1, 16).reshape(4, 4),
+    ],
+)
+def test_colours_of_other_types_are_told_by_the_number_that_is_white(stored):
+    white = 4095 if stored.dtype == np.uint16 else 1.0
+    with pytest.raises(ValueError, match="set the format's white to the number that is white"):
+        Colors().check(ArrayFile().read(npy_bytes(stored), "npy"), "rgb")
+    for as_rgb in (False, True):
+        read = ArrayFile(white=white, as_rgb=as_rgb).read(npy_bytes(stored), "npy")
+        shown = Colors().check(read, "rgb")
+        assert shown[0, 0, 0] == 0 and 120 < shown.mean() < 135 and shown[-1, -1, -1] == 255
+    with pytest.raises(ValueError, match=r"most of which are outside of 0 to 0.01; set white"):
+        ArrayFile(white=0.01).read(npy_bytes(stored), "npy")
+    planes = ArrayFile().read(npy_bytes(np.zeros((3, 8, 9), np.uint8)), "npy")
+    with pytest.raises(ValueError, match=r"shape \(3, 8, 9\); .* set channels_first to True"):
+        Colors().check(planes, "rgb")
+
+
+def test_bands_are_not_chosen_among_palette_numbers():
+    palette = picture_bytes(
+        np.random.default_rng(0).integers(0, 255, (4, 4, 3), np.uint8), "png", "P"
+    )
+    with pytest.raises(ValueError, match=r"palette numbers, inks .* set as_rgb to True"):
+        ArrayFile(bands=(0,)).read(palette, "png")
+    colors = ArrayFile(as_rgb=True).read(palette, "png")
+    chosen = ArrayFile(as_rgb=True, bands=(2, 1, 0)).read(palette, "png")
+    np.testing.assert_array_equal(chosen, colors[..., ::-1])
+
+
+def test_files_of_no_readable_kind_can_be_left_out():
+    with pytest.raises(ValueError, match=r"is a FLAC sound, and no array.*by setting extension"):
+        ArrayFile().read(b"fLaC" + bytes(40), "flac")

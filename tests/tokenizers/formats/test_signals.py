@@ -6,7 +6,9 @@ import wave
 import numpy as np
 import pytest
 
+from data_pipeline.sources.files.data import FilesData
 from data_pipeline.sources.files.tables import Table, TableRow, cells_of
+from data_pipeline.sources.source import NOTES
 from tokenizers.formats.formats import ArrayFile, JsonFile, format_for
 from tokenizers.formats.signals import LogMel, SignalFile
 from tokenizers.labels import Label
@@ -100,3 +102,38 @@ def test_several_columns_of_a_table_are_one_row_and_empty_cells_are_missing():
         cells_of(table, "patient", TableRow(columns=("age", "size")))
     with pytest.raises(ValueError, match=r"TableRow\.columns is empty"):
         TableRow()
+
+
+def wav(rate: int, steps: int = 800) -> bytes:
+    content = io.BytesIO()
+    with wave.open(content, "wb") as file:
+        file.setparams((1, 2, rate, 0, "NONE", ""))
+        waves = 2**14 * np.sin(2 * np.pi * 200 * np.arange(steps) / rate)
+        file.writeframes(waves.astype("<i2").tobytes())
+    return content.getvalue()
+
+
+def test_sounds_of_another_rate_are_refused_or_resampled():
+    free = SignalFile()
+    settled = free.settled([b"RIFF1234WAVE", wav(8000), wav(16000)])
+    assert settled == SignalFile(rate=8000.0) and settled.settled([wav(16000)]) == settled
+    assert free.settled([npy(np.zeros(3))]) == free and free.settled([]) == free
+    # Whatever the file is called.
+    for extension in ("wav", "txt"):
+        with pytest.raises(ValueError, match=r"has 16000 steps .* 8000 are wanted; set resample"):
+            settled.read(wav(16000), extension)
+    at_8000 = SignalFile(rate=8000.0, resample=True)
+    read = at_8000.read(wav(16000), "wav")
+    assert read.shape == (400, 1) and read.dtype == np.float32
+    np.testing.assert_allclose(read[50:350], at_8000.read(wav(8000), "wav")[50:350], atol=0.01)
+    with pytest.raises(ValueError, match=r"SignalFile.resample is true and SignalFile.rate 0; set"):
+        SignalFile(resample=True)
+
+
+def test_all_sounds_of_a_folder_have_the_rate_of_the_first(tmp_path):
+    for number, rate in enumerate((8000, 8000, 16000)):
+        (tmp_path / "train" / "sound").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "train" / "sound" / f"{number}.wav").write_bytes(wav(rate))
+    source = FilesData(path=str(tmp_path), modalities={"sound": SignalFile()}).open("train")
+    assert source[1]["sound"].shape == (800, 1)
+    assert "16000 steps per second, and 8000 are wanted" in source[2][NOTES][0].reason
