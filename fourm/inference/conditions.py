@@ -1,6 +1,7 @@
 """What a generated modality is conditioned on, and what grids and sequences share in drawing."""
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,19 @@ Known = Mapping[str, Int[Array | np.ndarray, "batch _"] | Float[Array | np.ndarr
 """Per modality ids [batch, tokens] in its own vocabulary, `PADDING` where unknown; of features the
 vectors [batch, tokens, width], NaN where unknown. Under `tokenizers.base.described(name)` the
 vectors that describe a grid's tokens, NaN where its ids are all that is known."""
+
+
+class Condition(NamedTuple):
+    """What a generated modality follows with a weight of its own, or shuns.
+
+    Attributes:
+        known: What the condition shows, by itself.
+        weight: 1 follows it as the model would, more follows it more closely, and a negative
+            number leads away from it; see `apply_guidance`.
+    """
+
+    known: Known
+    weight: float
 
 
 def gather_inputs(space: TokenSpace, known: Known) -> Inputs:
@@ -75,18 +89,90 @@ def has_ended(ids: Int[Array, "batch tokens"], entry: TokenRange) -> Bool[Array,
     return is_full | (ids == entry.special.end).any(axis=1)
 
 
+def gather_guided(
+    space: TokenSpace,
+    known: Known,
+    further: Sequence[Known],
+    entry: TokenRange,
+    own: Inputs | None = None,
+    is_guided: bool = True,
+) -> Inputs:
+    """Returns what the encoder reads where conditions are weighted: one batch after the other.
+
+    First all that is known together, if anything is; then, if guidance is on, nothing but the
+    target's own tokens; then each further condition by itself.
+
+    Args:
+        space: The token space.
+        known: What is known, the target's own tokens among it unless `own` has these.
+        further: Conditions by themselves.
+        entry: The target.
+        own: The target's own tokens, of which every batch has a copy.
+        is_guided: Whether guidance is on.
+    """
+    if not is_guided:
+        return _gather(space, known, own)
+    names = [e.name for e in space.ranges if any(e.name in each for each in (known, *further))]
+    batches = [known, *further]
+    if further:  # All of one shape, so that they are one batch.
+        batches = [_with_unknown(space, each, names, known, further) for each in batches]
+    inputs = _gather(space, batches[0], own)
+    is_own = inputs.modality == entry.index
+    first = with_unconditional(inputs, is_own) if known else _without(inputs, is_own)
+    copies = [first, *(_gather(space, each, own) for each in batches[1:])]
+    return jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *copies)
+
+
+def _gather(space: TokenSpace, known: Known, own: Inputs | None) -> Inputs:
+    parts = [gather_inputs(space, known)] if known else []
+    return join_inputs(parts if own is None else [*parts, own])
+
+
+def _with_unknown(
+    space: TokenSpace, given: Known, names: Sequence[str], known: Known, further: Sequence[Known]
+) -> Known:
+    """Returns a condition with all modalities of all conditions, unknown where it lacks them."""
+    filled = dict(given)
+    for name in names:
+        for key in (name, space[name].features_name):
+            like = next((each[key] for each in (known, *further) if key in each), None)
+            if like is not None and key not in given:
+                is_id = jnp.issubdtype(jnp.asarray(like).dtype, jnp.integer)
+                filled[key] = jnp.full_like(like, PADDING if is_id else jnp.nan)
+    return filled
+
+
 def apply_guidance(
-    logits: Float[Array, "doubled tokens vocab"], guidance: Float[Array, ""] | float
+    logits: Float[Array, "batches tokens vocab"],
+    guidance: Float[Array, ""] | float,
+    weights: Float[Array, "conditions"] | Sequence[float] = (),
+    has_inputs: bool = True,
 ) -> Float[Array, "batch tokens vocab"]:
-    """Combines the halves of a doubled batch: with conditions, then without."""
-    conditional, unconditional = jnp.split(logits, 2)
-    return unconditional + guidance * (conditional - unconditional)
+    """Combines the batches of `gather_guided`.
+
+    The result is n + guidance (c - n) + the sum of weight (f - n) over the further conditions f,
+    where c has seen all that is known together, if anything is, and n nothing (classifier-free
+    guidance, Ho and Salimans 2022; several conditions as in 4M, Mizrahi et al. 2023, section 3.3).
+    """
+    if not has_inputs:
+        unconditional, *further = jnp.split(logits, 1 + len(weights))
+        guided = unconditional
+    else:
+        conditional, unconditional, *further = jnp.split(logits, 2 + len(weights))
+        guided = unconditional + guidance * (conditional - unconditional)
+    for weight, each in zip(weights, further, strict=True):
+        guided = guided + weight * (each - unconditional)
+    return guided
 
 
 def with_unconditional(inputs: Inputs, is_kept: Bool[Array, "batch n"]) -> Inputs:
     """Appends to a batch its copy from which all but the kept tokens are removed."""
-    bare = inputs._replace(is_real=inputs.is_real & is_kept)
+    bare = _without(inputs, is_kept)
     return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), inputs, bare)
+
+
+def _without(inputs: Inputs, is_kept: Bool[Array, "batch n"]) -> Inputs:
+    return inputs._replace(is_real=inputs.is_real & is_kept)
 
 
 def target_keys(keys: Key[Array, "batch"], entry: TokenRange) -> Key[Array, "batch"]:

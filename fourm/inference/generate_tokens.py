@@ -13,12 +13,12 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
-from fourm.inference.conditions import NEVER, Known
+from fourm.inference.conditions import NEVER, Condition, Known
 from fourm.inference.grids import generate_grid
 from fourm.inference.sequences import generate_sequence
 from fourm.inference.settings import GenerationConfig, split_settings
 from fourm.model.transformer import FourM
-from fourm.token_space import TokenSpace
+from fourm.token_space import TokenRange, TokenSpace
 
 
 class GeneratedTokens(NamedTuple):
@@ -40,6 +40,7 @@ def generate_tokens(
     targets: Sequence[str],
     keys: Key[Array, "batch"],
     settings: Mapping[str, GenerationConfig],
+    conditions: Sequence[Condition] = (),
 ) -> GeneratedTokens:
     """Generates `targets` in their order; each becomes a condition of those after it.
 
@@ -53,11 +54,19 @@ def generate_tokens(
         targets: What to generate.
         keys: One per sample; what a sample becomes depends on its own key and ids alone.
         settings: Per target.
+        conditions: What all targets follow or shun besides, each with its weight. Those with the
+            weight 0 change nothing.
 
     Raises:
         ValueError: If a modality is not the model's, a shape is wrong, or a setting is; or if the
             model's logits are not finite.
     """
+    conditions = [each for each in conditions if each.weight]
+    further = [
+        {name: _as_known(ids, name, model.space, len(keys)) for name, ids in each.known.items()}
+        for each in conditions
+    ]
+    weights = [each.weight for each in conditions]
     known = {name: _as_known(ids, name, model.space, len(keys)) for name, ids in known.items()}
     graph, state = nnx.split(model)
     probabilities, generated, failed = {}, {}, {}
@@ -65,8 +74,9 @@ def generate_tokens(
         entry = model.space[name]
         if entry.kind == "features":
             raise ValueError(f"{name} has no tokens and is only ever input; it can't be a target.")
-        shape, numbers = split_settings(settings[name], entry)
-        request = graph, state, known, keys, entry, shape, numbers
+        _check_conditions(entry, known, further, settings[name])
+        shape, numbers = split_settings(settings[name], entry, weights)
+        request = graph, state, known, keys, entry, shape, numbers, further
         if entry.kind == "grid":
             ids, drawn_from, failed[name] = generate_grid(*request)
             if drawn_from is not None:
@@ -82,6 +92,23 @@ def generate_tokens(
                 f"are not, or its guidance, {settings[name].guidance}, is too large."
             )
     return GeneratedTokens(generated, probabilities)
+
+
+def _check_conditions(
+    entry: TokenRange, known: Known, further: Sequence[Known], config: GenerationConfig
+) -> None:
+    """Raises ValueError if conditions with weights do not go with what is to be generated."""
+    if any(entry.name in each for each in further):
+        raise ValueError(
+            f"A condition shows {entry.name}, which is to be generated; conditions are other "
+            "modalities than the targets. What is known of a target itself is an input."
+        )
+    others = known.keys() - {entry.name, entry.features_name}
+    if further and not others and config.guidance_interval != (0.0, 1.0):
+        raise ValueError(
+            f"guidance_interval is {config.guidance_interval}, but there is no input besides the "
+            "conditions that other passes could follow; give one as an input, or leave it (0, 1)."
+        )
 
 
 def _as_known(

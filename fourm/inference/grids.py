@@ -6,6 +6,7 @@ Chang et al. 2022, section 3.2).
 """
 
 import functools
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -19,15 +20,15 @@ from fourm.inference.conditions import (
     apply_guidance,
     draw,
     first_failure,
+    gather_guided,
     gather_inputs,
-    join_inputs,
     keep_real,
     step_keys,
     target_keys,
-    with_unconditional,
 )
+from fourm.inference.orders import draw_order
 from fourm.inference.sampling import Draw, add_gumbel, choose_best, order_best
-from fourm.inference.schedules import Passes, group_passes, step_table
+from fourm.inference.schedules import Passes, entropy_passes, group_passes, step_table
 from fourm.inference.settings import GenerationConfig, Numbers
 from fourm.token_space import MASK_ID, Targets, TokenRange
 from tokenizers.base import PADDING
@@ -60,43 +61,51 @@ def generate_grid(
     entry: TokenRange,
     config: GenerationConfig,
     numbers: Numbers,
+    further: Sequence[Known] = (),
 ) -> tuple[Int[Array, "batch tokens"], Float[Array, "batch tokens vocab"] | None, Int[Array, ""]]:
-    """Completes a grid in `config.num_steps` passes, see `GridState` for what is returned."""
+    """Completes a grid in `config.num_steps` passes, see `GridState` for what is returned.
+
+    `further` are conditions with weights of their own, see `apply_guidance`.
+    """
     model = nnx.merge(graph, state)
     keys = target_keys(keys, entry)
     batch, tokens = len(keys), entry.num_tokens
     given = known.get(entry.name, jnp.full((batch, tokens), PADDING, jnp.int32))
     # A single pass over a grid of which nothing is given never reads any of its tokens.
-    reads_target = config.num_steps > 1 or entry.name in known or not known
+    reads_target = config.num_steps > 1 or entry.name in known or not (known or further)
     unknown = (given == PADDING).sum(axis=1)
     table = step_table(config.schedule, config.num_steps, tokens)
     counts = jnp.asarray(table)[unknown]
     temperatures = None if numbers.temperatures is None else numbers.temperatures[unknown]
-    order = draw_order(keys, config, tokens)
+    order = draw_order(keys, config, entry.token_shape)
     if order is not None:
         order = order_best(order, given == PADDING)
     own_names = (entry.name, entry.features_name)
     conditions = {name: given for name, given in known.items() if name not in own_names}
+    weighs = config.guidance != 1 or len(further) > 0
+    by_entropy = config.entropy_bound > 0
 
     def run_pass(
         ids: Int[Array, "batch tokens"],
         place: Int[Array, "batch asked"],
         is_asked: Bool[Array, "batch asked"],
-        most_known: int,
+        passes: Passes,
     ) -> Float[Array, "batch asked vocab"]:
-        inputs = [gather_inputs(model.space, conditions)] if conditions else []
+        own = None
         if reads_target:
             own = gather_inputs(model.space, {entry.name: ids})
-            inputs.append(keep_real(own, max(most_known, 1)))
-        inputs = join_inputs(inputs)
+            own = keep_real(own, max(passes.most_known, 1))
+        to_read = model.space, conditions, further, entry, own, passes.is_guided
+        inputs = gather_guided(*to_read)
         targets = ask_grid(entry, place, is_asked)
-        if config.guidance != 1:
-            inputs = with_unconditional(inputs, inputs.modality == entry.index)
-            targets = jax.tree.map(lambda array: jnp.concatenate([array, array]), targets)
+        copies = len(inputs.is_real) // batch
+        targets = jax.tree.map(lambda array: jnp.concatenate([array] * copies), targets)
         context = model.build_context(model.encode(inputs), inputs)
         features = model.decode(targets, context, inputs)
         logits = model.logits(features, entry)
-        return logits if config.guidance == 1 else apply_guidance(logits, numbers.guidance)
+        if not passes.is_guided:
+            return logits
+        return apply_guidance(logits, numbers.guidance, numbers.weights, len(conditions) > 0)
 
     def step(passes: Passes, i: Int[Array, ""], carry: GridState) -> GridState:
         draw_keys, choice_keys = step_keys(keys, i)
@@ -105,10 +114,14 @@ def generate_grid(
             place, is_asked = open_places(carry.ids, passes.most_unknown)
         else:
             place, is_asked = places_of_pass(order, counts, i, passes.most_fixed)
-        logits = run_pass(carry.ids, place, is_asked, passes.most_known)
+        logits = run_pass(carry.ids, place, is_asked, passes)
         drawn = draw(draw_keys, logits, config, numbers, own_temperatures)
         is_chosen = is_asked
-        if order is None:
+        if by_entropy:
+            is_last = i + 1 == config.num_steps
+            bound = jnp.where(is_last, jnp.inf, numbers.entropy_bound)
+            is_chosen = choose_by_entropy(drawn, is_asked, bound)
+        elif order is None:
             noise = None
             if config.choice_noise > 0:
                 noise = numbers.choice_noise * (1 - (i + 1) / config.num_steps)
@@ -126,29 +139,42 @@ def generate_grid(
     carry = GridState(given, given_as_codes, jnp.int32(NEVER))
     num_passes = (counts > 0).sum(axis=1).max()  # Later ones have nothing to do.
     num_groups = MOST_GROUPS if tokens >= LARGE_GRID else 1
+    guided = guided_passes(config, weighs)
+    if by_entropy:
+        for passes in entropy_passes(config.num_steps, tokens, guided):
+            carry = run_until_known(functools.partial(step, passes), carry, passes)
+        return tuple(carry)
     is_given = entry.name in known
-    for passes in group_passes(config.schedule, config.num_steps, tokens, num_groups, is_given):
+    to_do = config.schedule, config.num_steps, tokens, num_groups, is_given, guided
+    for passes in group_passes(*to_do):
         one_pass = functools.partial(step, passes)
         end = jnp.minimum(passes.end, num_passes)
         carry = jax.lax.fori_loop(passes.start, end, one_pass, carry)
     return tuple(carry)
 
 
-def draw_order(
-    keys: Key[Array, "batch"], config: GenerationConfig, tokens: int
-) -> Float[Array, "batch tokens"] | None:
-    """Returns how early each token of a grid is fixed, the largest first.
+def guided_passes(config: GenerationConfig, weighs: bool) -> range:
+    """Returns the passes in which conditions are weighted."""
+    if not weighs:
+        return range(0)
+    low, high = (round(share * config.num_steps) for share in config.guidance_interval)
+    return range(low, high)
 
-    None if that depends on what is drawn.
-    """
-    match config.scheme:
-        case "random":
-            order_keys = jax.vmap(lambda key: jax.random.fold_in(key, config.num_steps))(keys)
-            return jax.vmap(lambda key: jax.random.uniform(key, (tokens,)))(order_keys)
-        case "autoregressive":
-            reading = -jnp.arange(tokens, dtype=jnp.float32)
-            return jnp.broadcast_to(reading, (len(keys), tokens))
-    return None
+
+def run_until_known(
+    step: Callable[[Int[Array, ""], GridState], GridState], carry: GridState, passes: Passes
+) -> GridState:
+    """Runs passes until no token is unknown in any sample."""
+
+    def goes_on(state: tuple[Int[Array, ""], GridState]) -> Bool[Array, ""]:
+        number, carry = state
+        return (number < passes.end) & (carry.ids == PADDING).any()
+
+    def run_one(state: tuple[Int[Array, ""], GridState]) -> tuple[Int[Array, ""], GridState]:
+        number, carry = state
+        return number + 1, step(number, carry)
+
+    return jax.lax.while_loop(goes_on, run_one, (jnp.int32(passes.start), carry))[1]
 
 
 def places_of_pass(
@@ -184,6 +210,31 @@ def choose_surest(
     """Chooses, after a pass, the drawn tokens that the model is surest of, `counts` per sample."""
     score = drawn.confidence if noise is None else add_gumbel(keys, drawn.confidence, noise)
     return choose_best(score, is_open, counts)
+
+
+def choose_by_entropy(
+    drawn: Draw, is_open: Bool[Array, "batch asked"], bound: Float[Array, ""]
+) -> Bool[Array, "batch asked"]:
+    """Chooses the drawn tokens of the least entropy: as many as keep the error under a bound.
+
+    Tokens of one pass are drawn independently. What that may cost is at most the sum of their
+    entropies but for the largest (Ben-Hamu et al. 2025, arXiv:2505.24857, section 3.2). At least
+    one token is chosen in every sample that has an open one.
+
+    Args:
+        drawn: Of the pass.
+        is_open: Which of its tokens are still unknown.
+        bound: In nats.
+    """
+    p = drawn.probabilities
+    entropy = -jnp.sum(jnp.where(p > 0, p * jnp.log(jnp.where(p > 0, p, 1.0)), 0.0), axis=-1)
+    order = order_best(-entropy, is_open)
+    ordered = jnp.take_along_axis(jnp.where(is_open, entropy, 0.0), order, axis=1)
+    before = jnp.cumsum(ordered, axis=1) - ordered
+    # The first is chosen whatever rounding does.
+    is_within = (before <= bound) | (jnp.arange(order.shape[1]) == 0)
+    rank = jnp.argsort(order)
+    return is_open & jnp.take_along_axis(is_within, rank, axis=1)
 
 
 def ask_grid(

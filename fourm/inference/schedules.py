@@ -69,6 +69,7 @@ class Passes(NamedTuple):
         most_known: Most tokens that are known before one of them.
         most_unknown: Most tokens that are not.
         most_fixed: Most tokens that one of them fixes.
+        is_guided: Whether conditions are weighted in them.
     """
 
     start: int
@@ -76,15 +77,22 @@ class Passes(NamedTuple):
     most_known: int
     most_unknown: int
     most_fixed: int
+    is_guided: bool = False
 
 
 def group_passes(
-    schedule: Schedule, num_steps: int, num_tokens: int, num_groups: int, is_given: bool
+    schedule: Schedule,
+    num_steps: int,
+    num_tokens: int,
+    num_groups: int,
+    is_given: bool,
+    guided: range = range(0),
 ) -> list[Passes]:
     """Splits the passes over a grid into `num_groups` of nearly equal length, in their order.
 
     Early passes know few tokens and late ones ask for few, so that the sizes of a group are less
-    than the grid's. If tokens may be given, as `is_given` says, all of them may be known.
+    than the grid's. If tokens may be given, as `is_given` says, all of them may be known. A group
+    in which guidance begins or ends is split there.
     """
     table = step_table(schedule, num_steps, num_tokens)
     num_steps = min(num_steps, num_tokens)
@@ -92,6 +100,7 @@ def group_passes(
     unknown = np.arange(num_tokens + 1)[:, None] - np.cumsum(table, axis=1) + table
     known = np.full(num_steps, num_tokens) if is_given else num_tokens - unknown[-1]
     groups = np.array_split(np.arange(num_steps), min(num_groups, num_steps))
+    groups = [part for group in groups for part in _split_at(group, guided)]
     return [
         Passes(
             int(group[0]),
@@ -99,9 +108,32 @@ def group_passes(
             most_known=int(known[group].max()),
             most_unknown=int(unknown[:, group].max()),
             most_fixed=int(table[:, group].max()),
+            is_guided=int(group[0]) in guided,
         )
         for group in groups
     ]
+
+
+def entropy_passes(num_steps: int, num_tokens: int, guided: range) -> list[Passes]:
+    """Returns passes of which each fixes as many tokens as it will: all may be known, or asked."""
+    return [
+        Passes(
+            int(group[0]),
+            int(group[-1]) + 1,
+            most_known=num_tokens,
+            most_unknown=num_tokens,
+            most_fixed=num_tokens,
+            is_guided=int(group[0]) in guided,
+        )
+        for group in _split_at(np.arange(min(num_steps, num_tokens)), guided)
+    ]
+
+
+def _split_at(group: Int[np.ndarray, "passes"], guided: range) -> list[np.ndarray]:
+    """Splits numbers of passes where guidance begins and where it ends."""
+    is_guided = np.isin(group, guided)
+    parts = np.split(group, np.flatnonzero(np.diff(is_guided)) + 1)
+    return [part for part in parts if len(part)]
 
 
 def temperatures_per_step(

@@ -1,6 +1,7 @@
 """Sequences, written token by token with a cache of what the decoder has read."""
 
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -15,11 +16,10 @@ from fourm.inference.conditions import (
     apply_guidance,
     draw,
     first_failure,
-    gather_inputs,
+    gather_guided,
     has_ended,
     step_keys,
     target_keys,
-    with_unconditional,
 )
 from fourm.inference.settings import GenerationConfig, Numbers
 from fourm.token_space import TokenRange
@@ -55,8 +55,11 @@ def generate_sequence(
     entry: TokenRange,
     config: GenerationConfig,
     numbers: Numbers,
+    further: Sequence[Known] = (),
 ) -> tuple[Int[Array, "batch tokens"], Int[Array, ""]]:
     """Writes a sequence token by token, until every sample's has ended.
+
+    `further` are conditions with weights of their own, see `apply_guidance`.
 
     Returns:
         The ids, and the first step whose logits were not finite, or `NEVER`.
@@ -66,9 +69,11 @@ def generate_sequence(
     batch, tokens = len(keys), entry.num_tokens
     nothing = jnp.full((batch, tokens), PADDING, jnp.int32)
     given = known.get(entry.name, nothing)
-    inputs = gather_inputs(model.space, known or {entry.name: nothing})
-    if config.guidance != 1:
-        inputs = with_unconditional(inputs, inputs.modality == entry.index)
+    weighs = config.guidance != 1 or len(further) > 0
+    further = [{**each, entry.name: given} for each in further]
+    known = known or {entry.name: nothing}
+    inputs = gather_guided(model.space, known, further, entry, is_guided=weighs)
+    copies = len(inputs.is_real) // batch
     context = model.build_context(model.encode(inputs), inputs)
     num_given = (given != PADDING).sum(axis=1)
     first = entry.special.first_sentinel
@@ -86,12 +91,11 @@ def generate_sequence(
 
     def step(carry: SequenceState) -> SequenceState:
         previous = carry.previous + entry.first_id
-        if config.guidance != 1:
-            previous = jnp.concatenate([previous, previous])
+        previous = jnp.concatenate([previous] * copies)
         features, cache = decode_next(model, previous, carry.step, entry, carry.cache)
         logits = model.logits(features, entry)
-        if config.guidance != 1:
-            logits = apply_guidance(logits, numbers.guidance)
+        if weighs:
+            logits = apply_guidance(logits, numbers.guidance, numbers.weights)
         logits = jnp.where(is_allowed, logits, -jnp.inf)
         keys_now = step_keys(keys, carry.step)[0]
         drawn = draw(keys_now, logits, config, numbers)

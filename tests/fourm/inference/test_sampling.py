@@ -164,8 +164,8 @@ def test_schedules_are_those_of_the_published_models():
 
 def test_passes_are_grouped_with_the_sizes_that_they_need_at_most():
     early, middle, late = group_passes("cosine", 8, 196, 3, is_given=False)
-    assert early == (0, 3, 7 + 21, 196, 32)
-    assert middle == (3, 6, 196 - 60, 196 - 60, 38)
+    assert early[:5] == (0, 3, 7 + 21, 196, 32)
+    assert middle[:5] == (3, 6, 196 - 60, 196 - 60, 38)
     # Of few missing tokens, rounding may leave the last passes more than of 196.
     assert late[:3] == (6, 8, 196 - 7) and late.most_unknown >= 28
     given = group_passes("linear", 8, 196, 3, is_given=True)
