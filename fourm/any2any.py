@@ -9,7 +9,7 @@ import functools
 import json
 import math
 import numbers
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,11 +17,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from flax import nnx
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
+from fourm.inference.conditions import Condition
 from fourm.inference.embedding import embed_tokens
 from fourm.inference.generate_tokens import generate_tokens
 from fourm.inference.raw_values import as_batch, encode_values
+from fourm.inference.samples import batches, check_whole, count_samples
 from fourm.inference.settings import GenerationConfig
 from fourm.model.saved_model import load_model, load_shape, save_model
 from fourm.model.transformer import FourM
@@ -155,6 +157,7 @@ class Any2Any:
         settings: Settings | Mapping[str, Any] = None,
         batch_size: int = 64,
         known: Mapping[str, np.ndarray] | None = None,
+        conditions: Sequence[tuple[Mapping[str, RawBatch | Any], float] | Any] = (),
     ) -> Generated:
         """Generates `targets` in their order; each becomes a condition of those after it.
 
@@ -170,6 +173,10 @@ class Any2Any:
             batch_size: Samples at once; a matter of memory and speed alone.
             known: Tokens [batch, tokens] per modality instead of raw values, `PADDING` where
                 unknown. A target grid that is known in part is completed (inpainting).
+            conditions: What targets follow, each with a weight of its own, beside the inputs, whose
+                common weight is the `guidance` of the settings: raw values as inputs are, one for
+                all samples or one for each, and a number. Negative ones lead away:
+                [({"caption": "a red sphere"}, 3.0), ({"caption": "blurry"}, -1.0)].
 
         Raises:
             ValueError: If a modality is unknown, a value is not allowed, or lengths differ.
@@ -183,18 +190,28 @@ class Any2Any:
             raise ValueError(f"{twice[0]} is named twice as a target; name it once.")
         self._check_settings(settings)
         ids = self._gather_known(inputs, targets, known or {})
-        count = self._count(ids, num_samples)
-        _check_whole("batch_size", batch_size, 1)
-        _check_whole("seed", seed, 0, 2**32 - 1)
+        weighted = self._gather_conditions(conditions)
+        lengths = {
+            f"condition {number + 1}": len(array)
+            for number, each in enumerate(weighted)
+            for array in each.known.values()
+            if len(array) > 1
+        }
+        if weighted and not (ids or lengths or num_samples is not None):
+            num_samples = 1
+        count = count_samples(ids, num_samples, lengths)
+        check_whole("batch_size", batch_size, 1)
+        check_whole("seed", seed, 0, 2**32 - 1)
         chain = self._chain(targets, ids, settings)
         per_target = {name: self._settings_of(name, settings) for name in chain}
         key = jax.random.key(seed)
         parts: dict[str, list[RawBatch]] = {name: [] for name in targets}
         tokens: dict[str, list[np.ndarray]] = {name: [] for name in targets}
-        for rows, real in _batches(count, batch_size):
+        for rows, real in batches(count, batch_size):
             keys = jax.vmap(functools.partial(jax.random.fold_in, key))(rows)
             part = {name: array[rows] for name, array in ids.items()}
-            generated = generate_tokens(self.model, part, chain, keys, per_target)
+            further = [each.of_rows(rows) for each in weighted]
+            generated = generate_tokens(self.model, part, chain, keys, per_target, further)
             for name in targets:
                 found = np.asarray(generated.ids[name])[:real]
                 tokens[name].append(found)
@@ -251,20 +268,24 @@ class Any2Any:
             ids[name] = array.astype(np.int32)
         return ids
 
-    def _count(self, ids: Mapping[str, np.ndarray], num_samples: int | None) -> int:
-        counts = {name: len(array) for name, array in ids.items()}
-        if num_samples is not None:
-            _check_whole("num_samples", num_samples, 1)
-            counts["num_samples"] = int(num_samples)
-        if not counts:
-            raise ValueError("There is neither an input nor num_samples; give one of them.")
-        if len(set(counts.values())) > 1:
-            told = ", ".join(f"{name}: {count}" for name, count in counts.items())
-            raise ValueError(f"The numbers of samples differ ({told}); they must be equal.")
-        count = next(iter(counts.values()))
-        if count < 1:
-            raise ValueError("The inputs have no sample; give at least 1.")
-        return count
+    def _gather_conditions(
+        self, conditions: Sequence[tuple[Mapping[str, RawBatch | Any], float] | Any]
+    ) -> list[Condition]:
+        found = []
+        for each in conditions:
+            is_pair = isinstance(each, Sequence) and len(each) == 2
+            if not is_pair or not isinstance(each[0], Mapping) or not each[0]:
+                raise ValueError(
+                    f"A condition is {each!r}; give raw values by modality and a weight, such as "
+                    '({"caption": "a red sphere"}, 3.0).'
+                )
+            inputs, weight = each
+            if isinstance(weight, bool) or not isinstance(weight, numbers.Real):
+                raise ValueError(f"The weight of a condition is {weight!r}; give a number.")
+            if not math.isfinite(weight):
+                raise ValueError(f"The weight of a condition is {weight}; give a finite number.")
+            found.append(Condition(self.encode_inputs(inputs), float(weight)))
+        return found
 
     def _check_settings(self, settings: Settings | Mapping[str, Any]) -> None:
         if settings is None or isinstance(settings, GenerationConfig):
@@ -298,7 +319,7 @@ class Any2Any:
         ids = self.encode_inputs(inputs)
         graph, state = nnx.split(self.model)
         parts = []
-        for rows, real in _batches(self._count(ids, None), batch_size):
+        for rows, real in batches(count_samples(ids, None), batch_size):
             part = {name: array[rows] for name, array in ids.items()}
             parts.append(np.asarray(embed_tokens(graph, state, part))[:real])
         return np.concatenate(parts)
@@ -312,31 +333,6 @@ class Any2Any:
                     f"There is no modality {name!r} in this run; {hint} has "
                     f"{', '.join(self.tokenizers)}."
                 )
-
-
-def _check_whole(name: str, value: Any, least: int, most: int | None = None) -> None:
-    """Raises ValueError unless a value is a whole number in a range."""
-    is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    if not is_whole or int(value) < least or (most is not None and int(value) > most):
-        allowed = f"at least {least}" if most is None else f"{least} to {most}"
-        raise ValueError(f"{name} is {value!r}; it must be a whole number, {allowed}.")
-
-
-def _batches(count: int, size: int) -> Iterator[tuple[Int[np.ndarray, "rows"], int]]:
-    """Yields the rows of each batch, filled up with the last row, and how many are no filler.
-
-    Numbers of rows are 1, 2, 3, 4, 6, 8, 12, 16, 24 and so on up to `size`, for each of which there
-    is a program: one for every number would take seconds to compile, again and again.
-    """
-    size = min(size, _round_up(count))
-    for start in range(0, count, size):
-        yield np.minimum(np.arange(start, start + size), count - 1), min(size, count - start)
-
-
-def _round_up(count: int) -> int:
-    """Returns the least power of two, or three quarters of one, that is not below a number."""
-    power = 1 << (count - 1).bit_length()
-    return power * 3 // 4 if power >= 4 and count <= power * 3 // 4 else power
 
 
 def _join(parts: list[RawBatch]) -> RawBatch:

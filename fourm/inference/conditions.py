@@ -31,6 +31,14 @@ class Condition(NamedTuple):
     known: Known
     weight: float
 
+    def of_rows(self, rows: Int[np.ndarray, "rows"]) -> "Condition":
+        """Returns the condition of some samples; one that is given once is the same for all."""
+        known = {
+            name: array[rows] if len(array) > 1 else np.repeat(array, len(rows), axis=0)
+            for name, array in self.known.items()
+        }
+        return self._replace(known=known)
+
 
 def gather_inputs(space: TokenSpace, known: Known) -> Inputs:
     """Returns what the encoder reads of known tokens; one slot per token of each modality.

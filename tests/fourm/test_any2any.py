@@ -374,6 +374,40 @@ def test_a_single_value_is_one_sample_and_a_single_name_one_target(run):
 
 
 @pytest.mark.slow
+def test_conditions_with_weights_are_raw_values_one_for_all_or_one_for_each(run):
+    red, blue = ({"caption": text} for text in CAPTIONS[:2])
+    weighted = run.generate({}, "depth", conditions=[(red, 2.0), (blue, -1.0)], num_samples=3)
+    each = run.generate(
+        {}, "depth", conditions=[({"caption": [red["caption"]] * 3}, 2.0), (blue, -1.0)]
+    )
+    assert np.array_equal(weighted.ids["depth"], each.ids["depth"])
+    assert len(run.generate({}, "depth", conditions=[(red, 2.0)]).ids["depth"]) == 1
+    as_input = run.generate(red, "depth", settings=GenerationConfig(guidance=2.0)).ids["depth"]
+    alone = run.generate({}, "depth", settings=GenerationConfig(), conditions=[(red, 2.0)])
+    assert np.array_equal(as_input, alone.ids["depth"])
+    together = run.generate({}, "depth", conditions=[(red, 2.0)], num_samples=5, batch_size=2)
+    apart = run.generate({}, "depth", conditions=[(red, 2.0)], num_samples=5)
+    assert np.array_equal(together.ids["depth"], apart.ids["depth"])
+
+
+@pytest.mark.parametrize(
+    ("conditions", "options", "message"),
+    [
+        ([{"caption": "red"}], {}, "give raw values by modality and a weight"),
+        ([({}, 1.0)], {}, "give raw values by modality and a weight"),
+        ([({"caption": "red"}, "3")], {}, "The weight of a condition is '3'; give a number"),
+        ([({"caption": "red"}, float("inf"))], {}, "give a finite number"),
+        ([({"captoin": "red"}, 3.0)], {}, "did you mean caption"),
+        ([({"depth": np.ones((8, 8), np.float32)[None]}, 3.0)], {}, "which is to be generated"),
+        ([({"caption": ["a", "b"]}, 3.0)], {"num_samples": 3}, "condition 1: 2, num_samples: 3"),
+    ],
+)
+def test_conditions_that_are_none_are_one_sentence(run, conditions, options, message):
+    with pytest.raises(ValueError, match=message):
+        run.generate({}, "depth", conditions=conditions, **options)
+
+
+@pytest.mark.slow
 def test_other_numbers_need_no_other_program(run, caplog):
     """Compiled once: temperatures, top-p, guidance, noise, and numbers of samples in a bucket."""
 
