@@ -1,6 +1,6 @@
-"""Tar archives, indexed once and then read in place, whichever way they are packed.
+"""Archives, indexed once and then read in place: tar, whichever way it is packed, and zip.
 
-Nothing is ever extracted, so a path stored in an archive is only ever a name. A compressed archive
+Nothing is ever extracted, so a path stored in an archive is only ever a name. A compressed tar
 can't be read at any place: it is unpacked once, as a whole, into the user's cache folder.
 """
 
@@ -20,10 +20,12 @@ from data_pipeline.sources.files.locations import (
     Listing,
     Location,
     Remark,
+    inner_name,
     kind_of,
     open_file,
     printable,
 )
+from data_pipeline.sources.files.zips import STARTS, index_zip
 from tokenizers.process.compile_cache import user_cache
 from tokenizers.storage.unfinished import partial_name
 
@@ -43,11 +45,10 @@ PACKINGS: dict[bytes, Callable[[], Any]] = {
     b"\x1f\x8b": partial(zlib.decompressobj, wbits=31),
     b"BZh": bz2.BZ2Decompressor,
     b"\xfd7zXZ\x00": lzma.LZMADecompressor,
+    b"(\xb5/\xfd": lambda: None,
 }
-"""First bytes of compressed files, and what unpacks them."""
+"""First bytes of compressed files, and what unpacks them; None for zstd, see `_zstd_chunks`."""
 NO_TAR = {
-    b"(\xb5/\xfd": "a zstd file",
-    b"PK\x03\x04": "a zip archive",
     b"7z\xbc\xaf": "a 7z archive",
     b"Rar!": "a rar archive",
     b"<": "a page of HTML or XML",
@@ -61,7 +62,7 @@ MOST_MORE = 2**30
 
 
 def index_archive(file: str) -> Listing:
-    """Returns the members of a tar archive, also of one that is compressed, damaged or cut short.
+    """Returns the members of a tar or zip archive, also of one that is damaged or cut short.
 
     Of a damaged archive, these are the members before the damage, and a remark says so. Of several
     archives in one file, as `cat` makes of them, they are those of all.
@@ -82,6 +83,9 @@ def _index(file: str, size: int, changed: int) -> Listing:
     try:
         with open_file(file) as raw:
             head = raw.read(8)
+        if head.startswith(STARTS):
+            with open_file(file) as raw:
+                return index_zip(raw, Location(file, 0, 0, "", "", changed))
         packing = next((each for mark, each in PACKINGS.items() if head.startswith(mark)), None)
         plain = _unpacked_copy(file, size, changed, packing) if packing else file
         with open_file(plain) as raw:
@@ -189,16 +193,7 @@ def _check_member(member: tarfile.TarInfo, name: str, archive: Location) -> str:
             f"{printable(name)} in {file} is a link or a special file; archives may hold plain "
             "files only."
         )
-    inner = name.replace("\\", "/")
-    while inner.startswith("./"):
-        inner = inner[2:]
-    parts = inner.split("/")
-    if inner.startswith("/") or inner[1:3] == ":/" or ".." in parts or not parts[-1]:
-        raise ValueError(
-            f"{printable(name)!r} in {file} leads out of the archive; its names must be relative "
-            "and without '..'."
-        )
-    return inner
+    return inner_name(name, file)
 
 
 def _extended_fields(data: bytes) -> dict[str, str]:
@@ -295,6 +290,10 @@ def _unpacked_chunks(packed: BinaryIO, packing: Callable[[], Any]) -> Iterator[b
         zlib.error, lzma.LZMAError, OSError: If it is damaged; what is up to `STEP` before that has.
     """
     machine, data = packing(), packed.read(STEP)
+    if machine is None:
+        packed.seek(0)
+        yield from _zstd_chunks(packed)
+        return
     while data:
         yield machine.decompress(data, CHUNK)
         data = getattr(machine, "unconsumed_tail", b"")
@@ -308,3 +307,14 @@ def _unpacked_chunks(packed: BinaryIO, packing: Callable[[], Any]) -> Iterator[b
             data = data or packed.read(STEP)
     if not machine.eof:
         raise EOFError
+
+
+def _zstd_chunks(packed: BinaryIO) -> Iterator[bytes]:
+    """Yields what zstd compressed; raises OSError without a number where it is damaged or cut."""
+    try:
+        import pyarrow  # Takes long to import, and few archives need it.
+    except ImportError as error:
+        raise ValueError("Unpacking zstd archives needs `pip install pyarrow`.") from error
+    stream = pyarrow.CompressedInputStream(pyarrow.PythonFile(packed, "r"), "zstd")
+    while chunk := stream.read(CHUNK):
+        yield chunk

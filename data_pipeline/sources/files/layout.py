@@ -247,8 +247,11 @@ class Layout:
         if os.path.normpath(place) != os.path.normpath(self._root) or inner == ".":
             return ""
         prefix = f"{inner}/"
-        if any(file.startswith(prefix) for file, _ in listing.files):
-            return prefix
+        # What is packed as a folder has that folder's name in front of all others.
+        firsts = {file.partition("/")[0] for file, _ in listing.files}
+        for each in (prefix, f"{next(iter(firsts))}/{prefix}" if len(firsts) == 1 else prefix):
+            if any(file.startswith(each) for file, _ in listing.files):
+                return each
         raise ValueError(
             f"{place} holds nothing in a folder {prefix}; files there look like "
             f"{_examples(listing.files) or 'nothing'}. Set data.splits_by."

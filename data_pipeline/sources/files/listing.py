@@ -17,10 +17,11 @@ from data_pipeline.sources.files.locations import (
     normal_key,
     printable,
 )
+from tokenizers.formats.file_format import READABLE
 
 ARCHIVE_ENDINGS = (
     *(".tar", ".tgz", ".tbz", ".tbz2", ".txz", ".tzst"),
-    *(".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst"),
+    *(".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".zip"),
 )
 """Names of files that are taken for archives; their first bytes tell how they are packed."""
 SYSTEM_FILES = ("thumbs.db", "desktop.ini")
@@ -95,6 +96,10 @@ def _walk(folder: str, prefix: str, above: tuple[tuple[int, int], ...], listing:
         raise ValueError(f"{folder} can't be read: {error.strerror}.") from error
     archives = {each.name for each in entries if is_archive(each.name) and each.is_file()}
     archives = {name for name in archives if not _why_ignored(name)}
+    has_zips = any(map(_is_zip, archives))
+    if has_zips and (not all(map(_is_zip, archives)) or any(map(_is_sample, entries))):
+        # Beside what is read, a zip archive is likely what the rest was unpacked from.
+        archives = {name for name in archives if not _is_zip(name)}
     if archives:
         files = [os.path.join(folder, name) for name in sorted(archives, key=natural_order)]
         inner = list_archives(files, prefix)
@@ -125,6 +130,17 @@ def _walk(folder: str, prefix: str, above: tuple[tuple[int, int], ...], listing:
             listing.files.append((prefix + name, location))
         elif (identity := (state.st_dev, state.st_ino)) not in above:  # A link may lead back.
             _walk(entry.path, f"{prefix}{name}/", (*above, identity), listing)
+
+
+def _is_zip(name: str) -> bool:
+    return name.lower().endswith(".zip")
+
+
+def _is_sample(entry: os.DirEntry[str]) -> bool:
+    """True for a folder, and for a file that may be a sample's."""
+    if _why_ignored(entry.name):
+        return False
+    return entry.is_dir() or kind_of(entry.name) in READABLE
 
 
 def _why_ignored(name: str) -> str:

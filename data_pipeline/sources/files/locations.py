@@ -8,6 +8,8 @@ from collections.abc import Collection, Mapping
 from itertools import islice
 from typing import BinaryIO, NamedTuple
 
+from data_pipeline.sources.files.packed_members import Packing, read_packed
+
 ALIASES = {"cls": "txt", "text": "txt"}
 """Extensions that webdataset gives to files of another kind: a class's number, a text."""
 LOOKED_AT = 2000
@@ -33,10 +35,14 @@ class Location(NamedTuple):
     """The compressed archive whose unpacked copy `file` is; empty if `file` is what was given."""
     content: bytes | None = None
     """The bytes themselves, if they are a cell of a table."""
+    packing: Packing | None = None
+    """If it is a member of a zip archive, whose header `offset` is then the place of."""
 
     def __str__(self) -> str:
         file = self.archive or self.file
-        return printable(f"{self.member} in {file}" if self.member else file)
+        shown = printable(f"{self.member} in {file}" if self.member else file)
+        # A message is one line, even if a damaged name has several.
+        return shown if shown.isprintable() else re.sub(r"[^ -~\w]", "?", shown)
 
     @property
     def state(self) -> str:
@@ -77,8 +83,11 @@ def read_bytes(location: Location) -> bytes:
         return location.content
     try:
         with open_file(location.file) as file:
-            file.seek(location.offset)
-            data = file.read(location.size)
+            if location.packing:
+                data = _read_packed(file, location)
+            else:
+                file.seek(location.offset)
+                data = file.read(location.size)
     except OSError as error:
         raise ValueError(f"{location} can't be read: {error.strerror}.") from error
     if len(data) != location.size:
@@ -89,6 +98,34 @@ def read_bytes(location: Location) -> bytes:
 def open_file(file: str) -> BinaryIO:
     """Returns a file open for reading at any place."""
     return open(file, "rb")
+
+
+def _read_packed(file: BinaryIO, location: Location) -> bytes:
+    if location.size > MOST_UNPACKED:
+        raise ValueError(f"{location} unpacks to more than {MOST_UNPACKED >> 20} MiB; unpack it.")
+    assert location.packing is not None
+    try:
+        return read_packed(file, location.offset, location.size, location.packing)
+    except ValueError as error:
+        raise ValueError(f"{location} {error}.") from error
+
+
+def inner_name(name: str, file: str) -> str:
+    """Returns the name of an archive's member, which must be one inside the archive.
+
+    Raises:
+        ValueError: If it leads out of it.
+    """
+    inner = name.replace("\\", "/")
+    while inner.startswith("./"):
+        inner = inner[2:]
+    parts = inner.split("/")
+    if inner.startswith("/") or inner[1:3] == ":/" or ".." in parts or not parts[-1]:
+        raise ValueError(
+            f"{printable(name)!r} in {file} leads out of the archive; its names must be relative "
+            "and without '..'."
+        )
+    return inner
 
 
 def split_name(name: str) -> tuple[str, str]:

@@ -4,6 +4,8 @@ import random
 import tarfile
 import time
 
+import numpy as np
+import pyarrow
 import pytest
 
 from data_pipeline.sources.files import archives
@@ -45,6 +47,19 @@ def test_members_are_read_in_place_in_every_format(tmp_path, form):
     (tmp_path / "a.tar").write_bytes(packed("w", members, format=form))
     assert contents(tmp_path / "a.tar") == members
     assert not remarks(tmp_path / "a.tar")
+
+
+def test_zstd_archives_are_read_as_far_as_they_go(tmp_path):
+    members = {f"{i}.txt": np.random.default_rng(i).bytes(300_000) for i in range(8)}
+    stream = pyarrow.BufferOutputStream()
+    with pyarrow.CompressedOutputStream(stream, "zstd") as output:
+        output.write(packed("w", members))
+    whole = stream.getvalue().to_pybytes()
+    (tmp_path / "a.tar.zst").write_bytes(whole)
+    assert contents(tmp_path / "a.tar.zst") == members and not remarks(tmp_path / "a.tar.zst")
+    (tmp_path / "b.tar").write_bytes(whole[: len(whole) // 2])
+    assert 0 < len(contents(tmp_path / "b.tar")) < 8
+    assert remarks(tmp_path / "b.tar").startswith("cut")
 
 
 @pytest.mark.parametrize("mode", ["w:gz", "w:bz2", "w:xz"])
@@ -137,8 +152,7 @@ def test_a_damaged_header_is_noticed_rather_than_taken_for_the_end(tmp_path):
         (b"hello" * 300, "not a tar archive"),
         (b"", "not a tar archive"),
         (b"<html>" * 200, "a page of HTML"),
-        (b"PK\x03\x04" + bytes(800), "a zip archive"),
-        (b"(\xb5/\xfd" + bytes(800), "a zstd file"),
+        (b"7z\xbc\xaf" + bytes(800), "a 7z archive"),
     ],
 )
 def test_something_else_called_tar_is_named(tmp_path, data, kind):
