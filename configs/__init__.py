@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         Boxes,
         Choices,
         Crop,
+        Instances,
         Mended,
         RawBatch,
         SequenceTokens,
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
         BoxesFile,
         CodesFile,
         FileFormat,
+        InstancesFile,
         JsonFile,
         NumberFile,
         TextFile,
@@ -74,6 +76,9 @@ if TYPE_CHECKING:
     from tokenizers.scalars import Scalar, ScalarTokenizerConfig
     from tokenizers.settings.checked import Checked, name_knob
     from tokenizers.settings.plain import to_plain
+    from tokenizers.shapes.instance_tokenizer import InstanceTokenizerConfig
+    from tokenizers.shapes.points import Points
+    from tokenizers.shapes.polygons import Polygons
     from tokenizers.signals.signal_tokenizer import SignalTokenizerConfig
     from tokenizers.signals.values import Signal
     from tokenizers.storage.folders import load_folder, read_part, save_folder
@@ -114,6 +119,9 @@ __all__ = [
     "FilesData",
     "GenerationConfig",
     "ImageTokenizerConfig",
+    "InstanceTokenizerConfig",
+    "Instances",
+    "InstancesFile",
     "JsonFile",
     "Label",
     "LabelTokenizerConfig",
@@ -131,6 +139,8 @@ __all__ = [
     "NumberFile",
     "OptimizerConfig",
     "ParquetData",
+    "Points",
+    "Polygons",
     "ProbeConfig",
     "QuantizerConfig",
     "RawBatch",
@@ -190,6 +200,7 @@ MODULES = {
         "BoxesFile",
         "CodesFile",
         "FileFormat",
+        "InstancesFile",
         "JsonFile",
         "NumberFile",
         "TextFile",
@@ -219,6 +230,7 @@ MODULES = {
         "Boxes",
         "Choices",
         "Crop",
+        "Instances",
         "Mended",
         "RawBatch",
         "SequenceTokens",
@@ -243,6 +255,9 @@ MODULES = {
     "tokenizers.scalars": ("Scalar", "ScalarTokenizerConfig"),
     "tokenizers.settings.checked": ("Checked", "name_knob"),
     "tokenizers.settings.plain": ("to_plain",),
+    "tokenizers.shapes.instance_tokenizer": ("InstanceTokenizerConfig",),
+    "tokenizers.shapes.points": ("Points",),
+    "tokenizers.shapes.polygons": ("Polygons",),
     "tokenizers.signals.signal_tokenizer": ("SignalTokenizerConfig",),
     "tokenizers.signals.values": ("Signal",),
     "tokenizers.storage.folders": ("load_folder", "read_part", "save_folder"),

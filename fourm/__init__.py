@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fourm.any2any import Any2Any, Generated, load
     from fourm.inference.settings import GenerationConfig
-    from tokenizers.base import PADDING, Boxes
+    from tokenizers.base import PADDING, Boxes, Instances
 
-__all__ = ["PADDING", "Any2Any", "Boxes", "Generated", "GenerationConfig", "load"]
+__all__ = ["PADDING", "Any2Any", "Boxes", "Generated", "GenerationConfig", "Instances", "load"]
 
 MODULES = {
     "Any2Any": "fourm.any2any",
@@ -18,6 +18,7 @@ MODULES = {
     "load": "fourm.any2any",
     "GenerationConfig": "fourm.inference.settings",
     "Boxes": "tokenizers.base",
+    "Instances": "tokenizers.base",
     "PADDING": "tokenizers.base",
 }
 """Where the names are that users type. They are imported when one is first used, since commands

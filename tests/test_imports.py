@@ -37,17 +37,19 @@ MAY_KNOW: dict[str, set[str]] = {
     "tokenizers/embeddings": {
         *(*BELOW, "tokenizers/spread", "tokenizers/values", "tokenizers/images"),
     },
+    "tokenizers/shapes": {*BELOW, "tokenizers/spread", "tokenizers/text"},
     "tokenizers/codes": BELOW,
     "tokenizers/features": {*BELOW, "tokenizers/values"},
     "tokenizers/modality": {
         *(*BELOW, "tokenizers/values", "tokenizers/text", "tokenizers/images", "tokenizers/boxes"),
         *("tokenizers/scalars", "tokenizers/codes", "tokenizers/features", "tokenizers/labels"),
         *("tokenizers/rows", "tokenizers/signals", "tokenizers/embeddings"),
+        "tokenizers/shapes",
     },
     "tokenizers/formats": {
         *(*BELOW, "tokenizers/content", "tokenizers/values", "tokenizers/text", "tokenizers/boxes"),
         *("tokenizers/codes", "tokenizers/labels", "tokenizers/rows", "tokenizers/scalars"),
-        "tokenizers/signals",
+        *("tokenizers/signals", "tokenizers/shapes"),
     },
     "data_pipeline/__init__": set(),
     "data_pipeline/sources": {"data_pipeline/sources/files", "data_pipeline/sources/scenes"},

@@ -55,6 +55,7 @@ FOLDERS = (
     "tokenizers/text",
     "tokenizers/signals",
     "tokenizers/embeddings",
+    "tokenizers/shapes",
     "data_pipeline",
     "data_pipeline/doctor",
     "data_pipeline/sources",

@@ -1,4 +1,4 @@
-"""Vectors of an encoder and a map of them beside a picture, from files to a report."""
+"""Vectors, a map of them, points and outlines beside a picture, from files to a report."""
 
 import json
 from pathlib import Path
@@ -22,10 +22,14 @@ config = c.RunConfig(
         "rgb": c.Modality(c.Colors()),
         "clip": c.Modality(c.Embedding(6)),
         "dino": c.Modality(c.Embedding(8, is_map=True), size=2, width=3),
+        "eyes": c.Modality(c.Points(("cat", "dog"), ("left", "right"), max_instances=2)),
+        "parts": c.Modality(c.Polygons(("cat", "dog"), max_instances=2, max_corners=4)),
     },
     data=c.FilesData(splits_by=c.SplitByFraction(folder="")),
     crops=c.CropConfig(size=16, width=24),
-    evaluation=c.EvaluationConfig(pairs=("rgb->clip", "clip->dino", "dino->rgb")),
+    evaluation=c.EvaluationConfig(
+        pairs=("rgb->clip", "clip->dino", "eyes->rgb", "parts->eyes", "dino->parts")
+    ),
 )
 """
 
@@ -35,7 +39,7 @@ def scenes(tmp_path_factory) -> Path:
     """Forty pictures with what is known of them; one in five lacks something."""
     rng = np.random.default_rng(0)
     folder = tmp_path_factory.mktemp("scenes")
-    for name in ("rgb", "clip", "dino"):
+    for name in ("rgb", "clip", "dino", "eyes", "parts"):
         (folder / name).mkdir()
     for number in range(40):
         key, hole = f"{number:02}", number % 10
@@ -45,6 +49,12 @@ def scenes(tmp_path_factory) -> Path:
             np.save(folder / "clip" / f"{key}.npy", rng.normal(size=6))
         if hole != 2:
             np.save(folder / "dino" / f"{key}.npy", rng.normal(size=(8, 4, 6)).astype(np.float16))
+        class_name, (x, y) = ("cat", "dog")[number % 2], rng.uniform(0.2, 0.8, 2).tolist()
+        eyes = [[x, y], None if hole == 4 else [x + 0.1, y]]
+        corners = [[x, y], [x + 0.2, y], [x + 0.2, y + 0.2], [x, y + 0.2]]
+        for name, points in {"eyes": eyes, "parts": corners}.items():
+            content = {"instances": [{"points": points, "class_name": class_name}] * (hole != 3)}
+            (folder / name / f"{key}.json").write_text(json.dumps(content))
     return folder
 
 
@@ -75,6 +85,7 @@ def test_all_kinds_become_a_run_with_floors_and_ceilings(run):
     found = {(*row["inputs"], row["target"], row["metric"]) for row in report["results"]}
     assert found >= {
         *(("rgb", "clip", "cosine"), ("rgb", "clip", "neighbours"), ("clip", "dino", "cosine")),
+        *(("parts", "eyes", "distance"), ("dino", "parts", "mask_iou")),
     }
     for row in report["results"]:
         assert np.isfinite([row["value"], row["floor"], row["ceiling"]]).all(), row
@@ -88,6 +99,17 @@ def test_any_predicts_any(run, scenes, tmp_path):
     assert generate([str(run), *map(str, asked)]) == 0
     assert np.load(out / "clip_000.npy").shape == (6,)
     assert np.load(out / "dino_000.npy").shape == (2, 3, 8)
+    asked = ["--eyes", out / "eyes_000.json", "--parts", tmp_path / "parts.json", "--out", out]
+    eyes = {"points": [[0.1, 0.2], [None, None]], "lengths": [2], "classes": [1]}
+    parts = {"points": [[0, 0], [1, 0], [1, 1]], "lengths": [3], "classes": [0]}
+    out.mkdir(exist_ok=True)
+    (out / "eyes_000.json").write_text(json.dumps(eyes))
+    (tmp_path / "parts.json").write_text(json.dumps(parts))
+    asked += ["--targets", "clip"]
+    assert generate([str(run), *map(str, asked)]) == 0
+    asked = ["--clip", scenes / "clip" / "00.npy", "--targets", "eyes", "parts", "--out", out]
+    assert generate([str(run), *map(str, asked)]) == 0
+    assert set(json.loads((out / "parts_000.json").read_text())) == {"points", "lengths", "classes"}
     asked = ["--clip", scenes / "clip" / "00.npy", "--dino", scenes / "dino" / "00.npy"]
     assert generate([str(run), *map(str, [*asked, "--targets", "rgb", "--out", out])]) == 0
     with Image.open(out / "rgb_000.png") as made:
@@ -98,3 +120,5 @@ def test_ids_lie_as_the_kinds_say(run):
     space = fourm.load(run).space
     assert space["clip"].token_shape == (4,)
     assert space["dino"].token_shape == (2, 3)
+    assert space["eyes"].token_shape == (2 * 5 + 1,)
+    assert space["parts"].token_shape == (2 * 9 + 1,)

@@ -33,6 +33,36 @@ class Boxes(NamedTuple):
     classes: np.ndarray
 
 
+class Instances(NamedTuple):
+    """Things in one picture, each told by points: the corners of its outline, or its keypoints.
+
+    Attributes:
+        points: float32 [points, 2], (x, y) as fractions of width and height, in [0, 1], those of
+            each thing after those of the one before; NaN where one is unknown.
+        lengths: int32 [instances], how many points each has.
+        classes: int32 [instances], index into the modality's class names.
+    """
+
+    points: np.ndarray
+    lengths: np.ndarray
+    classes: np.ndarray
+
+    @classmethod
+    def of(cls, parts: RawBatch, classes: RawBatch) -> "Instances":
+        """Returns things given as a list of [points, 2] and the class of each."""
+        arrays = [np.asarray(part, np.float32).reshape(-1, 2) for part in parts]
+        lengths = np.array([len(array) for array in arrays], np.int32)
+        points = np.concatenate([np.zeros((0, 2), np.float32), *arrays])
+        return cls(points, lengths, np.asarray(classes, np.int32).reshape(-1))
+
+    def parts(self) -> list[np.ndarray]:
+        """Returns the points of each thing, [points, 2]."""
+        ends = np.cumsum(self.lengths)
+        return [
+            self.points[end - length : end] for end, length in zip(ends, self.lengths, strict=True)
+        ]
+
+
 class Choices(tuple):
     """Several values of one modality of one sample, such as five captions of one picture.
 

@@ -28,6 +28,10 @@ from tokenizers.rows import Row, RowTokenizer, RowTokenizerConfig
 from tokenizers.scalars import Scalar, ScalarTokenizer, ScalarTokenizerConfig
 from tokenizers.settings.checked import Checked, name_knob
 from tokenizers.settings.own_code import find_class, is_own
+from tokenizers.shapes.instance_tokenizer import InstanceTokenizer, InstanceTokenizerConfig
+from tokenizers.shapes.instances import InstanceValues
+from tokenizers.shapes.points import Points
+from tokenizers.shapes.polygons import Polygons
 from tokenizers.signals.signal_tokenizer import SignalTokenizer, SignalTokenizerConfig
 from tokenizers.signals.values import Signal
 from tokenizers.storage.folders import load_folder, read_description
@@ -72,6 +76,8 @@ BuiltInValues = (
     | Row
     | Signal
     | Embedding
+    | Points
+    | Polygons
     | Codes
     | Vectors
 )
@@ -86,6 +92,7 @@ BuiltInTokenizerConfig = (
     | RowTokenizerConfig
     | SignalTokenizerConfig
     | EmbeddingTokenizerConfig
+    | InstanceTokenizerConfig
     | WordPieceTokenizerConfig
     | SavedTokenizerConfig
 )
@@ -166,6 +173,8 @@ def tokenizer_for(values: AnyValues) -> AnyTokenizerConfig:
             # Longer signals have more tokens, and more steps in each.
             steps = 2 * max(round(math.sqrt(values.length / 2) / 2), 1)
             return SignalTokenizerConfig(patch_steps=steps, codebook_size=0)
+        case InstanceValues():
+            return InstanceTokenizerConfig()
         case Embedding(is_map=True):
             # A map has as many vectors as a picture has patches: one token for each.
             return EmbeddingTokenizerConfig(num_heads=1, codebook_size=0, batch_size=16)
@@ -192,6 +201,7 @@ TOKENIZERS: dict[str, type[Any]] = {
     "row": RowTokenizer,
     "signal": SignalTokenizer,
     "embedding": EmbeddingTokenizer,
+    "instances": InstanceTokenizer,
 }
 """Tokenizer classes of the library by the name that `save` writes down."""
 

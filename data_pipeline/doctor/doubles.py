@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Shaped
 from PIL import Image
 
-from tokenizers.base import Boxes, Choices
+from tokenizers.base import Boxes, Choices, Instances
 
 BITS = 8
 """Side of the grid of brightness differences that a picture is told by."""
@@ -37,7 +37,7 @@ class Twin(NamedTuple):
 def digest_of(value: Any) -> bytes:
     """Returns a hash that equal values share."""
     hashed = hashlib.blake2b(digest_size=16)
-    parts = value if isinstance(value, Boxes | Choices) else (value,)
+    parts = value if isinstance(value, Boxes | Choices | Instances) else (value,)
     for part in parts:
         array = part if isinstance(part, np.ndarray) else None
         content = str(part).encode() if array is None else np.ascontiguousarray(array).tobytes()

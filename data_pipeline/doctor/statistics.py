@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from tokenizers.base import Boxes, Choices, Mended, Values
+from tokenizers.base import Boxes, Choices, Instances, Mended, Values
 
 MOST_NUMBERS = 10**6
 """Numbers of a modality that are looked at."""
@@ -81,7 +81,9 @@ def _describe_kind(
     if isinstance(first, str):
         return _describe_texts(flat, settings)
     if isinstance(first, Boxes):
-        return _describe_boxes(values, flat)
+        return _describe_things("boxes", "max_boxes", values, flat)
+    if isinstance(first, Instances):
+        return _describe_things("instances", "max_instances", values, flat)
     facts = {"type": _types(raw)} if _types(raw) else {}
     try:
         arrays = [np.asarray(each) for each in flat]
@@ -187,19 +189,22 @@ def _describe_texts(texts: list[str], settings: Any) -> Findings:
     return Findings(facts, tuple(warnings), shares=shares)
 
 
-def _describe_boxes(values: Any, boxes: list[Boxes]) -> Findings:
-    numbers = [len(each.classes) for each in boxes]
+def _describe_things(
+    what: str, knob: str, values: Any, given: Sequence[Boxes | Instances]
+) -> Findings:
+    """Returns how many things of which class there are, of which at most `knob` are kept."""
+    numbers = [len(each.classes) for each in given]
     names = tuple(getattr(values, "class_names", ()))
-    classes = np.concatenate([each.classes for each in boxes]).astype(np.int64)
+    classes = np.concatenate([each.classes for each in given]).astype(np.int64)
     found = _describe_classes(classes, names) if len(classes) else Findings({})
     warnings = list(found.warnings)
-    most = getattr(values, "max_boxes", None)
+    most = getattr(values, knob, None)
     if most is not None and (over := sum(number > most for number in numbers)):
         warnings.append(
-            f"{over} of {len(boxes)} samples have more than {most} boxes and lose the last ones; "
-            "raise max_boxes."
+            f"{over} of {len(given)} samples have more than {most} {what} and lose the last ones; "
+            f"raise {knob}."
         )
-    facts = {"boxes a sample": f"{_span(numbers)}, median {np.median(numbers):.0f}"} | found.facts
+    facts = {f"{what} a sample": f"{_span(numbers)}, median {np.median(numbers):.0f}"} | found.facts
     return Findings(facts, tuple(warnings), shares=found.shares)
 
 
@@ -233,8 +238,9 @@ def _listed(names: Sequence[str], most: int = 6) -> str:
 
 
 def _is_same(first: Any, other: Any) -> bool:
-    if isinstance(first, Boxes):
-        return all(np.array_equal(a, b) for a, b in zip(first, other, strict=True))
+    if isinstance(first, Boxes | Instances):
+        pairs = zip(first, other, strict=True)
+        return all(np.array_equal(a, b, equal_nan=a.dtype.kind == "f") for a, b in pairs)
     if isinstance(first, np.ndarray):
         return first.shape == np.shape(other) and np.array_equal(first, other, equal_nan=True)
     return bool(first == other)

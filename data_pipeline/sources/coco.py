@@ -7,35 +7,42 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
+
 from data_pipeline.sources.files.storage import MayBeRemote, local_path
-from data_pipeline.sources.masks import class_map
+from data_pipeline.sources.masks import class_map, keypoints_of, outlines_of
 from data_pipeline.sources.slices import name_of_slice, rows_of_slice
 from data_pipeline.sources.source import NOTES, Note, Sample
 from data_pipeline.sources.values import boxes_of, picture_size, plain_value, put
 from tokenizers.base import Boxes, Mended
 from tokenizers.formats.formats import ArrayFile, BoxesFile
+from tokenizers.formats.instances import fit_into_picture
 from tokenizers.settings.checked import unknown_word
 
-Part = Literal["image", "boxes", "classes", "captions"]
+Part = Literal["image", "boxes", "classes", "captions", "polygons", "keypoints"]
+
+SEGMENTATION, KEYPOINTS = BESIDE = ("segmentation", "keypoints")
+"""What an annotation has beside its box."""
 
 
 @dataclass(frozen=True)
 class CocoData(MayBeRemote):
     """A folder of pictures per split, and JSON files of annotations as COCO has them.
 
-    Of `instances`, boxes and class maps are read; of `captions`, several per picture: every view
-    takes one of them. Keypoints are not read.
+    Of `instances`, boxes, class maps and polygons are read, of `person_keypoints` the keypoints; of
+    `captions`, several per picture: every view takes one of them.
     """
 
     path: str = ""
     """Folder of the data set, or its URL."""
     modalities: dict[str, Part] = field(default_factory=dict)
-    """What each modality is: image, boxes, classes or captions. `classes` is a map of classes: 0
-    where none is, then 1 and more in the order of `class_names`; small regions lie on large
-    ones."""
+    """What each modality is: image, boxes, classes, captions, polygons or keypoints. `classes` is a
+    map of classes: 0 where none is, then 1 and more in the order of `class_names`; small regions
+    lie on large ones. `polygons` are outlines one by one, without those of crowds; a thing in
+    several parts is an outline for each. `keypoints` are those of things that have any."""
     class_names: tuple[str, ...] = ()
     """Categories that become classes, in the order of their indices; others are left out.
-    `coco_class_names` reads all of a file. Boxes and class maps need them."""
+    `coco_class_names` reads all of a file. All but image and captions need them."""
     image_folder: str = "{split}2017"
     """Folder of a split's pictures below the path; {split} stands for the split's name."""
     annotations: tuple[str, ...] = ("annotations/instances_{split}2017.json",)
@@ -85,8 +92,10 @@ class CocoData(MayBeRemote):
                 "data.image_folder or data.split_names."
             )
         files = [root / each.replace("{split}", name) for each in self.annotations]
-        pictures, categories = _read_all(files, "classes" in self.modalities.values())
-        needs_classes = {"boxes", "classes"} & set(self.modalities.values())
+        parts = set(self.modalities.values())
+        wanted = {SEGMENTATION: {"classes", "polygons"} & parts, KEYPOINTS: {KEYPOINTS} & parts}
+        pictures, categories = _read_all(files, [name for name, by in wanted.items() if by])
+        needs_classes = parts - {"image", "captions"}
         if needs_classes and not self.class_names:
             raise ValueError(
                 f"data.class_names is empty; name those of the categories of {files[0]} that are "
@@ -102,6 +111,16 @@ class CocoData(MayBeRemote):
         return CocoSource([pictures[row] for row in rows], categories, folder, self)
 
 
+class _Annotation(NamedTuple):
+    """What is said of one thing; what is not wanted, or not there, is None."""
+
+    category: Any
+    bbox: Any
+    is_crowd: bool
+    segmentation: Any
+    keypoints: Any
+
+
 class _Picture(NamedTuple):
     """What is said of one picture, in all files."""
 
@@ -110,8 +129,7 @@ class _Picture(NamedTuple):
     height: int
     width: int
     captions: list[str]
-    annotations: list[tuple[Any, Any, bool, Any]]
-    """Category, box, whether it is a crowd, region."""
+    annotations: list["_Annotation"]
     notes: list[str]
 
 
@@ -175,7 +193,12 @@ class CocoSource:
         file = self._file_of(picture)
         state = file.stat() if file else None
         seen = f"{state.st_size}:{state.st_mtime_ns}" if state else ""
-        return f"{seen} {picture[2:]}"
+        # As plain as earlier versions wrote it, so that their tokens do not count as outdated.
+        about = [
+            tuple(each) if each.keypoints is not None else tuple(each)[:-1]
+            for each in picture.annotations
+        ]
+        return f"{seen} {(*picture[2:5], about, picture.notes)}"
 
     def _value(self, part: Part, picture: _Picture, sample: Sample) -> Any:
         if part == "image":
@@ -190,24 +213,38 @@ class CocoSource:
         if not picture.annotations and self._config.unannotated == "absent":
             return None
         size = _size(picture, picture_size(sample))
-        if part == "classes":
-            regions = [
-                (number, stored)
-                for category, _, _, stored in picture.annotations
-                if (number := self._number_of(category)) is not None
-            ]
-            if not all(stored for _, stored in regions):
-                raise ValueError("has an annotation without a `segmentation`, only with a box")
-            return class_map(regions, *size)
-        return self._boxes(picture, size)
-
-    def _boxes(self, picture: _Picture, size: tuple[int, int]) -> Boxes | Mended:
-        kept = [
-            (number, box)
-            for category, box, is_crowd, _ in picture.annotations
-            if (number := self._number_of(category)) is not None
-            and (self._config.crowds or not is_crowd)
+        known = [
+            (number, each)
+            for each in picture.annotations
+            if (number := self._number_of(each.category)) is not None
         ]
+        match part:
+            case "classes":
+                regions = [(number, each.segmentation) for number, each in known]
+                if not all(stored for _, stored in regions):
+                    raise ValueError("has an annotation without a `segmentation`, only with a box")
+                return class_map(regions, *size)
+            case "polygons":
+                things = [
+                    (number, outline)
+                    for number, each in known
+                    if not each.is_crowd
+                    for outline in outlines_of(each.segmentation)
+                ]
+            case "keypoints":
+                things = [
+                    (number, points)
+                    for number, each in known
+                    if (points := keypoints_of(each.keypoints)) is not None
+                ]
+            case _:
+                return self._boxes(known, size)
+        height, width = size
+        parts = [points / np.array([width, height]) for _, points in things]
+        return fit_into_picture(parts, [number for number, _ in things], part == "polygons")
+
+    def _boxes(self, known: list[tuple[int, _Annotation]], size: tuple[int, int]) -> Boxes | Mended:
+        kept = [(n, each.bbox) for n, each in known if self._config.crowds or not each.is_crowd]
         if any(not isinstance(box, list) or len(box) != 4 for _, box in kept):
             raise ValueError("has an annotation without a `bbox` of four numbers")
         numbers, boxes = [number for number, _ in kept], [box for _, box in kept]
@@ -253,23 +290,35 @@ def _check_parts(
     modalities: Mapping[str, Part], pictures: Sequence[_Picture], files: Sequence[Path]
 ) -> None:
     """Raises ValueError for a modality of which nothing is in any file."""
-    has: dict[Part, bool] = {
+    told = [each for picture in pictures for each in picture.annotations]
+    has: dict[str, bool] = {
         "captions": any(picture.captions for picture in pictures),
-        "boxes": any(box is not None for each in pictures for _, box, _, _ in each.annotations),
-        "classes": any(stored for each in pictures for *_, stored in each.annotations),
+        "a `bbox`": any(each.bbox is not None for each in told),
+        "a `segmentation`": any(each.segmentation for each in told),
+        "`keypoints`": any(each.keypoints for each in told),
     }
-    words = {"captions": "captions", "boxes": "a `bbox`", "classes": "a `segmentation`"}
+    needed = {
+        **{"captions": "captions", "boxes": "a `bbox`", "classes": "a `segmentation`"},
+        **{"polygons": "a `segmentation`", "keypoints": "`keypoints`"},
+    }
     for name, part in modalities.items():
-        if not has.get(part, True):
+        if not has.get(needed.get(part, ""), True):
             raise ValueError(
                 f"The modality {name} is to be {part}, and no annotation of "
-                f"{', '.join(map(str, files))} has {words[part]}; set data.annotations to files "
+                f"{', '.join(map(str, files))} has {needed[part]}; set data.annotations to files "
                 f"that have, or leave {name} out of data.modalities."
             )
 
 
-def _read_all(files: Sequence[Path], regions: bool) -> tuple[list[_Picture], dict[Any, str]]:
-    """Returns what files say of their pictures, and their categories by id."""
+def _read_all(
+    files: Sequence[Path], wanted: Sequence[str]
+) -> tuple[list[_Picture], dict[Any, str]]:
+    """Returns what files say of their pictures, and their categories by id.
+
+    Args:
+        files: Of annotations.
+        wanted: What is kept of an annotation beside its box, as it takes much memory.
+    """
     pictures: dict[Any, _Picture] = {}
     by_file: dict[str, _Picture] = {}
     doubled: set[Any] = set()  # Ids of pictures that are left out.
@@ -303,11 +352,9 @@ def _read_all(files: Sequence[Path], regions: bool) -> tuple[list[_Picture], dic
             elif isinstance(each.get("caption"), str):
                 picture.captions.append(each["caption"].strip())
             else:
-                stored = each.get("segmentation") if regions else None
-                is_crowd = bool(each.get("iscrowd"))
-                picture.annotations.append(
-                    (each.get("category_id"), each.get("bbox"), is_crowd, stored)
-                )
+                more = [each.get(name) if name in wanted else None for name in BESIDE]
+                about = each.get("category_id"), each.get("bbox"), bool(each.get("iscrowd"))
+                picture.annotations.append(_Annotation(*about, *more))
         if strangers:
             said = f"{file} has {strangers} of {len(given)} annotations of pictures that it lacks"
             if strangers == len(given):

@@ -14,6 +14,8 @@ from tokenizers.base import Values
 from tokenizers.boxes import BoxList
 from tokenizers.formats.formats import format_for
 from tokenizers.settings.checked import Checked
+from tokenizers.shapes.points import Points
+from tokenizers.shapes.polygons import Polygons
 from tokenizers.text.sentencepiece import Text
 from tokenizers.values import Classes, Colors
 
@@ -78,6 +80,10 @@ def _blank_coco(values: Mapping[str, Values]) -> CocoData:
                 parts[name] = "image"
             case BoxList(class_names=class_names):
                 parts[name], names = "boxes", class_names
+            case Polygons(class_names=class_names):
+                parts[name], names = "polygons", class_names
+            case Points(class_names=class_names):
+                parts[name], names = "keypoints", names or class_names
             case Classes(names=class_names):
                 # The first is that of pixels of no class.
                 parts[name], names = "classes", names or class_names[1:]

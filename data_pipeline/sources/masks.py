@@ -10,9 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from tokenizers.content.limits import MAX_PIXELS
-
-MAX_CROSSINGS = 20_000_000
-"""Most rows that all edges of an outline may cross together."""
+from tokenizers.shapes.outlines import fill
 
 
 def region(stored: Any, height: int, width: int) -> Bool[np.ndarray, "height width"]:
@@ -39,11 +37,43 @@ def region(stored: Any, height: int, width: int) -> Bool[np.ndarray, "height wid
         raise ValueError("has a region that is neither outlines nor runs of pixels")
     covered = np.zeros((height, width), bool)
     for outline in stored:
-        points = np.asarray(outline, float)
-        if points.ndim != 1 or len(points) % 2 or len(points) < 6:
-            raise ValueError("has an outline that is not [x, y, x, y, x, y, ...]")
-        _fill(covered, points.reshape(-1, 2))
+        fill(covered, _corners_of(outline))
     return covered
+
+
+def outlines_of(stored: Any) -> list[Float[np.ndarray, "corners 2"]]:
+    """Returns the outlines of a `segmentation`, in pixels.
+
+    Raises:
+        ValueError: If it has none, as runs of pixels do, or one of them can't be read.
+    """
+    if not isinstance(stored, list) or not stored:
+        raise ValueError("has an annotation without outlines, such as one by runs of pixels")
+    return [_corners_of(outline) for outline in stored]
+
+
+def _corners_of(outline: Any) -> Float[np.ndarray, "corners 2"]:
+    corners = np.asarray(outline, float)
+    if corners.ndim != 1 or len(corners) % 2 or len(corners) < 6:
+        raise ValueError("has an outline that is not [x, y, x, y, x, y, ...]")
+    return corners.reshape(-1, 2)
+
+
+def keypoints_of(stored: Any) -> Float[np.ndarray, "points 2"] | None:
+    """Returns `keypoints` [x, y, v, x, y, v, ...] in pixels, NaN where v is 0; None if all are.
+
+    Raises:
+        ValueError: If they are no such list.
+    """
+    if stored is None:
+        return None
+    numbers = np.asarray(stored, float)
+    if numbers.ndim != 1 or len(numbers) % 3 or not len(numbers):
+        raise ValueError("has `keypoints` that are not [x, y, v, x, y, v, ...]")
+    x, y, visible = numbers.reshape(-1, 3).T
+    if not (visible > 0).any():
+        return None
+    return np.where(visible[:, None] > 0, np.stack([x, y], axis=1), np.nan)
 
 
 def _run_lengths(counts: Any) -> Int[np.ndarray, "runs"]:
@@ -79,30 +109,6 @@ def _from_runs(
         raise ValueError(f"has runs of pixels that do not add up to {height} x {width}")
     inside = np.arange(len(lengths)) % 2 == 1
     return np.repeat(inside, lengths).reshape(width, height).T
-
-
-def _fill(covered: Bool[np.ndarray, "height width"], points: Float[np.ndarray, "points 2"]) -> None:
-    """Covers the pixels whose centre is inside of an outline."""
-    if not np.isfinite(points).all():
-        raise ValueError("has an outline with a corner that is no number")
-    height, width = covered.shape
-    x, y = points.T
-    next_x, next_y = np.roll(x, -1), np.roll(y, -1)
-    # Rows whose centre line an edge crosses; half open, so that a corner counts once.
-    first = np.ceil(np.minimum(y, next_y) - 0.5).clip(0, height).astype(int)
-    last = np.ceil(np.maximum(y, next_y) - 0.5).clip(0, height).astype(int)
-    if (last - first).sum() > MAX_CROSSINGS:
-        raise ValueError(f"has an outline of {len(points)} corners, which is too many")
-    edge = np.repeat(np.arange(len(points)), last - first)
-    if not len(edge):
-        return
-    row = np.concatenate([np.arange(a, b) for a, b in zip(first, last, strict=True)])
-    share = (row + 0.5 - y[edge]) / (next_y - y)[edge]
-    column = np.ceil(x[edge] + share * (next_x - x)[edge] - 0.5).clip(0, width).astype(int)
-    top, bottom = int(row.min()), int(row.max()) + 1
-    crossings = np.zeros((bottom - top, width + 1), np.int32)
-    np.add.at(crossings, (row - top, column), 1)
-    covered[top:bottom] |= crossings.cumsum(axis=1)[:, :width] % 2 == 1
 
 
 def class_map(

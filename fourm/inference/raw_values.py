@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from fourm.token_space import TokenRange
-from tokenizers.base import PADDING, Boxes, RawBatch, Tokenizer, described, is_described
+from tokenizers.base import PADDING, Boxes, Instances, RawBatch, Tokenizer, described, is_described
 
 
 def as_batch(name: str, raw: Any) -> RawBatch:
@@ -20,7 +20,9 @@ def as_batch(name: str, raw: Any) -> RawBatch:
         ValueError: If it is neither.
     """
     is_array = isinstance(raw, np.ndarray | jax.Array)
-    if isinstance(raw, str | Boxes | Mapping | numbers.Real) or (is_array and not raw.ndim):
+    if isinstance(raw, str | Boxes | Instances | Mapping | numbers.Real) or (
+        is_array and not raw.ndim
+    ):
         return [raw]
     if isinstance(raw, bytes | Set) or not hasattr(raw, "__len__"):
         raise ValueError(

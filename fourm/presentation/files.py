@@ -14,7 +14,7 @@ from PIL import Image
 
 from fourm.any2any import Any2Any
 from fourm.evaluation.results import write_file
-from tokenizers.base import Boxes, Crop, Values, largest_window
+from tokenizers.base import Boxes, Crop, Instances, Values, largest_window
 from tokenizers.content.arrays import read_npy
 from tokenizers.content.kinds import read_text
 from tokenizers.content.pictures import read_picture
@@ -136,8 +136,10 @@ def write_value(
     content = io.BytesIO()
     Image.fromarray(drawn).save(content, "PNG")
     write_file(folder / f"{stem}.png", content.getvalue())
-    if isinstance(value, Boxes):
-        parts = {key: part.tolist() for key, part in value._asdict().items()}
+    if isinstance(value, Boxes | Instances):
+        # JSON has no NaN, which is what an unknown point is.
+        known = {key: np.where(part == part, part, None) for key, part in value._asdict().items()}
+        parts = {key: part.tolist() for key, part in known.items()}
         write_file(folder / f"{stem}.json", json.dumps(parts).encode())
     elif not np.array_equal(drawn, value):
         content = io.BytesIO()

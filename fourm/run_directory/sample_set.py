@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from tokenizers.base import REFERENCES, Boxes, Choices, RawBatch
+from tokenizers.base import REFERENCES, Boxes, Choices, Instances, RawBatch
 from tokenizers.spread import evenly_spread, take_rows
 from tokenizers.storage.folders import load_folder, save_folder
 from tokenizers.storage.pieces import check_pieces, record_pieces
@@ -238,7 +238,7 @@ def load_heldout(run: Path, split: str) -> SampleSet:
 def _column(samples: Sequence[Mapping[str, Any]], name: str) -> Column:
     index = np.array([i for i, sample in enumerate(samples) if name in sample], np.int32)
     values: Any = [samples[i][name] for i in index]
-    if values and not isinstance(values[0], str | Boxes):
+    if values and not isinstance(values[0], str | Boxes | Instances):
         shapes = {np.shape(value) for value in values}
         # Only lengths may differ: of sequences of ids, and of vectors.
         is_ragged = {len(shape) for shape in shapes} in ({1}, {2})
@@ -276,6 +276,11 @@ def _pack(column: Column, name: str) -> tuple[str, bytes]:
         corners, classes = (np.concatenate(parts) for parts in zip(*values, strict=True))
         counts = np.array([len(boxes.classes) for boxes in values], np.int32)
         return "boxes", _npz(index=index, corners=corners, classes=classes, counts=counts)
+    if values and isinstance(values[0], Instances):
+        parts = (np.concatenate(each) for each in zip(*values, strict=True))
+        fields = dict(zip(Instances._fields, parts, strict=True))
+        counts = np.array([[len(each.points), len(each.classes)] for each in values], np.int32)
+        return "instances", _npz(index=index, counts=counts, **fields)
     if values and isinstance(values[0], np.ndarray):
         lengths = np.array([len(value) for value in values], np.int32)
         return "arrays", _npz(index=index, values=np.concatenate(values), lengths=lengths)
@@ -283,8 +288,8 @@ def _pack(column: Column, name: str) -> tuple[str, bytes]:
         record = {"index": index.tolist(), "values": list(values)}
         return "text", json.dumps(record).encode()
     raise ValueError(
-        f"Samples of {name} are of type {type(values[0]).__name__}; arrays, numbers, text and "
-        "Boxes can be kept."
+        f"Samples of {name} are of type {type(values[0]).__name__}; arrays, numbers, text, "
+        "Boxes and Instances can be kept."
     )
 
 
@@ -306,6 +311,13 @@ def _unpack(kind: str, content: bytes) -> Column:
                 parts = (np.split(arrays[name], ends) for name in ("corners", "classes"))
                 boxes = [Boxes(*each) for each in zip(*parts, strict=True)]
                 return Column(arrays["index"], boxes)
+        case "instances":
+            with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+                points, things = np.cumsum(arrays["counts"], axis=0)[:-1].T
+                ends = {"points": points, "lengths": things, "classes": things}
+                parts = (np.split(arrays[name], ends[name]) for name in Instances._fields)
+                found = [Instances(*each) for each in zip(*parts, strict=True)]
+                return Column(arrays["index"], found)
     raise ValueError(f"Samples of kind {kind!r} are not known; the run is of a newer version.")
 
 

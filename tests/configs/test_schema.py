@@ -37,6 +37,7 @@ from tokenizers.formats.formats import (
     ArrayFile,
     BoxesFile,
     CodesFile,
+    InstancesFile,
     JsonFile,
     NumberFile,
     TextFile,
@@ -55,6 +56,9 @@ from tokenizers.rows import Row, RowTokenizerConfig
 from tokenizers.scalars import Scalar, ScalarTokenizerConfig
 from tokenizers.settings.checked import checked_later
 from tokenizers.settings.plain import differing_knobs, from_plain, to_plain
+from tokenizers.shapes.instance_tokenizer import InstanceTokenizerConfig
+from tokenizers.shapes.points import Points
+from tokenizers.shapes.polygons import Polygons
 from tokenizers.signals.signal_tokenizer import SignalTokenizerConfig
 from tokenizers.signals.values import Signal
 from tokenizers.text.sentencepiece import Text, TextTokenizerConfig
@@ -74,6 +78,7 @@ CONFIG_CLASSES = {
     *(UNetConfig, Codes, Vectors, WordPieceTokenizerConfig, SavedTokenizerConfig),
     *(MeshConfig, NoData, PublishedOptions, Ml4mRules, ParquetData),
     *(CocoData, MixedData, CodesFile, Embedding, EmbeddingTokenizerConfig),
+    *(Points, Polygons, InstanceTokenizerConfig, InstancesFile),
 }
 
 

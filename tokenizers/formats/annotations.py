@@ -93,7 +93,8 @@ class BoxesFile(FileFormat):
             case _:
                 stored = _read_yolo(text, self.long_lines)
         kept = [each for each in stored.boxes if each.score >= self.minimum_score]
-        classes = np.array([self._class_of(each) for each in kept], np.int32)
+        numbers = [class_number(each.name, each.number, self.class_names) for each in kept]
+        classes = np.array(numbers, np.int32)
         corners = self._corners_of(stored, kept)
         if len(corners) and max(-corners.min(), corners.max() - 1) > ROUNDING:
             cut = corners.clip(0, 1)
@@ -132,20 +133,27 @@ class BoxesFile(FileFormat):
             )
         return corners.astype(np.float32)
 
-    def _class_of(self, box: _Box) -> int:
-        if box.name is not None and (self.class_names or box.number is None):
-            if box.name not in self.class_names:
-                raise ValueError(
-                    f"has the class {box.name[:60]!r}, which class_names does not name"
-                )
-            return self.class_names.index(box.name)
-        number = -1 if box.number is None else box.number
-        if number < 0 or number >= (len(self.class_names) or MOST_CLASSES):
-            allowed = (
-                f"0 to {len(self.class_names) - 1} are" if self.class_names else "0 or more is"
-            )
-            raise ValueError(f"has a box of the class number {number}; {allowed} allowed")
-        return number
+
+def class_number(name: str | None, number: int | None, class_names: Sequence[str]) -> int:
+    """Returns the index of a class that a file names, numbers, or both.
+
+    Args:
+        name: As the file has it, or None.
+        number: The same.
+        class_names: In the order of their numbers; if there are none, the file's number counts.
+
+    Raises:
+        ValueError: If there is no such class.
+    """
+    if name is not None and (class_names or number is None):
+        if name not in class_names:
+            raise ValueError(f"has the class {name[:60]!r}, which class_names does not name")
+        return class_names.index(name)
+    found = -1 if number is None else number
+    if found < 0 or found >= (len(class_names) or MOST_CLASSES):
+        allowed = f"0 to {len(class_names) - 1} are" if class_names else "0 or more is"
+        raise ValueError(f"has a box of the class number {found}; {allowed} allowed")
+    return found
 
 
 def _read_instances(content: Any) -> _Annotation:
@@ -220,7 +228,7 @@ def _read_yolo(text: str, long_lines: str) -> _Annotation:
         if len(numbers) >= 6 and long_lines == "keypoints":
             numbers = numbers[:4]
         elif len(numbers) >= 6 and len(numbers) % 2 == 0:  # The corners of a polygon.
-            are_keypoints = are_keypoints and _may_be_keypoints(numbers)
+            are_keypoints = are_keypoints and may_be_keypoints(numbers)
             low, high = np.reshape(numbers, (-1, 2)).min(0), np.reshape(numbers, (-1, 2)).max(0)
             numbers = [*((low + high) / 2).tolist(), *(high - low).tolist()]
         if len(numbers) != 4:
@@ -238,7 +246,7 @@ def _read_yolo(text: str, long_lines: str) -> _Annotation:
     return _Annotation(boxes, None, "cxcywh", "fractions")
 
 
-def _may_be_keypoints(numbers: list[float]) -> bool:
+def may_be_keypoints(numbers: list[float]) -> bool:
     """Returns whether four numbers may be a box, and those behind them points inside of it.
 
     Points have two numbers, or three with a 0, 1 or 2 that says whether they are seen. Those at

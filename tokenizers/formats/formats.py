@@ -32,10 +32,13 @@ from tokenizers.formats.file_format import (
     listed,
     parse_json,
 )
+from tokenizers.formats.instances import InstancesFile
 from tokenizers.labels import Label
 from tokenizers.rows import Row
 from tokenizers.scalars import Scalar
 from tokenizers.settings.checked import name_knob
+from tokenizers.shapes.points import Points
+from tokenizers.shapes.polygons import Polygons
 from tokenizers.text.sentencepiece import Text
 from tokenizers.values import Colors
 
@@ -46,6 +49,7 @@ __all__ = [
     "BoxesFile",
     "CodesFile",
     "FileFormat",
+    "InstancesFile",
     "JsonFile",
     "NumberFile",
     "TextFile",
@@ -427,6 +431,9 @@ def format_for(name: str, values: Values) -> FileFormat:
             return TextFile(folder)
         case BoxList(class_names=names):
             return BoxesFile(folder, class_names=names)
+        case Points(class_names=names) | Polygons(class_names=names):
+            outlines = isinstance(values, Polygons)
+            return InstancesFile(folder, class_names=names, outlines=outlines)
         case Scalar():
             return NumberFile(folder)
         case Label() | Row():

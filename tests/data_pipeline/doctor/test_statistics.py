@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 
 from data_pipeline.doctor.statistics import Findings, describe
-from tokenizers.base import Boxes, Choices
+from tokenizers.base import Boxes, Choices, Instances
 from tokenizers.boxes import BoxList
 from tokenizers.scalars import Scalar
+from tokenizers.shapes.points import Points
 from tokenizers.text.sentencepiece import Text, TextTokenizerConfig
 from tokenizers.values import Classes, Colors, Distances, Reals
 
@@ -80,6 +81,16 @@ def test_boxes_are_counted_by_sample_and_class():
     assert found.facts["boxes a sample"].startswith("1 to 3")
     assert found.shares == {"dog": 0.75, "cat": 0.25}
     assert "1 of 2 samples have more than 2 boxes" in found.warnings[0]
+
+
+def test_points_are_counted_by_sample_and_class_and_may_be_unknown():
+    one = Instances.of([[(0.5, np.nan)]], [0])
+    two = Instances.of([[(0.5, 0.5)], [(0.1, 0.1)]], [1, 0])
+    found = described(Points(("cat", "dog"), max_instances=1), [one, two])
+    assert found.facts["instances a sample"].startswith("1 to 2")
+    assert "more than 1 instances and lose the last ones; raise max_instances" in found.warnings[0]
+    same = described(Points(("cat", "dog")), [one, one])
+    assert "All 2 values are the same" in same.warnings[-1]
 
 
 def test_single_numbers_and_outliers():

@@ -12,6 +12,8 @@ from data_pipeline.sources.kinds import blank_data
 from data_pipeline.sources.source import NOTES, DataConfig
 from tokenizers.base import Boxes, Choices, Mended
 from tokenizers.boxes import BoxList
+from tokenizers.shapes.points import Points
+from tokenizers.shapes.polygons import Polygons
 from tokenizers.text.sentencepiece import Text
 from tokenizers.values import Classes, Colors, Distances
 
@@ -256,3 +258,41 @@ def test_crops_keep_boxes_maps_and_captions_aligned(write):
     assert {first["caption"], other["caption"]} == {"a car", "a person in a car"}
     assert first["labels"].shape == (4, 4) and (first["labels"][:, :2] == 2).sum() == 6
     np.testing.assert_allclose(first["boxes"].corners, [[0, 0, 0.5, 1], [0, 0.25, 0.25, 0.75]])
+
+
+def test_outlines_and_keypoints_follow_what_coco_says(write):
+    content = instances()
+    person = content["annotations"][1]
+    person["keypoints"] = [2, 1, 2, 0, 0, 0, 3, 3, 1]
+    content["annotations"][0]["keypoints"] = [0, 0, 0] * 3
+    person["segmentation"].append([4, 2, 6, 2, 4, 4])
+    parts = {"parts": "polygons", "pose": "keypoints"}
+    first, second, third = write(content, modalities=parts).open("train").__getitems__([0, 1, 2])
+    assert first["parts"].classes.tolist() == [1, 0, 0], "an outline for each part of a thing"
+    np.testing.assert_allclose(first["parts"].parts()[2], [[0.5, 0.5], [0.75, 0.5], [0.5, 1]])
+    np.testing.assert_allclose(first["pose"].points, [[0.25, 0.25], [np.nan] * 2, [0.375, 0.75]])
+    assert first["pose"].classes.tolist() == [0] and first["pose"].lengths.tolist() == [3]
+    assert isinstance(second["parts"], Mended) and second["parts"].value.classes.tolist() == [0]
+    assert third["parts"].parts() == [] and third["pose"].parts() == []
+
+
+@pytest.mark.parametrize(
+    ("change", "part", "message"),
+    [
+        ({"segmentation": {"size": [4, 8], "counts": [0, 32]}}, "polygons", "without outlines"),
+        ({"segmentation": [[1, 2, 3]]}, "polygons", "has an outline that is not"),
+        ({"keypoints": [1, 2]}, "keypoints", r"has `keypoints` that are not \[x, y, v"),
+    ],
+)
+def test_outlines_and_keypoints_that_are_none_are_left_out(write, change, part, message):
+    content = instances()
+    content["annotations"][1] |= change
+    sample = write(content, modalities={"it": part}).open("train")[0]
+    assert set(sample) == {NOTES}
+    with pytest.raises(ValueError, match=message):
+        raise ValueError(sample[NOTES][0].reason)
+
+
+def test_blank_data_has_the_parts_of_the_kinds():
+    data = blank_data("coco", {"a": Polygons(NAMES), "b": Points(("person",))})
+    assert data.modalities == {"a": "polygons", "b": "keypoints"} and data.class_names == NAMES

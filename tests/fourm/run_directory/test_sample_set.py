@@ -6,7 +6,7 @@ import pytest
 
 from fourm.run_directory.sample_set import SampleSet, load_heldout, save_heldout
 from tests.fourm.fakes import MODALITIES, make_sample, make_set
-from tokenizers.base import REFERENCES, Boxes, Choices
+from tokenizers.base import REFERENCES, Boxes, Choices, Instances
 
 
 def test_saved_samples_come_back_exactly(tmp_path):
@@ -66,6 +66,19 @@ def test_pictures_without_boxes_and_numbers_are_kept(tmp_path):
     np.testing.assert_array_equal(boxes[1].corners, one.corners)
     assert loaded.take("x", np.array([0, 2])).tolist() == [0.5, 2.5]
     assert loaded.rows(["rgb"]).tolist() == []
+
+
+def test_points_and_outlines_are_kept(tmp_path):
+    lists = [
+        Instances.of([], []),
+        Instances.of([[(0.1, np.nan)], [(0.2, 0.3), (0.4, 0.5)]], [3, 1]),
+        Instances.of([[(0.6, 0.7)]], [0]),
+    ]
+    SampleSet.collect([{"parts": each} for each in lists], ["parts"]).save(tmp_path / "set")
+    loaded = SampleSet.load(tmp_path / "set").take("parts", np.arange(3))
+    for found, given in zip(loaded, lists, strict=True):
+        for one, other in zip(found, given, strict=True):
+            np.testing.assert_array_equal(one, other)
 
 
 def test_an_unknown_modality_is_one_sentence():
