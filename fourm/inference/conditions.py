@@ -43,7 +43,8 @@ class Condition(NamedTuple):
 def gather_inputs(space: TokenSpace, known: Known) -> Inputs:
     """Returns what the encoder reads of known tokens; one slot per token of each modality.
 
-    A sequence that has begun but not ended is followed by a sentinel, as in training.
+    A sequence that has begun but not ended is followed by a sentinel, as in training; it may have
+    others, each in place of a span that is to be written.
     """
     parts, features = [], {}
     for entry in space.ranges:
@@ -62,7 +63,8 @@ def gather_inputs(space: TokenSpace, known: Known) -> Inputs:
             is_open = (length > 0) & ~has_ended(ids, entry)
             at_end = jnp.arange(ids.shape[1]) == length[:, None]
             sentinel = at_end & is_open[:, None]
-            ids = jnp.where(sentinel, entry.special.first_sentinel, ids)
+            next_sentinel = entry.special.first_sentinel + count_blanks(ids, entry)
+            ids = jnp.where(sentinel, next_sentinel[:, None], ids)
             is_real = is_real | sentinel
         place = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
         parts.append(
@@ -95,6 +97,17 @@ def has_ended(ids: Int[Array, "batch tokens"], entry: TokenRange) -> Bool[Array,
     """Says which sequences are complete."""
     is_full = (ids != PADDING).all(axis=1)
     return is_full | (ids == entry.special.end).any(axis=1)
+
+
+def is_blank(ids: Int[Array, "batch tokens"], entry: TokenRange) -> Bool[Array, "batch tokens"]:
+    """Says which tokens of sequences are sentinels, in place of spans that are to be written."""
+    first = entry.special.first_sentinel
+    return (ids >= first) & (ids < first + entry.special.num_sentinels)
+
+
+def count_blanks(ids: Int[Array, "batch tokens"], entry: TokenRange) -> Int[Array, "batch"]:
+    """Returns how many sentinels each sequence has."""
+    return is_blank(ids, entry).sum(axis=1)
 
 
 def gather_guided(

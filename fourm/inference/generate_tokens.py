@@ -13,7 +13,14 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
-from fourm.inference.conditions import NEVER, Condition, Known
+from fourm.inference.conditions import (
+    NEVER,
+    Condition,
+    Known,
+    count_blanks,
+    has_ended,
+    is_blank,
+)
 from fourm.inference.grids import generate_grid
 from fourm.inference.sequences import generate_sequence
 from fourm.inference.settings import GenerationConfig, split_settings
@@ -45,7 +52,8 @@ def generate_tokens(
     """Generates `targets` in their order; each becomes a condition of those after it.
 
     A target may be known in part: a grid keeps the tokens it has and gets the others; a sequence
-    without an end is continued. What is known is never changed.
+    without an end is continued, and gets a span in place of each sentinel that it has. What is
+    known is never changed.
 
     Args:
         model: The trained model.
@@ -82,7 +90,8 @@ def generate_tokens(
             if drawn_from is not None:
                 probabilities[name] = drawn_from
         else:
-            ids, failed[name] = generate_sequence(*request)
+            has_blanks = name in known and _check_blanks(entry, known[name])
+            ids, failed[name] = generate_sequence(*request, has_blanks)
         known[name] = generated[name] = ids
     for name, step in failed.items():
         if int(step) != NEVER:
@@ -92,6 +101,32 @@ def generate_tokens(
                 f"are not, or its guidance, {settings[name].guidance}, is too large."
             )
     return GeneratedTokens(generated, probabilities)
+
+
+def _check_blanks(entry: TokenRange, ids: Array) -> bool:
+    """Returns whether any sequence has sentinels in place of spans.
+
+    Raises:
+        ValueError: If they are not the first ones in their order, or there are too many.
+    """
+    special, rows = entry.special, np.asarray(ids)
+    counts = np.asarray(count_blanks(ids, entry))
+    if not counts.any():
+        return False
+    number = np.cumsum(np.asarray(is_blank(ids, entry)), axis=1) + special.first_sentinel - 1
+    if (np.asarray(is_blank(ids, entry)) & (rows != number)).any():
+        raise ValueError(
+            f"The sentinels of {entry.name} are not {special.first_sentinel} and those that "
+            "follow, in their order; each span that is to be written has the next one."
+        )
+    # An open one is continued, too, which is one span more.
+    spans = np.where(counts > 0, counts + ~np.asarray(has_ended(ids, entry)), 0)
+    if spans.max() >= special.num_sentinels:
+        raise ValueError(
+            f"A sequence of {entry.name} has {spans.max()} spans to be written; with its "
+            f"{special.num_sentinels} sentinels at most {special.num_sentinels - 1} are allowed."
+        )
+    return True
 
 
 def _check_conditions(
