@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from data_pipeline.crops import CropConfig
     from data_pipeline.sources.coco import CocoData, coco_class_names
     from data_pipeline.sources.files.data import FilesData
+    from data_pipeline.sources.files.folder_names import FolderName
     from data_pipeline.sources.files.splits import SplitByColumn, SplitByFolder, SplitByFraction
     from data_pipeline.sources.files.tables import TableColumn, TableRow
     from data_pipeline.sources.kinds import NoData
@@ -50,10 +51,10 @@ if TYPE_CHECKING:
         rank_features,
     )
     from tokenizers.boxes import BoxList, BoxTokenizerConfig
-    from tokenizers.codes import Codes
+    from tokenizers.codes import Codes, CodesTokenizerConfig
     from tokenizers.embeddings.embedding_tokenizer import EmbeddingTokenizerConfig
     from tokenizers.embeddings.values import Embedding
-    from tokenizers.features import Vectors
+    from tokenizers.features import Vectors, VectorsTokenizerConfig
     from tokenizers.formats.formats import (
         ArrayFile,
         BoxesFile,
@@ -104,6 +105,7 @@ __all__ = [
     "CodeEncoderConfig",
     "Codes",
     "CodesFile",
+    "CodesTokenizerConfig",
     "Colors",
     "Crop",
     "CropConfig",
@@ -117,6 +119,7 @@ __all__ = [
     "EvaluationConfig",
     "FileFormat",
     "FilesData",
+    "FolderName",
     "GenerationConfig",
     "ImageTokenizerConfig",
     "InstanceTokenizerConfig",
@@ -173,6 +176,7 @@ __all__ = [
     "TrainingConfig",
     "Values",
     "Vectors",
+    "VectorsTokenizerConfig",
     "ViTTokenizerConfig",
     "WordPieceTokenizerConfig",
     "any_to_any",
@@ -205,6 +209,7 @@ MODULES = {
         "NumberFile",
         "TextFile",
     ),
+    "data_pipeline.sources.files.folder_names": ("FolderName",),
     "data_pipeline.sources.files.splits": ("SplitByColumn", "SplitByFolder", "SplitByFraction"),
     "data_pipeline.sources.files.tables": ("TableColumn", "TableRow"),
     "data_pipeline.sources.kinds": ("NoData",),
@@ -240,10 +245,10 @@ MODULES = {
         "rank_features",
     ),
     "tokenizers.boxes": ("BoxList", "BoxTokenizerConfig"),
-    "tokenizers.codes": ("Codes",),
+    "tokenizers.codes": ("Codes", "CodesTokenizerConfig"),
     "tokenizers.embeddings.embedding_tokenizer": ("EmbeddingTokenizerConfig",),
     "tokenizers.embeddings.values": ("Embedding",),
-    "tokenizers.features": ("Vectors",),
+    "tokenizers.features": ("Vectors", "VectorsTokenizerConfig"),
     "tokenizers.images.code_encoder": ("CodeEncoderConfig", "QuantizerConfig"),
     "tokenizers.images.diffusion_tokenizer": ("DiffusionTokenizerConfig",),
     "tokenizers.images.patch_tokenizer": ("ImageTokenizerConfig",),

@@ -12,7 +12,7 @@ from typing import Annotated
 import tyro
 
 import configs
-from configs.from_folder.infer import config_from_folder
+from configs.from_folder.infer import config_from_folder, is_data
 from configs.help import cut_help, shown_by_group
 from configs.launch import Launch
 from configs.presets.nyuv2 import nyuv2
@@ -197,9 +197,9 @@ def load_preset(name: str) -> tuple[RunConfig, str]:
 
 
 def is_data_folder(name: str) -> bool:
-    """True if the first word of a command line is a folder of data."""
-    folder = Path(name).expanduser()
-    return name not in PRESETS and folder.is_dir() and not is_run(folder)
+    """True if the first word of a command line is a folder of data, or a file of such."""
+    path = Path(name).expanduser()
+    return name not in PRESETS and is_data(path) and not is_run(path)
 
 
 @contextlib.contextmanager

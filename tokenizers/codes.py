@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Array, Int, UInt8
 
 from tokenizers.base import PADDING, Better, Crop, RawBatch, SequenceTokens
 from tokenizers.settings.checked import Checked
@@ -108,6 +108,24 @@ def _count_equal(predicted: np.ndarray, truth: np.ndarray) -> int:
     found, true = np.ravel(predicted), np.ravel(truth)
     shared = min(len(found), len(true))
     return int((found[:shared] == true[:shared]).sum())
+
+
+@dataclass(frozen=True)
+class CodesTokenizerConfig(Checked):
+    """Ids as they are, of grids and sets; there is nothing to be fitted."""
+
+    def fit(self, values: Codes, training: RawBatch, key: Array | None = None) -> "CodeTokenizer":
+        """Returns the tokenizer.
+
+        Raises:
+            ValueError: If the ids are a sequence, whose end and sentinels nobody knows.
+        """
+        if values.is_sequence:
+            raise ValueError(
+                "The ids are a sequence, and nobody knows which of them are its end and its "
+                "sentinels; give SavedTokenizerConfig(path) of a tokenizer that says so."
+            )
+        return CodeTokenizer(values)
 
 
 class CodeTokenizer:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, NoReturn
 
 import numpy as np
-from jaxtyping import Float, Float16, Float32, Int, Shaped, UInt8
+from jaxtyping import Array, Float, Float16, Float32, Int, Shaped, UInt8
 
 from tokenizers.base import Better, Crop, RawBatch
 from tokenizers.settings.checked import Checked
@@ -209,6 +209,17 @@ class PixelTokenizer(FeatureTokenizer):
             raise ValueError(
                 f"{folder} does not describe pixels of this version ({error}); import it again."
             ) from error
+
+
+@dataclass(frozen=True)
+class VectorsTokenizerConfig(Checked):
+    """Vectors as they are; there is nothing to be fitted."""
+
+    def fit(
+        self, values: Vectors, training: RawBatch, key: Array | None = None
+    ) -> "VectorTokenizer":
+        """Returns the tokenizer."""
+        return VectorTokenizer(values)
 
 
 class VectorTokenizer(FeatureTokenizer):

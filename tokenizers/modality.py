@@ -13,13 +13,18 @@ from jaxtyping import Array, Key
 
 from tokenizers.base import RawBatch, Tokenizer, TokenizerSettings, Values
 from tokenizers.boxes import BoxList, BoxTokenizer, BoxTokenizerConfig
-from tokenizers.codes import Codes, CodeTokenizer
+from tokenizers.codes import Codes, CodesTokenizerConfig, CodeTokenizer
 from tokenizers.embeddings.embedding_tokenizer import (
     EmbeddingTokenizer,
     EmbeddingTokenizerConfig,
 )
 from tokenizers.embeddings.values import Embedding
-from tokenizers.features import PixelTokenizer, Vectors, VectorTokenizer
+from tokenizers.features import (
+    PixelTokenizer,
+    Vectors,
+    VectorsTokenizerConfig,
+    VectorTokenizer,
+)
 from tokenizers.images.diffusion_tokenizer import DiffusionTokenizer, DiffusionTokenizerConfig
 from tokenizers.images.patch_tokenizer import ImageTokenizer, ImageTokenizerConfig
 from tokenizers.images.vit_tokenizer import ViTTokenizer, ViTTokenizerConfig
@@ -94,6 +99,8 @@ BuiltInTokenizerConfig = (
     | EmbeddingTokenizerConfig
     | InstanceTokenizerConfig
     | WordPieceTokenizerConfig
+    | CodesTokenizerConfig
+    | VectorsTokenizerConfig
     | SavedTokenizerConfig
 )
 AnyValues = BuiltInValues | Values
@@ -150,7 +157,7 @@ def tokenizer_for(values: AnyValues) -> AnyTokenizerConfig:
     a small network is enough.
 
     Raises:
-        ValueError: If the kind has none, as ids and vectors come from tokenizers made before.
+        ValueError: If the kind has none, as sequences of ids come from tokenizers made before.
     """
     match values:
         case Classes():
@@ -180,6 +187,10 @@ def tokenizer_for(values: AnyValues) -> AnyTokenizerConfig:
             return EmbeddingTokenizerConfig(num_heads=1, codebook_size=0, batch_size=16)
         case Embedding():
             return EmbeddingTokenizerConfig(codebook_size=0)
+        case Codes(is_sequence=False):
+            return CodesTokenizerConfig()
+        case Vectors():
+            return VectorsTokenizerConfig()
     raise ValueError(
         f"Modality has values of the kind {type(values).__name__} and no tokenizer; give one, such "
         "as SavedTokenizerConfig(path)."

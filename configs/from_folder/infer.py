@@ -1,39 +1,47 @@
-"""A folder of data in place of a configuration: what is in it says what a run needs.
+"""Data in place of a configuration: what is in a folder or file says what a run needs.
 
 What was inferred is printed, and written into the run directory as a configuration to edit.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from configs.from_folder.content import Inferred, infer
-from configs.from_folder.structure import (
-    Structure,
-    data_folder_in,
-    find_structure,
-    parts_apart,
-)
+from configs.from_folder.align import keys_of, parts_apart
+from configs.from_folder.arrays import Inferred, ids_that_do_not_fit
+from configs.from_folder.coco import annotation_files, infer_coco
+from configs.from_folder.content import infer
+from configs.from_folder.parquet import infer_parquet, parquet_files
+from configs.from_folder.places import data_folder_in
+from configs.from_folder.structure import TABLES, Structure, find_structure
+from configs.from_folder.tables import find_table, splits_for
 from configs.schema import RunConfig
 from data_pipeline.crops import CropConfig
 from data_pipeline.sources.files.data import FilesData
-from data_pipeline.sources.files.tables import TableColumn, load_table
+from data_pipeline.sources.files.folder_names import FolderName
+from data_pipeline.sources.files.listing import ARCHIVE_ENDINGS, is_archive
+from data_pipeline.sources.files.splits import SplitByFolder, SplitByFraction, Splits
 from fourm.evaluation.probes import ProbeConfig
-from tokenizers.formats.file_format import FileFormat
+from tokenizers.codes import Codes
+from tokenizers.formats.file_format import READABLE, FileFormat
+from tokenizers.labels import Label
 from tokenizers.modality import Modality
-from tokenizers.text.sentencepiece import Text
 from tokenizers.values import Colors
 
 USUAL_SIDE = 64
 """Height and width of pictures, in pixels, unless they are smaller."""
 PATCH = 8
 """Pixels that the sides of pictures are a multiple of."""
-TEXT_COLUMNS = ("text", "caption", "prompt", "description")
-"""Names of a table's columns that hold a caption."""
+LEAST_SAMPLES = 3
+"""Samples that can be divided into those to train on, to validate and to test."""
+DATA_ENDINGS = (*ARCHIVE_ENDINGS, *(f".{each}" for each in (*TABLES, "parquet", "json")))
+"""Files that may be a data set by themselves."""
 
 
 class FromFolder(NamedTuple):
-    """What a folder says.
+    """What data say.
 
     Attributes:
         config: Of a run.
@@ -44,16 +52,55 @@ class FromFolder(NamedTuple):
     told: list[str]
 
 
+def is_data(path: Path) -> bool:
+    """True for a folder, and for a file that may be data rather than a configuration."""
+    if path.is_dir():
+        return True
+    endings = (*DATA_ENDINGS, *(f".{each}" for each in READABLE))
+    return path.is_file() and path.name.lower().endswith(endings)
+
+
 def config_from_folder(root: Path) -> FromFolder:
-    """Returns the configuration that fits the files of a folder.
+    """Returns the configuration that fits the data in a folder, or in one file.
 
     Raises:
         ValueError: If nothing in it can be read, or nobody could tell what it is.
     """
+    if root.is_file() and not root.name.lower().endswith(DATA_ENDINGS):
+        raise ValueError(
+            f"{root} is a single file; give the folder that holds it and others like it, of at "
+            f"least {LEAST_SAMPLES} samples. A file by itself may be one of "
+            f"{', '.join(('.tar', *DATA_ENDINGS[len(ARCHIVE_ENDINGS) :]))}."
+        )
+    if root.is_dir() and not any(root.iterdir()):
+        raise ValueError(f"{root} is an empty folder; give one with data.")
     root = data_folder_in(root)
-    structure = find_structure(root)
-    found: dict[str, Inferred] = {}
+    if parquet_files(root):
+        data, found, told = infer_parquet(root)
+        return _compose(data, found, [], list(told), {})
+    if annotations := annotation_files(root):
+        around = root if root.is_dir() else _around(root)
+        data, found, told = infer_coco(around, annotations)
+        return _compose(data, found, [], list(told), {})
+    if root.is_file() and root.suffix.lower() == ".json":
+        raise ValueError(
+            f"{root} is no file of annotations as COCO has them, with `images` and `annotations`; "
+            "give the folder that holds the data."
+        )
+    return _from_files(root)
+
+
+def _around(file: Path) -> Path:
+    return file.parent.parent if file.parent.name == "annotations" else file.parent
+
+
+def _from_files(root: Path) -> FromFolder:
+    """Returns the configuration of files, archives and tables."""
+    structure = _structure_of(root)
+    folder = root if root.is_dir() or is_archive(root.name) else root.parent
     apart = parts_apart(structure.parts)
+    apart = apart if len(apart) < len(structure.parts) else []
+    found: dict[str, Inferred] = {}
     untold = [
         f"the {len(part.files):,} files of {part.name}, of which none has the name of another's"
         for part in apart
@@ -65,53 +112,136 @@ def config_from_folder(root: Path) -> FromFolder:
             found[part.name] = infer(part)
         except ValueError as error:
             untold.append(str(error))
-    modalities = {name: each.modality for name, each in found.items()}
-    formats: dict[str, FileFormat] = {name: each.file_format for name, each in found.items()}
-    told = [
+    for name, reason in ids_that_do_not_fit(found).items():
+        untold.append(f"{name}, {reason}")
+        del found[name]
+    parts = [part for part in structure.parts if part.name in found]
+    keys = set().union(*map(keys_of, parts)) if parts else set()
+    table, others = find_table(folder, structure.tables, keys, structure.splits_by)
+    untold += [*structure.left_alone, *others]
+    modalities: dict[str, Modality] = {}
+    formats: dict[str, FileFormat] = {}
+    why: dict[str, str] = {}
+    if table:
+        for name, modality in table.modalities.items():
+            name_here = name if name not in found else f"{name}_column"
+            modalities[name_here], formats[name_here] = modality, table.formats[name]
+            why[name_here] = f"{table.why[name]} of {table.table}"
+    if structure.class_names and len(structure.class_names) > 1:
+        name = "label" if "label" not in found and "label" not in modalities else "folder"
+        modalities[name] = Modality(Label(structure.class_names))
+        formats[name] = FolderName()
+        why[name] = f"the {len(structure.class_names)} folders that files lie in"
+    if not found and not modalities:
+        raise ValueError(f"Nothing in {root} could be told: {' '.join(untold)}")
+    if found and len(keys) < LEAST_SAMPLES and isinstance(structure.splits_by, SplitByFraction):
+        raise ValueError(
+            f"{root} holds {len(keys)} sample{'s' if len(keys) > 1 else ''}; at least "
+            f"{LEAST_SAMPLES} are needed, to train on, to validate and to test."
+        )
+    told = [*structure.told, *(table.told if table else ())]
+    data = FilesData(
+        path=str(root if folder is root else folder),
+        modalities={name: each.file_format for name, each in found.items()} | formats,
+        splits_by=splits_for(structure.splits_by, table),
+        table=table.table if table and (modalities or table.splits_by) else "",
+        key_column=table.key_column if table else FilesData().key_column,
+        class_folders=bool(structure.class_names),
+    )
+    data, dropped = _without_broken_splits(data)
+    told += [f"left alone: {reason}" for reason in (*untold, *dropped)]
+    return _compose(data, found, list(modalities.items()), told, why)
+
+
+def _structure_of(root: Path) -> Structure:
+    """Returns how files lie; of a single table, those that it names."""
+    if root.is_file() and root.suffix.lower()[1:] in TABLES:
+        structure = find_structure(root.parent)
+        tables = [entry for entry in structure.tables if entry[0] == root.name]
+        own = find_table(root.parent, tables, _keys(structure), structure.splits_by)[0]
+        if own is None or not structure.parts:  # No column names a file.
+            splits = SplitByFraction(folder="")
+            return Structure(splits, [], tables)
+        return structure._replace(tables=tables)
+    return find_structure(root)
+
+
+def _keys(structure: Structure) -> set[str]:
+    return set().union(*map(keys_of, structure.parts)) if structure.parts else set()
+
+
+def _without_broken_splits(data: FilesData) -> tuple[FilesData, list[str]]:
+    """Returns data without splits that can't be opened, and why they can't.
+
+    Raises:
+        ValueError: If it is the split to train on that can't be opened.
+    """
+    splits, left_alone = data.splits_by, []
+    data.open("train")
+    if isinstance(splits, SplitByFolder):
+        folders = dict(splits.folders)
+        for split in [name for name in folders if name != "train"]:
+            try:
+                data.open(split)
+            except ValueError as error:
+                left_alone.append(f"the split {split}, as {str(error).rstrip('.')}")
+                del folders[split]
+        splits = _splits_of(folders)
+    return replace(data, splits_by=splits), left_alone
+
+
+def _splits_of(folders: Mapping[str, str]) -> Splits:
+    if len(folders) > 1:
+        return SplitByFolder(dict(folders))
+    return SplitByFraction(folder=folders["train"])
+
+
+def _compose(
+    data: Any,
+    found: Mapping[str, Inferred],
+    others: Sequence[tuple[str, Modality]],
+    told: list[str],
+    why: Mapping[str, str],
+) -> FromFolder:
+    """Returns a configuration, and what is to be said of it."""
+    modalities = {name: each.modality for name, each in found.items()} | dict(others)
+    lines = [
         f"{name}: {type(each.modality.values).__name__}, from {each.why}"
         for name, each in found.items()
     ]
-    for name, column in _captions(root, structure).items():
-        if name not in modalities:
-            modalities[name], formats[name] = Modality(Text()), TableColumn(column=column)
-            told.append(f"{name}: Text, from the column {column} of {structure.table}")
-    if not modalities:
-        raise ValueError(f"Nothing in {root} could be told: {' '.join(untold)}")
-    told += [f"left alone: {reason}" for reason in (*untold, *structure.left_alone)]
+    lines += [f"{name}: {type(each.values).__name__}, from {why[name]}" for name, each in others]
+    lines += [f"{name}: {sentence}" for name, each in found.items() for sentence in each.told]
     pictures = [name for name, each in modalities.items() if isinstance(each.values, Colors)]
     if len(pictures) > 1 and len(pictures) == len(modalities):
-        told.append(
+        lines.append(
             f"{' and '.join(pictures)} were taken for pictures of the same things, as their files "
             "have the same names; if the folders are classes, give their files different names"
         )
-    if structure.class_folders:
-        told.append("class, a fact for linear probes, from the folders that files lie in")
-    sides = [min(each.shape) for each in found.values() if min(each.shape)]
-    size = min([USUAL_SIDE, *(side // PATCH * PATCH for side in sides if side >= PATCH)])
+    lines += told
     probes = ProbeConfig()
-    if structure.class_folders and "rgb" in modalities:
-        probes = ProbeConfig(input="rgb", tasks=("class",))
+    if getattr(data, "class_folders", False) and pictures:
+        probes = ProbeConfig(input=pictures[0], tasks=("class",))
+        lines.append("class, a fact for linear probes, from the folders that files lie in")
     config = RunConfig(
-        modalities=modalities,
-        data=FilesData(
-            path=str(root),
-            modalities=formats,
-            splits_by=structure.splits_by,
-            table=structure.table,
-            class_folders=structure.class_folders,
-            pattern=structure.pattern,
-        ),
-        crops=CropConfig(size=size),
-        probes=probes,
+        modalities=modalities, data=data, crops=_crops_of(found, modalities), probes=probes
     )
-    return FromFolder(config, told)
+    return FromFolder(config, lines)
 
 
-def _captions(root: Path, structure: Structure) -> Mapping[str, str]:
-    """Returns the columns of a table that are modalities, by the modality's name."""
-    if not structure.table:
-        return {}
-    file = structure.table.replace("{split}", structure.splits_by.folder_of("train"))
-    columns = load_table(root / file, "key").columns
-    named = [column for column in columns if column.lower() in TEXT_COLUMNS]
-    return {"caption": named[0]} if named else {}
+def _crops_of(found: Mapping[str, Inferred], modalities: Mapping[str, Modality]) -> CropConfig:
+    """Returns crops of a size that all pictures have, at least."""
+    shapes = [each.shape for each in found.values() if min(each.shape)]
+    sides = [min(each) for each in shapes]
+    size = min([USUAL_SIDE, *(side // PATCH * PATCH for side in sides if side >= PATCH)])
+    can_flip = all(each.can_flip for each in found.values())
+    if not any(isinstance(each.values, Codes) for each in modalities.values()):
+        return CropConfig(size=size, flip=can_flip)
+    # Ids stand for the whole picture, which is cut to its own proportions.
+    grids = [each.values.shape for each in modalities.values() if isinstance(each.values, Codes)]
+    shapes += [(shape[0], shape[1]) for shape in grids if len(shape) > 1]
+    rows, columns = shapes[0] if shapes else (1, 1)
+    common = math.gcd(rows, columns)
+    height, wide = rows // common * PATCH, columns // common * PATCH
+    times = max(size // height, 1)
+    width = 0 if height == wide else times * wide
+    return CropConfig(size=times * height, width=width, views=1, scale=(1.0, 1.0), flip=False)

@@ -4,68 +4,42 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from data_pipeline.sources.files.listing import list_folder
-from data_pipeline.sources.files.locations import (
-    Location,
-    normal_key,
-    read_bytes,
-    split_name,
+from configs.from_folder.align import Part, align, parts_apart
+from configs.from_folder.places import (
+    SPLIT,
+    Chosen,
+    Files,
+    archive_stem,
+    choose_split,
+    list_files,
 )
-from data_pipeline.sources.files.splits import SplitByFolder, SplitByFraction, Splits
-from tokenizers.formats.file_format import ARRAYS, PICTURES, READABLE
+from configs.from_folder.words import LEAST_SHARE, NAMES, SHARED, Affix, find_words, is_name, strip
+from data_pipeline.sources.files.locations import Location, normal_key, read_bytes, split_name
+from data_pipeline.sources.files.splits import Splits
+from tokenizers.content.sounds import COLUMNS
+from tokenizers.formats.file_format import ARRAYS, PICTURES, READABLE, SOUNDS
 from tokenizers.formats.formats import ArrayFile
 
-SPLIT_NAMES = {
-    "train": ("train", "training", "trn"),
-    "validation": ("validation", "valid", "val", "dev"),
-    "test": ("test", "testing", "tst"),
-}
-"""What folders of splits are called."""
-TABLES = ("metadata.csv", "metadata.jsonl", "metadata.tsv")
-"""Names of tables with a row per sample, as Hugging Face's imagefolder has them."""
-SCENES = "{scene}/{modality}/{key}.{ext}"
-"""The pattern of folders of scenes."""
-USUAL_NAMES = dict.fromkeys(PICTURES, "rgb") | {"txt": "caption", "json": "about", "xml": "boxes"}
+TABLES = ("csv", "tsv", "jsonl", "ndjson")
+"""Extensions of tables with a row per sample."""
+USUAL_NAMES = (
+    dict.fromkeys(PICTURES, "rgb")
+    | dict.fromkeys(SOUNDS, "sound")
+    | dict.fromkeys(ARRAYS, "array")
+    | {"txt": "caption", "json": "about", "xml": "boxes"}
+)
 """Names of modalities whose files lie together, by extension."""
-HINTS = {
-    "parquet": "which a configuration with ParquetData reads",
-    **dict.fromkeys(
-        ("csv", "tsv", "jsonl"), "which is read if it is called metadata.csv, .tsv or .jsonl"
-    ),
-}
-"""What to do about files that are left alone, by extension."""
+PICTURE_NAMES = ("rgb", "image", "photo", "picture", "img", "color", "colour")
 MOST_TOLD = 8
 """Kinds of files that are said to be left alone."""
-KNOWN = re.compile(
-    r"(rgb|images?|photos?|pictures?|colou?rs?|depth|normal|seg|semantic|mask|label|caption|text|box)"
-)
-"""What names of modalities begin with, as a rule."""
 MANY_FOLDERS = 8
 """Folders of pictures of one kind that are classes, whatever their files are called."""
-LEAST_SHARE = 0.1
-"""Share of a folder's samples that a word in the names of files has if it names a modality."""
-
-Files = list[tuple[str, Location]]
-
-
-class Part(NamedTuple):
-    """The files that are of one modality.
-
-    Attributes:
-        name: Of the modality.
-        folder: Where they lie below the split's folder; empty if it has the modality's name.
-        extension: What tells them from others there; empty where there are no others.
-        files: Name below the folder, and where it is.
-    """
-
-    name: str
-    folder: str
-    extension: str
-    files: Files
+LEAST_SIGNALS = 3
+"""Tables in a folder of their own that are signals, one of each sample."""
 
 
 class Structure(NamedTuple):
@@ -74,121 +48,320 @@ class Structure(NamedTuple):
     Attributes:
         splits_by: How it is split.
         parts: Of one split, the one to train on.
-        table: As `FilesData.table`; empty if there is none.
-        class_folders: Whether folders are classes.
-        pattern: As `FilesData.pattern`; empty for the usual layouts.
+        tables: Tables that may have a row per sample: name, and where it is.
+        class_names: Of folders that are classes; () if there are none.
+        told: What was concluded, beside the parts.
         left_alone: Why some files are of no part, a sentence each.
     """
 
     splits_by: Splits
     parts: list[Part]
-    table: str
-    class_folders: bool
-    pattern: str
+    tables: Files
+    class_names: tuple[str, ...] = ()
+    told: tuple[str, ...] = ()
     left_alone: tuple[str, ...] = ()
 
 
 def find_structure(root: Path) -> Structure:
-    """Returns how the files of a folder lie.
+    """Returns how the files of a folder, or of an archive, lie.
 
     Raises:
         ValueError: If there is no file that can be read.
     """
-    files = list_folder(str(root)).files
-    left_alone = _unreadable(files)
-    structure = _structure_of(root, files, left_alone)
-    return structure._replace(left_alone=left_alone)
+    listed = list_files(root)
+    signals = _signal_folders(listed.files)
+    tables, readable, others = [], [], []
+    for name, each in listed.files:
+        if name.rpartition("/")[0] in signals or each.extension in READABLE:
+            readable.append((name, each))
+        elif each.extension in TABLES and not each.member:
+            tables.append((name, each))
+        else:
+            others.append((name, each))
+    left_alone = _unreadable(others)
+    if not readable and not tables:
+        there = "".join(f" There is {each}." for each in left_alone)
+        raise ValueError(
+            f"{root} has no file that can be read; readable are {', '.join(READABLE)}, also in "
+            f"tar archives, tables with a row per sample, and Parquet files.{there}"
+        )
+    chosen = choose_split(readable)
+    left_alone += tuple(
+        f"{count:,} files in {folder}, which are of no split"
+        for folder, count in sorted(chosen.strangers.items())
+    )
+    parts, classes, told = _parts(chosen, root)
+    return Structure(chosen.splits_by, parts, tables, classes, told, left_alone)
+
+
+def _signal_folders(files: Files) -> set[str]:
+    """Returns the folders that hold a table of numbers for each sample, and nothing else."""
+    kinds: dict[str, Counter[str]] = defaultdict(Counter)
+    for name, each in files:
+        kinds[name.rpartition("/")[0]][each.extension] += 1
+    return {
+        folder
+        for folder, counted in kinds.items()
+        if folder and set(counted) <= set(COLUMNS) and counted.total() >= LEAST_SIGNALS
+    }
 
 
 def _unreadable(files: Files) -> tuple[str, ...]:
     """Returns what is said of folders' files of kinds that are not read."""
-    counted: dict[tuple[str, str], int] = Counter()
+    counted: Counter[tuple[str, str]] = Counter()
     for name, each in files:
-        if each.extension not in READABLE and name.rpartition("/")[2] not in TABLES:
-            counted[name.rpartition("/")[0], each.extension] += 1
+        counted[name.rpartition("/")[0], each.extension] += 1
     return tuple(
         f"{count:,} of {f'.{extension}' if extension else 'no extension'}"
-        f"{f' in {folder}' if folder else ''}, {HINTS.get(extension, 'which can not be read')}"
+        f"{f' in {folder}' if folder else ''}, which can not be read"
         for (folder, extension), count in sorted(counted.items())[:MOST_TOLD]
     )
 
 
-def _structure_of(root: Path, files: Files, left_alone: tuple[str, ...]) -> Structure:
-    tables = [name for name, _ in files if name.rpartition("/")[2] in TABLES]
-    files = [
-        (name, each) for name, each in files if name not in tables and each.extension in READABLE
-    ]
-    if not files:
-        raise ValueError(
-            f"{root} has no file that can be read; readable are {', '.join(READABLE)}, also in "
-            f"tar archives.{''.join(f' There is {each}.' for each in left_alone)}"
+def _parts(chosen: Chosen, root: Path) -> tuple[list[Part], tuple[str, ...], tuple[str, ...]]:
+    """Returns the modalities, the names of classes, and what is to be said."""
+    by_folder: dict[str, Files] = defaultdict(list)
+    for name, each in chosen.files:
+        folder, rest = _modality_folder(name)
+        by_folder[folder].append((rest, each))
+    flat = {folder: own for folder, own in by_folder.items() if folder in ("", SPLIT)}
+    folders = {folder: own for folder, own in by_folder.items() if folder not in flat}
+    if scenes := _parts_of_scenes(folders):
+        return scenes, (), ()
+    are_samples = not flat and _are_samples(folders)
+    if folders and (are_samples or _are_classes(folders, bool(flat))):
+        inside = SPLIT if all(folder.startswith(f"{SPLIT}/") for folder in folders) else ""
+        prefix = len(inside) + 1 if inside else 0
+        together = [
+            (f"{folder[prefix:]}/{rest}", each)
+            for folder, own in folders.items()
+            for rest, each in own
+        ]
+        parts, told = _parts_of_folder(inside, together, "")
+        names = () if are_samples else tuple(sorted(folder[prefix:] for folder in folders))
+        return _renamed(parts), names, told
+    if flat and folders:  # Files such as classes.txt beside folders of modalities.
+        most = max(map(len, folders.values()))
+        flat = {folder: own for folder, own in flat.items() if len(own) >= LEAST_SHARE * most}
+    hint = root.name if len(by_folder) == 1 else ""
+    parts, told = [], ()
+    for folder, own in (flat | folders).items():
+        found, said = _parts_of_folder(folder, own, hint)
+        parts += found
+        told += said
+    return align(_renamed(parts)), (), told
+
+
+def _modality_folder(name: str) -> tuple[str, str]:
+    """Returns the folder that may be a modality's, and the rest of a name.
+
+    Example:
+        >>> _modality_folder("{split}/rgb/a/1.png"), _modality_folder("rgb/{split}/1.png")
+        (('{split}/rgb', 'a/1.png'), ('rgb/{split}', '1.png'))
+    """
+    parts = name.split("/")
+    depth = 1 if parts[0] == SPLIT else 0
+    if len(parts) - depth > 1:
+        depth += 1
+        depth += len(parts) - depth > 1 and parts[depth] == SPLIT
+    return "/".join(parts[:depth]), "/".join(parts[depth:])
+
+
+def _parts_of_folder(folder: str, files: Files, hint: str) -> tuple[list[Part], tuple[str, ...]]:
+    """Returns the modalities of the files of a folder, told apart by their names.
+
+    Args:
+        folder: With `{split}` in place of the split's name.
+        files: Names below it.
+        hint: The name of the only folder that there is; or empty.
+    """
+    by_stem: dict[str, list[Location]] = defaultdict(list)
+    for name, each in files:
+        by_stem[split_name(name)[0]].append(each)
+    words = find_words(by_stem, lambda stem: _look_of(by_stem[stem][0]))
+    grouped: dict[Affix, list[tuple[str, Location]]] = defaultdict(list)
+    for name, each in files:
+        stem = split_name(name)[0]
+        affix = words.affixes[stem]
+        grouped[affix].append((normal_key(strip(stem, affix)).removeprefix("all/"), each))
+    own_name = archive_stem(re.sub(r"^[_\-. ]+|[_\-. ]+$", "", _without_split(folder)))
+    parts = []
+    for affix, own in grouped.items():
+        families = _families(own)
+        for number, (extensions, members) in enumerate(families):
+            last = min(extensions, key=lambda e: (e not in PICTURES, e))
+            if affix.name:
+                name = f"{own_name}_{affix.name}" if own_name else affix.name
+                name = affix.name if is_name(affix.name) else name
+            else:
+                name = own_name or _flat_name(last, hint if len(grouped) == 1 else "", number)
+            if number and (affix.name or own_name):
+                name = f"{name}_{last}"
+            skip = tuple(
+                _pattern_of(folder, other, grouped[other])
+                for other in grouped
+                if other != affix
+                and other.after.endswith(affix.after)
+                and other.before.startswith(affix.before)
+                and set(extensions) & {each.extension for _, each in grouped[other]}
+            )
+            is_alone = {each.extension for _, each in files} <= extensions
+            only = () if is_alone else tuple(sorted(extensions))
+            parts.append(Part(name, folder, members, affix, only, skip))
+    told = []
+    if words.doubtful:
+        shown = ", ".join(words.doubtful[:4])
+        told.append(
+            f"files whose names differ in {shown} alone are samples of their own; if these words "
+            "are modalities, write a configuration with patterns"
         )
-    splits = _splits_in({name.partition("/")[0] for name, _ in files if "/" in name})
-    folders = {name.partition("/")[0] for name, _ in files}
-    if "train" in splits or (splits and folders == set(splits.values())):
-        own = splits.get("train") or next(iter(splits.values()))
-        splits = splits if "train" in splits else {"train": own}
-        inner = [(name[len(own) + 1 :], each) for name, each in files if name.startswith(f"{own}/")]
-        scenes = _parts_of_scenes(inner)
-        parts, is_classed = (scenes, False) if scenes else _parts(inner)
-        pattern = f"{{split}}/{SCENES}" if scenes else ""
-        by_folder = SplitByFolder(splits)
-        splits_by = by_folder if len(splits) > 1 else SplitByFraction(folder=own)
-        table = next((name for name in tables if name.startswith(f"{own}/")), "")
-        table = table.replace(f"{own}/", "{split}/", 1) or next(iter(tables), "")
-        return Structure(splits_by, parts, table, is_classed, pattern)
-    if swapped := _splits_below(files):  # rgb/train/0001.jpg
-        own = swapped["train"]
-        by_name: dict[str, Files] = defaultdict(list)
-        for name, each in files:
-            folder, _, rest = name.partition("/")
-            if rest.startswith(f"{own}/"):
-                by_name[folder].append((rest[len(own) + 1 :], each))
-        parts = [Part(name, "", "", own_files) for name, own_files in by_name.items()]
-        pattern = "{modality}/{split}/{key}.{ext}"
-        return Structure(SplitByFolder(swapped), _renamed(parts), "", False, pattern)
-    table = next(iter(tables), "")
-    if scenes := _parts_of_scenes(files):
-        return Structure(SplitByFraction(folder=""), scenes, table, False, SCENES)
-    parts, is_classed = _parts(files)
-    return Structure(SplitByFraction(folder=""), parts, table, is_classed, "")
+    taken = {id(each) for part in parts for _, each in part.files}
+    rare = Counter(each.extension for _, each in files if id(each) not in taken)
+    told += [
+        f"left alone: {count:,} of .{extension} in {folder or 'the folder'}, which are few"
+        for extension, count in sorted(rare.items())
+    ]
+    return parts, tuple(told)
 
 
-def data_folder_in(root: Path) -> Path:
-    """Returns the folder that holds the splits: the given one, or the only one that it has."""
-    inner = _folders_in(root)
-    is_wrapped = root.is_dir() and len(inner) == 1 and not _splits_in({inner[0].name})
-    splits = _folders_in(inner[0]) if is_wrapped else []
-    splits = [each for each in splits if each.name in _splits_in({each.name}).values()]
-    # Otherwise it is a modality's folder with a folder for each split.
-    return inner[0] if splits and all(map(_folders_in, splits)) else root
+def _families(files: Files) -> list[tuple[set[str], Files]]:
+    """Returns files by what they are, with their extensions; the most important first.
+
+    Pictures and arrays may each be stored as either, unless a sample has both.
+    """
+    by_extension: dict[str, Files] = defaultdict(list)
+    for key, each in files:
+        by_extension[each.extension].append((key, each))
+    counts = {extension: len(own) for extension, own in by_extension.items()}
+    # A list of classes may lie among boxes.
+    least = LEAST_SHARE * max(counts.values())
+    keys = {extension: {key for key, _ in own} for extension, own in by_extension.items()}
+    families: list[set[str]] = []
+    order = ["jpg", "jpeg", "webp", *PICTURES, *ARRAYS, *SOUNDS, *COLUMNS, "txt", "json", "xml"]
+    for extension in sorted(by_extension, key=lambda e: order.index(e) if e in order else 99):
+        if counts[extension] < least and extension not in PICTURES:
+            continue
+        fitting = next(
+            (
+                family
+                for family in families
+                if extension in (*PICTURES, *ARRAYS)
+                and family <= {*PICTURES, *ARRAYS}
+                and all(_seldom_meet(keys[extension], keys[other]) for other in family)
+            ),
+            None,
+        )
+        if fitting is None:
+            families.append({extension})
+        else:
+            fitting.add(extension)
+    return [
+        (family, [entry for extension in sorted(family) for entry in by_extension[extension]])
+        for family in families
+    ]
 
 
-def _folders_in(folder: Path) -> list[Path]:
-    if not folder.is_dir():
+def _seldom_meet(keys: set[str], others: set[str]) -> bool:
+    """True unless many samples have files of both kinds."""
+    return len(keys & others) < max(SHARED * min(len(keys), len(others)), 2)
+
+
+def _flat_name(extension: str, hint: str, number: int) -> str:
+    """Returns the name of files that lie together, by what they are."""
+    is_known = hint.lower() in NAMES or hint.lower().startswith("tok_")
+    if number == 0 and is_known and not hint.lower().startswith(PICTURE_NAMES):
+        return hint
+    usual = USUAL_NAMES.get(extension, extension)
+    return extension if number and usual in ("rgb", "array") else usual
+
+
+def _without_split(folder: str) -> str:
+    """Returns the part of a folder that names a modality.
+
+    Example:
+        >>> _without_split("{split}/rgb"), _without_split("images{split}")
+        ('rgb', 'images')
+    """
+    named = [each for each in folder.split("/") if each != SPLIT]
+    return named[-1].replace(SPLIT, "") if named else ""
+
+
+def _look_of(location: Location) -> str:
+    """Returns what a file is: the type of its numbers and their channels, or its extension."""
+    if location.extension not in (*PICTURES, *ARRAYS):
+        return location.extension
+    try:
+        array = np.asarray(ArrayFile().read(read_bytes(location), location.extension))
+    except Exception:  # Decoders raise whatever they like on damaged files.
+        return location.extension
+    channels = min(array.shape) if array.ndim == 3 else 1
+    return f"{array.dtype} of {channels} channels"
+
+
+def _parts_of_scenes(folders: dict[str, Files]) -> list[Part]:
+    """Returns the modalities of folders of scenes, each with a folder per modality; or none."""
+    by_name: dict[str, Files] = defaultdict(list)
+    first = ""
+    for folder, own in folders.items():
+        first, _, scene = folder.rpartition("/")
+        if is_name(scene) or SPLIT in scene:
+            return []
+        for rest, each in own:
+            inner, _, last = rest.partition("/")
+            if not last:
+                return []
+            by_name[inner].append((f"{scene}/{split_name(last)[0]}", each))
+    known = [name for name in by_name if is_name(name)]
+    if len(folders) < 2 or not known or len(by_name) < 2:
         return []
-    shown = [each for each in folder.iterdir() if not each.name.startswith((".", "__MACOSX"))]
-    return [each for each in shown if each.is_dir()]
+    start = f"{first}/" if first else ""
+    return _renamed(
+        [
+            Part(name, "", own, pattern=f"{start}{{scene}}/{name}/{{key}}.{{ext}}")
+            for name, own in sorted(by_name.items())
+        ]
+    )
 
 
-def parts_apart(parts: Sequence[Part]) -> list[Part]:
-    """Returns the parts that share no sample with any other, if others do share some."""
-    endings = [tuple(filter(None, part.extension.split(", "))) for part in parts]
-    keys = [
-        {_key_of(name, own) for name, _ in part.files}
-        for part, own in zip(parts, endings, strict=True)
-    ]
-    apart = [
-        part
-        for part, own in zip(parts, keys, strict=True)
-        if not any(own & other for other in keys if other is not own)
-    ]
-    return apart if len(apart) < len(parts) else []
+def _are_samples(by_folder: dict[str, Files]) -> bool:
+    """True for folders of a sample each, in which files are called after their modality."""
+    if len(by_folder) < 2 or any(is_name(_without_split(folder)) for folder in by_folder):
+        return False
+    counted = Counter(split_name(name)[0] for own in by_folder.values() for name, _ in own)
+    usual = [stem for stem, count in counted.items() if count >= SHARED * len(by_folder)]
+    most_files = sum(counted[stem] for stem in usual)
+    return any(map(is_name, usual)) and most_files >= SHARED * counted.total()
 
 
-def _key_of(name: str, endings: tuple[str, ...]) -> str:
-    stem = next((name[: -len(e) - 1] for e in endings if name.lower().endswith(f".{e}")), "")
-    return normal_key(stem or split_name(name)[0]).removeprefix("all/")
+def _are_classes(by_folder: dict[str, Files], has_flat: bool) -> bool:
+    """True if folders hold pictures of different samples, and nothing that goes with them."""
+    if len(by_folder) < 2 or has_flat:
+        return False
+    if any(SPLIT in folder.removeprefix(f"{SPLIT}/") for folder in by_folder):
+        return False
+    kinds = {each.extension for own in by_folder.values() for _, each in own}
+    if not kinds <= {*PICTURES, *SOUNDS}:
+        return False
+    stems = [{split_name(name)[0] for name, _ in own} for own in by_folder.values()]
+    counted = Counter(stem for own in stems for stem in own)
+    known = sum(is_name(_without_split(folder)) for folder in by_folder)
+    if sum(count > 1 for count in counted.values()) < LEAST_SHARE * len(counted):
+        if not known:
+            return True
+        # rgb/a_rgb.png and depth/a_depth.png have other names and are of one sample.
+        parts = [
+            Part(folder, folder, [(split_name(name)[0], each) for name, each in own])
+            for folder, own in by_folder.items()
+        ]
+        return 2 * known < len(by_folder) and len(parts_apart(align(parts))) > 0
+    # Every class may have a 0001.png of its own.
+    return len(by_folder) >= MANY_FOLDERS and not known and _are_photographs(by_folder)
+
+
+def _are_photographs(by_folder: dict[str, Files]) -> bool:
+    """True if some of the folders' pictures are all of 8 bits."""
+    firsts = [own[0][1] for own in by_folder.values()]
+    return all(_look_of(each).startswith("uint8") for each in firsts[:16])
 
 
 def modality_name(folder: str) -> str:
@@ -202,100 +375,6 @@ def modality_name(folder: str) -> str:
     return name if not name[0].isdigit() else f"m{name}"
 
 
-def _parts(files: Files) -> tuple[list[Part], bool]:
-    """Returns the modalities among the files of a split, and whether folders are classes."""
-    by_folder: dict[str, Files] = defaultdict(list)
-    for name, each in files:
-        folder, slash, rest = name.partition("/")
-        by_folder[folder if slash else ""].append((rest if slash else name, each))
-    flat = by_folder.pop("", [])
-    if by_folder and _are_classes(by_folder, flat):
-        everything = [(name, each) for name, each in files if "/" in name]
-        return _flat_parts(everything + flat, "."), True
-    parts = [Part(name, "", "", own) for name, own in by_folder.items()]
-    if flat and not parts:
-        return _flat_parts(flat, "."), False
-    return _renamed(parts), False
-
-
-def _parts_of_scenes(files: Files) -> list[Part]:
-    """Returns the modalities of folders of scenes, each with a folder per modality; or none."""
-    by_name: dict[str, Files] = defaultdict(list)
-    scenes = set()
-    for name, each in files:
-        scene, _, rest = name.partition("/")
-        inner, _, last = rest.partition("/")
-        if not last or KNOWN.match(scene.lower()):
-            return []
-        scenes.add(scene)
-        by_name[inner].append((f"{scene}/{last}", each))
-    if len(scenes) < 2 or not any(KNOWN.match(name.lower()) for name in by_name):
-        return []
-    return _renamed([Part(name, "", "", own) for name, own in sorted(by_name.items())])
-
-
-def _are_classes(by_folder: dict[str, Files], flat: Files) -> bool:
-    """True if folders hold pictures of different samples, and nothing that goes with them."""
-    if len(by_folder) < 2 or flat:
-        return False
-    kinds = {each.extension for own in by_folder.values() for _, each in own}
-    if not kinds <= set(PICTURES):
-        return False
-    stems = [{split_name(name)[0] for name, _ in own} for own in by_folder.values()]
-    counted = Counter(stem for own in stems for stem in own)
-    if sum(count > 1 for count in counted.values()) < 0.1 * len(counted):
-        return True
-    # Every class may have a 0001.png of its own.
-    is_known = any(KNOWN.match(folder.lower()) for folder in by_folder)
-    return len(by_folder) >= MANY_FOLDERS and not is_known and _are_photographs(by_folder)
-
-
-def _are_photographs(by_folder: dict[str, Files]) -> bool:
-    """True if some of the folders' pictures are all of 8 bits."""
-    firsts = [own[0][1] for own in by_folder.values()]
-    try:
-        pictures = [ArrayFile().read(read_bytes(each), each.extension) for each in firsts[:16]]
-    except ValueError:
-        return False
-    return all(each.dtype == np.uint8 for each in pictures)
-
-
-def _flat_parts(files: Files, folder: str) -> list[Part]:
-    """Returns the modalities of files that lie together, told apart by how their names end."""
-    endings = {name: _ending(name) for name, _ in files}
-    counted = Counter(endings.values())
-    # A word that few names have, as holiday.rome.jpg, is part of the name.
-    least = LEAST_SHARE * len({name.rpartition("/")[2].partition(".")[0] for name in endings})
-    by_ending: dict[str, Files] = defaultdict(list)
-    for name, each in files:
-        ending = endings[name]
-        is_rare = counted[ending] < least
-        by_ending[each.extension if is_rare else ending].append((name, each))
-    pictures = {ending for ending in by_ending if ending in PICTURES}
-    parts, taken = [], set()
-    for ending, own in by_ending.items():
-        if ending in pictures:
-            if "rgb" in taken:
-                continue
-            taken.add("rgb")
-            own = [entry for each in sorted(pictures) for entry in by_ending[each]]
-            parts.append(Part("rgb", folder, ", ".join(sorted(pictures)), own))
-            continue
-        usual = USUAL_NAMES.get(ending, ending.partition(".")[0])
-        parts.append(Part(modality_name(usual), folder, ending, own))
-    if len(parts) == 1:
-        parts = [parts[0]._replace(extension="")]
-    return _renamed(parts)
-
-
-def _ending(name: str) -> str:
-    """Returns what tells a file's modality: png, or depth.png for 0001.depth.png."""
-    stem, extension = split_name(name.rpartition("/")[2])
-    inner = stem.rpartition(".")[2] if "." in stem else ""
-    is_word = inner.replace("_", "").isalpha() and len(inner) > 1
-    return f"{inner}.{extension}" if is_word else extension
-
-
 def _renamed(parts: Sequence[Part]) -> list[Part]:
     """Returns parts whose names can be typed and differ."""
     renamed, seen = [], set()
@@ -304,33 +383,35 @@ def _renamed(parts: Sequence[Part]) -> list[Part]:
         while name in seen:
             name += "_2"
         seen.add(name)
-        folder = part.folder or ("" if name == part.name else part.name)
-        renamed.append(part._replace(name=name, folder=folder))
+        renamed.append(part._replace(name=name))
     return renamed
-
-
-def _splits_in(folders: set[str]) -> dict[str, str]:
-    """Returns which of some folders are splits, by the split."""
-    found = {}
-    for split, names in SPLIT_NAMES.items():
-        own = [folder for folder in sorted(folders) if folder.lower() in names]
-        if own:
-            found[split] = own[0]
-    return found
-
-
-def _splits_below(files: Files) -> dict[str, str]:
-    """Returns the splits that every folder is divided into; none if there are not such."""
-    second: dict[str, set[str]] = defaultdict(set)
-    for name, _ in files:
-        parts = name.split("/")
-        if len(parts) > 2:
-            second[parts[0]].add(parts[1])
-    found = [_splits_in(own) for own in second.values()]
-    is_split = found and all("train" in each and len(each) > 1 for each in found)
-    return found[0] if is_split and all(each == found[0] for each in found) else {}
 
 
 def is_array_file(location: Location) -> bool:
     """True if a file's extension is that of a picture or an array."""
     return location.extension in (*PICTURES, *ARRAYS)
+
+
+def knobs_of(part: Part) -> dict[str, Any]:
+    """Returns the settings of a format that say where a part's files are."""
+    extension = ", ".join(part.extensions)
+    if part.pattern:
+        return {"pattern": part.pattern, "extension": extension}
+    *above, last = part.folder.split("/")
+    if not part.affix.name and not part.skip:
+        if above in ([], [SPLIT]) and last not in ("", SPLIT) and SPLIT not in last:
+            if archive_stem(last) == last:
+                return {"folder": "" if last == part.name else last, "extension": extension}
+        elif part.folder in ("", SPLIT):
+            return {"folder": ".", "extension": extension}
+    pattern = _pattern_of(part.folder, part.affix, part.files)
+    return {"pattern": pattern, "extension": extension, "skip": part.skip}
+
+
+def _pattern_of(folder: str, affix: Affix, files: Files) -> str:
+    """Returns the pattern of files whose names have an affix."""
+    start = f"{folder}/" if folder else ""
+    if affix.before and not affix.before.endswith("/"):
+        depth = Counter(key.count("/") for key, _ in files).most_common(1)[0][0]
+        start += "".join(f"{{folder_{number}}}/" for number in range(depth))
+    return f"{start}{affix.before}{{key}}{affix.after}.{{ext}}"

@@ -100,7 +100,7 @@ class ParquetData(MayBeRemote):
         if split not in names:
             raise ValueError(f"There is no split {split!r}; there are {', '.join(names)}.")
         wanted = name_of_slice(names[split])
-        found = self._files()
+        found = self.find_files()
         files = found.get(wanted) or found.get(split_of_path(wanted), [])
         if not files:
             raise ValueError(
@@ -114,9 +114,9 @@ class ParquetData(MayBeRemote):
         return local_path(self.path, self.cache_folder, ".parquet")
 
     def _split_names(self) -> dict[str, str]:
-        return dict(self.split_names) or usual_splits([*self._files()])
+        return dict(self.split_names) or usual_splits([*self.find_files()])
 
-    def _files(self) -> dict[str, list[Path]]:
+    def find_files(self) -> dict[str, list[Path]]:
         """Returns the files by split; all are for training if no name says anything else."""
         root = self._root
         if not self.path or root.is_file():
@@ -317,7 +317,7 @@ def _find_column(schema: Any, path: str, file: Path) -> _Column:
         kind = kind.field(field_name).type
     kind = _unwrapped(kind)
     has_boxes = _is_struct(kind) and any(each.name == "bbox" for each in kind.fields)
-    return _Column(name, fields, _class_names(schema, name, fields), has_boxes)
+    return _Column(name, fields, class_names_in(schema, name, fields), has_boxes)
 
 
 def _split(path: str) -> tuple[str, tuple[str, ...]]:
@@ -346,7 +346,7 @@ def _path_to_read(schema: Any, column: _Column) -> str:
     return path
 
 
-def _class_names(schema: Any, name: str, fields: Sequence[str]) -> tuple[str, ...]:
+def class_names_in(schema: Any, name: str, fields: Sequence[str]) -> tuple[str, ...]:
     """Returns a class label's names, as the library datasets writes them into a schema."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]

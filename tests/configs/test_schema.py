@@ -12,6 +12,7 @@ from configs.command_line import PRESETS
 from configs.schema import CropConfig, RunConfig
 from data_pipeline.sources.coco import CocoData
 from data_pipeline.sources.files.data import FilesData
+from data_pipeline.sources.files.folder_names import FolderName
 from data_pipeline.sources.files.splits import SplitByFolder, SplitByFraction
 from data_pipeline.sources.files.tables import TableColumn, TableRow
 from data_pipeline.sources.kinds import NoData
@@ -29,10 +30,10 @@ from fourm.training.loop import TrainingConfig
 from fourm.training.masked_loss import LossConfig
 from fourm.training.train_state import OptimizerConfig
 from tokenizers.boxes import BoxList, BoxTokenizerConfig
-from tokenizers.codes import Codes
+from tokenizers.codes import Codes, CodesTokenizerConfig
 from tokenizers.embeddings.embedding_tokenizer import EmbeddingTokenizerConfig
 from tokenizers.embeddings.values import Embedding
-from tokenizers.features import Vectors
+from tokenizers.features import Vectors, VectorsTokenizerConfig
 from tokenizers.formats.formats import (
     ArrayFile,
     BoxesFile,
@@ -79,6 +80,7 @@ CONFIG_CLASSES = {
     *(MeshConfig, NoData, PublishedOptions, Ml4mRules, ParquetData),
     *(CocoData, MixedData, CodesFile, Embedding, EmbeddingTokenizerConfig),
     *(Points, Polygons, InstanceTokenizerConfig, InstancesFile),
+    *(CodesTokenizerConfig, VectorsTokenizerConfig, FolderName),
 }
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tokenizers.base import PADDING, Crop, SequenceTokens, Tokenizer
-from tokenizers.codes import Codes, CodeTokenizer
+from tokenizers.codes import Codes, CodesTokenizerConfig, CodeTokenizer
 from tokenizers.modality import load_tokenizer
 
 GRID = Codes(10, (2, 3))
@@ -78,3 +78,11 @@ def test_different_ids_look_different():
     assert picture.shape == (12, 12, 3) and picture.dtype == np.uint8
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) == 6
     assert SEQUENCE.draw(np.array([1, 3]), (12, 12)) == "1 3"
+
+
+def test_grids_need_no_saved_tokenizer_and_sequences_do():
+    ids = [np.arange(6).reshape(2, 3)]
+    tokenizer = CodesTokenizerConfig().fit(GRID, ids)
+    np.testing.assert_array_equal(tokenizer.encode(ids), ids)
+    with pytest.raises(ValueError, match="nobody knows which of them are its end"):
+        CodesTokenizerConfig().fit(SEQUENCE, [np.arange(3)])

@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 
 from tokenizers.base import Crop, Tokenizer
-from tokenizers.features import PixelTokenizer, Vectors, VectorTokenizer
+from tokenizers.features import (
+    PixelTokenizer,
+    Vectors,
+    VectorsTokenizerConfig,
+    VectorTokenizer,
+)
 from tokenizers.modality import load_tokenizer
 
 RNG = np.random.default_rng(0)
@@ -63,3 +68,8 @@ def test_vectors_are_scored_by_their_angle():
     assert VECTORS.score(truth[::-1], truth)["cosine"] == pytest.approx(0.0)
     assert VECTORS.floor(truth, truth)["cosine"] == pytest.approx((1 + 2) / 5**0.5 / 2)
     assert VECTORS.crop(truth[0], Crop(0.0, 0.0, 0.5, 0.5, flip=True), (8, 8)) is truth[0]
+
+
+def test_vectors_need_no_saved_tokenizer():
+    tokenizer = VectorsTokenizerConfig().fit(VECTORS, [np.ones((2, 3))])
+    assert tokenizer.token_shape == (4,) and tokenizer.feature_width == 3

@@ -28,6 +28,9 @@ class FileFormat(Checked, ABC):
     others; any if empty. Where several modalities lie together it may be longer: rgb.jpg."""
     pattern: str = field(default="", kw_only=True)
     """Names of this modality's files, in place of the data's `pattern`."""
+    skip: tuple[str, ...] = field(default=(), kw_only=True)
+    """Patterns of files that are not this modality's, though its own pattern fits them, such as
+    {split}/{key}_mask.{ext} where the pictures are {split}/{key}.{ext}."""
     max_pixels: int = field(default=MAX_PIXELS, kw_only=True)
     """Pixels that a picture may have, and an eighth of the bytes that an array may take: a file
     that is small on disk may unpack to more than the memory holds."""

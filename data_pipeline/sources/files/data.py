@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.sources.files.folder_names import FolderName, folder_cells
 from data_pipeline.sources.files.layout import Layout
 from data_pipeline.sources.files.locations import (
     Location,
@@ -63,7 +64,7 @@ class FilesData(MayBeRemote):
     metadata for probing. CSV, TSV or lines of JSON; none if empty."""
     key_column: str = "key"
     """The table's column with the samples' keys, or the names of their files; if there is no such
-    column, file_name."""
+    column, file_name. If empty, the rows are samples of their own, numbered from 0."""
     class_folders: bool = False
     """Whether the folder in front of a key (rgb/dog/0001.jpg) is the sample's class, which then
     becomes metadata `class`."""
@@ -85,6 +86,14 @@ class FilesData(MayBeRemote):
         for pattern in (self.pattern, *(each.pattern for each in self.modalities.values())):
             if pattern:
                 check_pattern(pattern, name_knob(knob, "pattern"))
+        for each in self.modalities.values():
+            if each.skip and not (each.pattern or self.pattern):
+                raise ValueError(
+                    f"{name_knob(knob, 'skip')} is {', '.join(each.skip)}, and there is no pattern "
+                    "from which to take these files away; give a pattern."
+                )
+            for pattern in each.skip:
+                check_pattern(pattern, name_knob(knob, "skip"))
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -113,7 +122,11 @@ class FilesData(MayBeRemote):
         layout = self._layout(split)
         files = layout.find(self.pattern)
         table = self._table_of(split, files)
-        files |= self._cells(table, set().union(*files.values()))
+        known = set().union(*files.values())
+        for name, each in self.modalities.items():
+            if isinstance(each, FolderName):
+                files[name] = folder_cells(known)
+        files |= self._cells(table, known)
         check_keys_meet(files)
         keys = sorted(set().union(*files.values()), key=natural_order)
         keys = [key for key in keys if all(key in files[name] for name in self.required)]
@@ -144,7 +157,7 @@ class FilesData(MayBeRemote):
         formats = {
             name: each
             for name, each in self.modalities.items()
-            if not isinstance(each, TableColumn)
+            if not isinstance(each, TableColumn | FolderName)
         }
         return Layout(self._root, self.splits_by.folder_of(split), formats)
 

@@ -211,6 +211,7 @@ class Layout:
         """Returns the files whose names match a pattern."""
         folder = self._formats[name].folder or name
         pattern = Pattern(text, self._split_folder, folder)
+        skipped = [Pattern(each, self._split_folder, folder) for each in self._formats[name].skip]
         place, prefix = self._place_of(pattern)
         extensions = _extensions_of(self._formats[name])
         listing = self._list(place, name)
@@ -221,10 +222,11 @@ class Layout:
             extension = split_name(file)[1]
             if extensions and not _stem_of(file, extensions):
                 continue
-            if (extension in READABLE or extensions) and (
-                key := pattern.match(file[len(prefix) :])
-            ):
-                self._add(found, key, name, location)
+            key = pattern.match(file[len(prefix) :])
+            if key and (extension in READABLE or extensions):
+                whole = pattern.folder + file[len(prefix) :]
+                if not any(_matches(each, whole) for each in skipped):
+                    self._add(found, key, name, location)
         if not found:
             raise ValueError(self._say_no_match(name, text, pattern, place, prefix, listing))
         return found
@@ -235,11 +237,21 @@ class Layout:
         If the pattern's folder is not there, it is inside archives of a folder above it.
         """
         inner: list[str] = []
+        split = self._root / self._split_folder
+        if pattern.folder.startswith(f"{self._split_folder}/") and not split.is_dir():
+            below = pattern.folder.removeprefix(f"{self._split_folder}/")
+            for place in (str(split), f"{split}[-_.]*"):  # As in `_shared_folder`.
+                if _archives_at(place) and not self._has_folder(place, pattern.folder):
+                    return place, below
         folder = os.path.normpath(self._root / pattern.folder)
         while not os.path.isdir(folder) and not os.path.isfile(folder):
             folder, last = os.path.split(folder)
             inner.insert(0, last)
         return folder, "".join(f"{part}/" for part in inner)
+
+    def _has_folder(self, place: str, folder: str) -> bool:
+        """True if archives hold a folder themselves."""
+        return any(file.startswith(folder) for file, _ in self._list(place, "").files)
 
     def _inner_prefix(self, place: str, listing: Listing) -> str:
         """Returns the split's folder inside archives that hold the whole data set."""
@@ -359,6 +371,11 @@ def _label_in(stem: str, labels: Mapping[str, object]) -> tuple[str, str]:
         if part.lower() in labels:
             return part.lower(), "/".join(parts[:index] + parts[index + 1 :])
     return "", stem
+
+
+def _matches(pattern: Pattern, file: str) -> bool:
+    """True if a file's name below the data set's folder fits a pattern."""
+    return file.startswith(pattern.folder) and bool(pattern.match(file[len(pattern.folder) :]))
 
 
 def _why_unreadable(remarks: Iterable[Remark]) -> str:

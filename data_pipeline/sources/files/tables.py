@@ -158,11 +158,49 @@ class TableRow(TableColumn):
 def load_table(file: Path, key_column: str) -> Table:
     """Returns a table with a header (CSV, TSV) or of lines of JSON as rows by key.
 
-    A key may be the name of a file, as in Hugging Face's metadata.csv. Of two rows for one key the
+    A key may be the name of a file, as in Hugging Face's metadata.csv; without a column, rows are
+    numbered from 0. Of two rows for one key the
     first counts, and a row of another length is left out; notes say so.
 
     Raises:
         ValueError: If it is not there, can't be read, or has no such column.
+    """
+    columns, lines = read_rows(file)
+    if key_column and key_column not in columns and FILE_NAME in columns:
+        key_column = FILE_NAME
+    if key_column and key_column not in columns:
+        raise ValueError(
+            f"{file} has the columns {_shown(columns)}; set key_column, now {key_column!r}, to "
+            "the one with the samples' keys."
+        )
+    rows: dict[str, Row] = {}
+    notes: list[Note] = []
+    for number, row in enumerate(lines, 1):
+        where = f"row {number} of {file}"
+        if isinstance(row, str):
+            notes.append(Note("ignored", "", "", where, row))
+            continue
+        value = row.pop(key_column, None) if key_column else number - 1
+        key = "" if value is None else normal_key(str(value).strip())
+        if not key:
+            notes.append(Note("ignored", "", "", where, "has no key"))
+        elif key in rows:
+            reason = f"is another row for the key {key!r}"
+            notes.append(Note("listed twice", "", key, where, reason))
+        else:
+            rows[key] = row
+    if not rows:
+        reason = f": {notes[0].file} {notes[0].reason}" if notes else ""
+        raise ValueError(f"The table {file} has no row that can be used{reason}; check `table`.")
+    others = tuple(each for each in columns if each != key_column)
+    return Table(rows, others, tuple(notes), str(file))
+
+
+def read_rows(file: Path) -> tuple[tuple[str, ...], list[Row | str]]:
+    """Returns the columns and the rows of a table; in place of a row of no use, the reason.
+
+    Raises:
+        ValueError: If it is not there or can't be read.
     """
     try:
         size = file.stat().st_size
@@ -179,34 +217,7 @@ def load_table(file: Path, key_column: str) -> Table:
         ) from error
     except (OSError, ValueError, csv.Error, RecursionError) as error:
         raise ValueError(f"The table {file} can't be read ({error}); check `table`.") from error
-    if key_column not in columns and FILE_NAME in columns:
-        key_column = FILE_NAME
-    if key_column not in columns:
-        raise ValueError(
-            f"{file} has the columns {_shown(columns)}; set key_column, now {key_column!r}, to "
-            "the one with the samples' keys."
-        )
-    rows: dict[str, Row] = {}
-    notes: list[Note] = []
-    for number, row in enumerate(lines, 1):
-        where = f"row {number} of {file}"
-        if isinstance(row, str):
-            notes.append(Note("ignored", "", "", where, row))
-            continue
-        value = row.pop(key_column, None)
-        key = "" if value is None else normal_key(str(value).strip())
-        if not key:
-            notes.append(Note("ignored", "", "", where, "has no key"))
-        elif key in rows:
-            reason = f"is another row for the key {key!r}"
-            notes.append(Note("listed twice", "", key, where, reason))
-        else:
-            rows[key] = row
-    if not rows:
-        reason = f": {notes[0].file} {notes[0].reason}" if notes else ""
-        raise ValueError(f"The table {file} has no row that can be used{reason}; check `table`.")
-    others = tuple(each for each in columns if each != key_column)
-    return Table(rows, others, tuple(notes), str(file))
+    return columns, lines
 
 
 def rows_of(

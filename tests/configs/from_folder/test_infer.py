@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from configs import (
     ArrayFile,
@@ -25,40 +24,7 @@ from configs import (
     TextTokenizerConfig,
 )
 from configs.from_folder.infer import config_from_folder
-from configs.from_folder.source_code import to_source
-
-RANDOM = np.random.default_rng(0)
-
-
-def save(file, array) -> None:
-    """Writes a picture, or an array if the name ends in npy."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    if file.suffix == ".npy":
-        np.save(file, array)
-    else:
-        Image.fromarray(array).save(file)
-
-
-def write(file, text: str) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(text)
-
-
-def colors(height: int = 40, width: int = 56) -> np.ndarray:
-    return RANDOM.integers(0, 256, (height, width, 3)).astype(np.uint8)
-
-
-def infer(root):
-    """Returns the configuration of a folder; what it writes must be the same, and it must open."""
-    config, told = config_from_folder(root)
-    scope: dict = {}
-    exec(compile(to_source(config, "Inferred."), "config.py", "exec"), scope)
-    assert scope["config"] == config
-    for split in config.data.splits:
-        source = config.data.open(split)
-        assert len(source) and set(source[0]) - {"metadata"} <= set(config.modalities)
-    assert len(told) >= len(config.modalities)
-    return config, told
+from tests.configs.from_folder.folders import RANDOM, colors, infer, save, write
 
 
 def test_photographs_of_different_sizes_with_captions_for_some(tmp_path):
@@ -125,13 +91,16 @@ def test_splits_within_folders_of_modalities(tmp_path):
     assert set(np.unique(found)) == {0, 1}
 
 
-def test_class_folders_are_a_fact_to_probe(tmp_path):
+def test_class_folders_are_a_label_and_a_fact_to_probe(tmp_path):
     for number, name in enumerate(("cat", "dog", "horse")):
         for index in range(4):
             save(tmp_path / name / f"{number}{index}.jpg", colors())
     config, told = infer(tmp_path)
-    assert list(config.modalities) == ["rgb"] and config.data.class_folders
-    assert config.probes.tasks == ("class",)
+    assert config.modalities["label"].values == Label(("cat", "dog", "horse"))
+    assert config.data.class_folders and config.probes.tasks == ("class",)
+    source = config.data.open("train")
+    for key, index in zip(source.keys, range(len(source)), strict=True):
+        assert source[index]["label"] == key.partition("/")[0]
     assert any(line.startswith("class, a fact") for line in told)
 
 
@@ -139,7 +108,7 @@ def test_every_class_folder_may_have_files_of_the_same_names(tmp_path):
     for name in "abcdefgh":
         save(tmp_path / name / "0.png", colors(8, 8))
     config, _ = infer(tmp_path)
-    assert list(config.modalities) == ["rgb"] and config.data.class_folders
+    assert list(config.modalities) == ["rgb", "label"] and config.data.class_folders
 
 
 @pytest.mark.parametrize("split", ["", "train/"])
@@ -173,13 +142,13 @@ def test_files_that_go_with_nothing_are_left_alone_and_said(tmp_path):
     write(tmp_path / "ImageSets/train.txt", "1")
     write(tmp_path / "depth/1.exr", "?")
     write(tmp_path / "captions.csv", "image,caption")
-    config, told = infer(tmp_path)
+    config, told = infer(tmp_path, damaged=1)
     kinds = {name: type(each.values) for name, each in config.modalities.items()}
     assert kinds == {"jpegimages": Colors, "labels": BoxList}
     assert [line for line in told if line.startswith("left alone")] == [
         "left alone: the 1 files of imagesets, of which none has the name of another's",
-        "left alone: 1 of .csv, which is read if it is called metadata.csv, .tsv or .jsonl",
         "left alone: 1 of .exr in depth, which can not be read",
+        "left alone: captions.csv, which has no row",
     ]
 
 
@@ -208,7 +177,7 @@ def test_a_table_of_captions_beside_pictures(tmp_path):
 def test_what_nobody_can_tell_is_left_alone_and_said(tmp_path):
     for index in range(4):
         save(tmp_path / f"rgb/{index}.png", colors())
-        save(tmp_path / f"odd/{index}.npy", RANDOM.normal(size=17))
+        save(tmp_path / f"odd/{index}.npy", RANDOM.normal(size=(2, 3, 4, 5)))
     config, told = infer(tmp_path)
     assert list(config.modalities) == ["rgb"]
     assert any("odd" in line and "write a configuration" in line for line in told)
@@ -221,7 +190,7 @@ def test_colours_of_class_maps_long_captions_and_damaged_files(tmp_path):
         write(tmp_path / f"story/{index}.txt", "word " * 90)
         write(tmp_path / f"lines/{index}.txt", "one caption\nanother caption")
     (tmp_path / "labels/9.png").write_bytes(b"nothing")
-    config, _ = infer(tmp_path)
+    config, _ = infer(tmp_path, damaged=1)
     assert config.modalities["labels"].values == Classes(("class_0", "class_1", "class_2"))
     assert config.modalities["story"].tokenizer == TextTokenizerConfig(max_tokens=144)
     assert config.data.modalities["lines"] == TextFile(lines=True)
@@ -230,7 +199,10 @@ def test_colours_of_class_maps_long_captions_and_damaged_files(tmp_path):
 
 
 def test_folders_without_anything_to_read_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="no file that can be read; readable are png"):
+    with pytest.raises(ValueError, match="is an empty folder"):
+        config_from_folder(tmp_path)
+    write(tmp_path / "only/a.exr", "nothing")
+    with pytest.raises(ValueError, match=r"no file that can be read.*1 of .exr in only"):
         config_from_folder(tmp_path)
     write(tmp_path / "only/a.npy", "nothing")
     with pytest.raises(ValueError, match=r"Nothing in .* could be told: None of 1 files of only"):

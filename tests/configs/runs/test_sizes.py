@@ -30,7 +30,7 @@ from configs.runs.sizes import Machine, choose_sizes, close_sizes, mixture_of, o
 from fourm.token_space import TokenSpace
 from tests.fourm.tiny import Shape
 from tokenizers.base import SequenceTokens
-from tokenizers.codes import Codes
+from tokenizers.codes import Codes, CodesTokenizerConfig
 from tokenizers.images.patch_tokenizer import ImageTokenizerConfig
 from tokenizers.settings.plain import from_plain, to_plain
 
@@ -109,9 +109,10 @@ def test_what_can_not_be_cropped_has_one_view():
     assert choose_sizes(of(modalities={"day": KINDS["day"]}), 340, LAPTOP).crops.views == 1
 
 
-def test_ids_and_vectors_need_a_tokenizer():
+def test_sequences_of_ids_need_a_tokenizer():
+    assert Modality(Codes(10, (4, 4))).tokenizer == CodesTokenizerConfig()
     with pytest.raises(ValueError, match=r"of the kind Codes and no tokenizer; give one"):
-        Modality(Codes(10, (4, 4)))
+        Modality(Codes(10, (4,), is_sequence=True))
 
 
 @pytest.mark.parametrize("names", [[*KINDS], ["rgb"], ["caption"], ["day", "caption"]])
