@@ -63,6 +63,7 @@ if TYPE_CHECKING:
         InstancesFile,
         JsonFile,
         NumberFile,
+        PaletteFile,
         TextFile,
     )
     from tokenizers.formats.signals import LogMel, SignalFile
@@ -73,6 +74,7 @@ if TYPE_CHECKING:
     from tokenizers.images.vit_tokenizer import ViTTokenizerConfig
     from tokenizers.labels import Label, LabelTokenizerConfig
     from tokenizers.modality import Modality, SavedTokenizerConfig
+    from tokenizers.palettes import Palette, PaletteTokenizerConfig
     from tokenizers.rows import Row, RowTokenizerConfig
     from tokenizers.scalars import Scalar, ScalarTokenizerConfig
     from tokenizers.settings.checked import Checked, name_knob
@@ -141,6 +143,9 @@ __all__ = [
     "NoData",
     "NumberFile",
     "OptimizerConfig",
+    "Palette",
+    "PaletteFile",
+    "PaletteTokenizerConfig",
     "ParquetData",
     "Points",
     "Polygons",
@@ -207,6 +212,7 @@ MODULES = {
         "InstancesFile",
         "JsonFile",
         "NumberFile",
+        "PaletteFile",
         "TextFile",
     ),
     "data_pipeline.sources.files.folder_names": ("FolderName",),
@@ -256,6 +262,7 @@ MODULES = {
     "tokenizers.images.vit_tokenizer": ("ViTTokenizerConfig",),
     "tokenizers.labels": ("Label", "LabelTokenizerConfig"),
     "tokenizers.modality": ("Modality", "SavedTokenizerConfig"),
+    "tokenizers.palettes": ("Palette", "PaletteTokenizerConfig"),
     "tokenizers.rows": ("Row", "RowTokenizerConfig"),
     "tokenizers.scalars": ("Scalar", "ScalarTokenizerConfig"),
     "tokenizers.settings.checked": ("Checked", "name_knob"),

@@ -219,9 +219,11 @@ class TransformedSource:
         notes: list[Note] = list(sample.get(NOTES, ()))
         checked: Sample = {}
         for name, values in self._values.items():
-            if name not in sample:
+            # Some values can be computed from those of another modality.
+            given = name if name in sample else getattr(values, "computed_from", "")
+            if given not in sample:
                 continue
-            value = sample[name]
+            value = sample[given]
             if isinstance(value, Mended):
                 notes.append(Note("mended", name, key, self._file(original, name), value.how))
                 value = value.value

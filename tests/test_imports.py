@@ -38,18 +38,21 @@ MAY_KNOW: dict[str, set[str]] = {
         *(*BELOW, "tokenizers/spread", "tokenizers/values", "tokenizers/images"),
     },
     "tokenizers/shapes": {*BELOW, "tokenizers/spread", "tokenizers/text"},
+    "tokenizers/palettes": {
+        *(*BELOW, "tokenizers/spread", "tokenizers/text", "tokenizers/values"),
+    },
     "tokenizers/codes": BELOW,
     "tokenizers/features": {*BELOW, "tokenizers/values"},
     "tokenizers/modality": {
         *(*BELOW, "tokenizers/values", "tokenizers/text", "tokenizers/images", "tokenizers/boxes"),
         *("tokenizers/scalars", "tokenizers/codes", "tokenizers/features", "tokenizers/labels"),
         *("tokenizers/rows", "tokenizers/signals", "tokenizers/embeddings"),
-        "tokenizers/shapes",
+        *("tokenizers/shapes", "tokenizers/palettes"),
     },
     "tokenizers/formats": {
         *(*BELOW, "tokenizers/content", "tokenizers/values", "tokenizers/text", "tokenizers/boxes"),
         *("tokenizers/codes", "tokenizers/labels", "tokenizers/rows", "tokenizers/scalars"),
-        *("tokenizers/signals", "tokenizers/shapes"),
+        *("tokenizers/signals", "tokenizers/shapes", "tokenizers/palettes"),
     },
     "data_pipeline/__init__": set(),
     "data_pipeline/sources": {"data_pipeline/sources/files", "data_pipeline/sources/scenes"},

@@ -1,4 +1,4 @@
-"""Vectors, a map of them, points and outlines beside a picture, from files to a report."""
+"""Vectors, a map of them, points, outlines and palettes beside a picture, to a report."""
 
 import json
 from pathlib import Path
@@ -22,13 +22,14 @@ config = c.RunConfig(
         "rgb": c.Modality(c.Colors()),
         "clip": c.Modality(c.Embedding(6)),
         "dino": c.Modality(c.Embedding(8, is_map=True), size=2, width=3),
+        "hues": c.Modality(c.Palette(colors=2, computed_from="rgb")),
         "eyes": c.Modality(c.Points(("cat", "dog"), ("left", "right"), max_instances=2)),
         "parts": c.Modality(c.Polygons(("cat", "dog"), max_instances=2, max_corners=4)),
     },
     data=c.FilesData(splits_by=c.SplitByFraction(folder="")),
     crops=c.CropConfig(size=16, width=24),
     evaluation=c.EvaluationConfig(
-        pairs=("rgb->clip", "clip->dino", "eyes->rgb", "parts->eyes", "dino->parts")
+        pairs=("rgb->clip", "clip->dino", "eyes->rgb", "parts->eyes", "dino->parts", "clip->hues")
     ),
 )
 """
@@ -86,6 +87,7 @@ def test_all_kinds_become_a_run_with_floors_and_ceilings(run):
     assert found >= {
         *(("rgb", "clip", "cosine"), ("rgb", "clip", "neighbours"), ("clip", "dino", "cosine")),
         *(("parts", "eyes", "distance"), ("dino", "parts", "mask_iou")),
+        ("clip", "hues", "color_distance"),
     }
     for row in report["results"]:
         assert np.isfinite([row["value"], row["floor"], row["ceiling"]]).all(), row
@@ -105,9 +107,10 @@ def test_any_predicts_any(run, scenes, tmp_path):
     out.mkdir(exist_ok=True)
     (out / "eyes_000.json").write_text(json.dumps(eyes))
     (tmp_path / "parts.json").write_text(json.dumps(parts))
-    asked += ["--targets", "clip"]
+    asked += ["--hues", "#ff0000:0.5 #0000ff:0.5", "--targets", "clip"]
     assert generate([str(run), *map(str, asked)]) == 0
-    asked = ["--clip", scenes / "clip" / "00.npy", "--targets", "eyes", "parts", "--out", out]
+    asked = ["--clip", scenes / "clip" / "00.npy", "--targets", "eyes", "parts", "hues"]
+    asked += ["--out", out]
     assert generate([str(run), *map(str, asked)]) == 0
     assert set(json.loads((out / "parts_000.json").read_text())) == {"points", "lengths", "classes"}
     asked = ["--clip", scenes / "clip" / "00.npy", "--dino", scenes / "dino" / "00.npy"]

@@ -4,7 +4,7 @@ Axes, here and everywhere: batch b, tokens t, inputs n, targets m, dim d, heads 
 head_dim k, vocab v, height y, width x, channels c.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, TypeGuard, runtime_checkable
 
@@ -289,6 +289,14 @@ class CountsTokens(Protocol):
 
 
 @runtime_checkable
+class CountsIds(Protocol):
+    """Settings that know how many ids there will be, before anything is fitted."""
+
+    def count_ids(self, values: Any) -> int:
+        """Returns the size of the vocabulary."""
+
+
+@runtime_checkable
 class Learned(Protocol):
     """A tokenizer that is trained on examples once it is fitted to them."""
 
@@ -353,6 +361,26 @@ def described(name: str) -> str:
 def main_metric(values: Values) -> tuple[str, Better]:
     """Returns the metric by which a modality is judged first, and how it improves."""
     return next(iter(values.metrics.items()))
+
+
+def choose_constants(
+    candidates: Sequence[Any],
+    judge: Callable[[Any], Mapping[str, float]],
+    metrics: Mapping[str, Better],
+) -> dict[str, Any]:
+    """Returns, per metric, the candidate that scores best: a floor, where none can be computed.
+
+    Args:
+        candidates: Values; at least one.
+        judge: Returns every metric of a value that answers every training sample.
+        metrics: And how they improve. Of equals the first candidate is chosen.
+    """
+    scores = [judge(candidate) for candidate in candidates]
+    best = {}
+    for name, better in metrics.items():
+        of_each = np.array([each[name] for each in scores])
+        best[name] = candidates[int(of_each.argmax() if better == "higher" else of_each.argmin())]
+    return best
 
 
 def rank_features(count: int) -> Float[np.ndarray, "count features"]:

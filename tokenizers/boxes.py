@@ -23,7 +23,7 @@ from tokenizers.settings.checked import Checked, name_knob
 from tokenizers.settings.plain import to_part
 from tokenizers.spread import evenly_spread
 from tokenizers.storage.folders import load_folder, read_part, save_folder
-from tokenizers.text.sequences import pad_sequences, read_sequences
+from tokenizers.text.sequences import find_groups, pad_sequences, read_sequences
 
 
 @dataclass(frozen=True)
@@ -321,11 +321,7 @@ class BoxTokenizer:
         return cls(config, read_part(description, "values", BoxList, folder))
 
     def _to_boxes(self, ids: Int[np.ndarray, "_"]) -> Boxes:
-        kinds = np.searchsorted(self._starts, ids, side="right") - 1
-        # Every id opens a group of five; a group is a box if its kinds are 0, 1, 2, 3, 4.
-        groups = np.arange(max(len(ids) - 4, 0))[:, None] + np.arange(5)
-        groups = groups[(kinds[groups] == np.arange(5)).all(1)]
-        numbers = ids[groups] - self._starts
+        numbers = find_groups(ids, self._starts) - self._starts
         corners = (numbers[:, :4] / (self._config.num_bins - 1)).astype(np.float32)
         ordered = np.hstack(
             [np.minimum(corners[:, :2], corners[:, 2:]), np.maximum(corners[:, :2], corners[:, 2:])]

@@ -29,6 +29,7 @@ from tokenizers.images.diffusion_tokenizer import DiffusionTokenizer, DiffusionT
 from tokenizers.images.patch_tokenizer import ImageTokenizer, ImageTokenizerConfig
 from tokenizers.images.vit_tokenizer import ViTTokenizer, ViTTokenizerConfig
 from tokenizers.labels import Label, LabelTokenizer, LabelTokenizerConfig
+from tokenizers.palettes import Palette, PaletteTokenizer, PaletteTokenizerConfig
 from tokenizers.rows import Row, RowTokenizer, RowTokenizerConfig
 from tokenizers.scalars import Scalar, ScalarTokenizer, ScalarTokenizerConfig
 from tokenizers.settings.checked import Checked, name_knob
@@ -83,6 +84,7 @@ BuiltInValues = (
     | Embedding
     | Points
     | Polygons
+    | Palette
     | Codes
     | Vectors
 )
@@ -98,6 +100,7 @@ BuiltInTokenizerConfig = (
     | SignalTokenizerConfig
     | EmbeddingTokenizerConfig
     | InstanceTokenizerConfig
+    | PaletteTokenizerConfig
     | WordPieceTokenizerConfig
     | CodesTokenizerConfig
     | VectorsTokenizerConfig
@@ -180,6 +183,8 @@ def tokenizer_for(values: AnyValues) -> AnyTokenizerConfig:
             # Longer signals have more tokens, and more steps in each.
             steps = 2 * max(round(math.sqrt(values.length / 2) / 2), 1)
             return SignalTokenizerConfig(patch_steps=steps, codebook_size=0)
+        case Palette():
+            return PaletteTokenizerConfig()
         case InstanceValues():
             return InstanceTokenizerConfig()
         case Embedding(is_map=True):
@@ -213,6 +218,7 @@ TOKENIZERS: dict[str, type[Any]] = {
     "signal": SignalTokenizer,
     "embedding": EmbeddingTokenizer,
     "instances": InstanceTokenizer,
+    "palette": PaletteTokenizer,
 }
 """Tokenizer classes of the library by the name that `save` writes down."""
 

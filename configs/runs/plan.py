@@ -15,10 +15,9 @@ from fourm.model.transformer import FourM
 from fourm.token_space import TokenRange, TokenSpace
 from fourm.training.fit_memory import step_bytes
 from fourm.training.masked_loss import MaskedLoss
-from tokenizers.base import PADDING, SequenceTokens, TokenBatch
+from tokenizers.base import PADDING, CountsIds, SequenceTokens, TokenBatch
 from tokenizers.boxes import BoxList
 from tokenizers.modality import Modality, SavedTokenizerConfig, load_tokenizer
-from tokenizers.shapes.instance_tokenizer import InstanceTokenizerConfig
 
 MIB = 2**20
 
@@ -125,7 +124,7 @@ def _planned(name: str, modality: Modality, size: tuple[int, int]) -> TokenRange
     sentinels = getattr(settings, "num_sentinels", 0)
     special = SequenceTokens(0, 1, sentinels) if sentinels else None
     ids = getattr(settings, "vocab_size", getattr(settings, "num_bins", 256))
-    if isinstance(settings, InstanceTokenizerConfig):
+    if isinstance(settings, CountsIds):
         ids = settings.count_ids(values)
     elif isinstance(values, BoxList):
         ids = 1 + sentinels + 4 * ids + len(values.class_names)

@@ -41,6 +41,7 @@ from tokenizers.formats.formats import (
     InstancesFile,
     JsonFile,
     NumberFile,
+    PaletteFile,
     TextFile,
 )
 from tokenizers.formats.signals import LogMel, SignalFile
@@ -53,6 +54,7 @@ from tokenizers.images.vit import NetworkConfig
 from tokenizers.images.vit_tokenizer import DecoderConfig, ViTTokenizerConfig
 from tokenizers.labels import Label, LabelTokenizerConfig
 from tokenizers.modality import Modality, SavedTokenizerConfig
+from tokenizers.palettes import Palette, PaletteTokenizerConfig
 from tokenizers.rows import Row, RowTokenizerConfig
 from tokenizers.scalars import Scalar, ScalarTokenizerConfig
 from tokenizers.settings.checked import checked_later
@@ -81,6 +83,7 @@ CONFIG_CLASSES = {
     *(CocoData, MixedData, CodesFile, Embedding, EmbeddingTokenizerConfig),
     *(Points, Polygons, InstanceTokenizerConfig, InstancesFile),
     *(CodesTokenizerConfig, VectorsTokenizerConfig, FolderName),
+    *(Palette, PaletteTokenizerConfig, PaletteFile),
 }
 
 

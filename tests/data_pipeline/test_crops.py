@@ -5,8 +5,9 @@ from data_pipeline.crops import CropConfig, TransformedSource
 from data_pipeline.sources.source import NOTES, Note
 from tokenizers.base import REFERENCES, Boxes, Choices, Crop, Mended
 from tokenizers.boxes import BoxList
+from tokenizers.palettes import Palette
 from tokenizers.text.sentencepiece import Text
-from tokenizers.values import Classes, Distances, Reals
+from tokenizers.values import Classes, Colors, Distances, Reals
 
 HEIGHT, WIDTH = 48, 64
 
@@ -364,3 +365,24 @@ def test_infinite_numbers_are_unknown_and_counted():
     sample = source[0]
     np.testing.assert_array_equal(np.isnan(sample["b"][..., 0]), [[True, False], [False, True]])
     assert sample[NOTES][0].reason == "infinite numbers taken as unknown"
+
+
+def test_a_palette_is_computed_from_what_each_view_shows():
+    class Halves:
+        def __len__(self) -> int:
+            return 1
+
+        def __getitem__(self, index) -> dict:
+            picture = np.zeros((20, 20, 3), np.uint8)
+            picture[:, 10:] = 255
+            return {"rgb": picture}
+
+        def __getitems__(self, indices) -> list[dict]:
+            return [self[index] for index in indices]
+
+    values = {"rgb": Colors(), "hues": Palette(colors=2, computed_from="rgb")}
+    source = TransformedSource(Halves(), values, (8, 8), views=6, seed=0)
+    for sample in source.__getitems__(range(6)):
+        white = sample["rgb"].mean() / 255
+        shares = {round(float(red)): share for red, *_, share in sample["hues"]}
+        assert shares[255] == pytest.approx(white, abs=0.05)

@@ -33,7 +33,9 @@ from tokenizers.formats.file_format import (
     parse_json,
 )
 from tokenizers.formats.instances import InstancesFile
+from tokenizers.formats.palettes import PaletteFile
 from tokenizers.labels import Label
+from tokenizers.palettes import Palette
 from tokenizers.rows import Row
 from tokenizers.scalars import Scalar
 from tokenizers.settings.checked import name_knob
@@ -52,6 +54,7 @@ __all__ = [
     "InstancesFile",
     "JsonFile",
     "NumberFile",
+    "PaletteFile",
     "TextFile",
     "format_for",
 ]
@@ -436,6 +439,8 @@ def format_for(name: str, values: Values) -> FileFormat:
             return InstancesFile(folder, class_names=names, outlines=outlines)
         case Scalar():
             return NumberFile(folder)
+        case Palette(colors=colors):
+            return PaletteFile(values.computed_from or folder, colors=colors)
         case Label() | Row():
             return JsonFile(folder)
         case _:

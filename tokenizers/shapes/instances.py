@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageDraw
 
-from tokenizers.base import Better, Crop, Instances, RawBatch
+from tokenizers.base import Better, Crop, Instances, RawBatch, choose_constants
 from tokenizers.settings.checked import Checked
 from tokenizers.spread import evenly_spread
 
@@ -195,17 +195,15 @@ class InstanceValues(Checked, ABC):
         for index in evenly_spread(len(training), CONSTANTS).tolist():
             whole = training[index]
             candidates += [whole, Instances.of(whole.parts()[:1], whole.classes[:1])]
-        found: list[dict[str, float]] = []
-        for candidate in candidates:
+
+        def judge(candidate: Instances) -> dict[str, float]:
             prepared = self._prepared(candidate)
-            sums = np.sum([self._compare(prepared, judge) for judge in judges], axis=0)
-            found.append(self._scores_of_sums(sums))
-        scores = {}
-        for name, better in self.metrics.items():
-            of_each = np.array([each[name] for each in found])
-            best = candidates[int(of_each.argmax() if better == "higher" else of_each.argmin())]
-            scores[name] = self.score([best] * len(truth), truth)[name]
-        return scores
+            return self._scores_of_sums(
+                np.sum([self._compare(prepared, each) for each in judges], axis=0)
+            )
+
+        best = choose_constants(candidates, judge, self.metrics)
+        return {name: self.score([each] * len(truth), truth)[name] for name, each in best.items()}
 
     def draw(self, value: Instances, size: tuple[int, int]) -> UInt8[np.ndarray, "y x 3"]:
         """Returns the things on white, a colour and a name per class."""

@@ -23,6 +23,21 @@ def pad_sequences(
     return ids
 
 
+def find_groups(
+    ids: Int[np.ndarray, "_"], starts: Int[np.ndarray, "kinds"]
+) -> Int[np.ndarray, "groups kinds"]:
+    """Returns the groups of ids, one of each kind in order; ids that make up none are skipped.
+
+    Args:
+        ids: Of a sequence.
+        starts: First id of each kind, ascending; smaller ids are of none.
+    """
+    kinds, count = np.searchsorted(starts, ids, side="right") - 1, len(starts)
+    # Every id may open a group.
+    groups = np.arange(max(len(ids) - count + 1, 0))[:, None] + np.arange(count)
+    return ids[groups[(kinds[groups] == np.arange(count)).all(axis=1)]]
+
+
 def read_sequences(
     ids: Int[np.ndarray, "batch tokens"], special: SequenceTokens, vocab_size: int
 ) -> list[Int[np.ndarray, "_"]]:
