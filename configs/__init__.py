@@ -16,9 +16,7 @@ if TYPE_CHECKING:
     from data_pipeline.crops import CropConfig
     from data_pipeline.sources.coco import CocoData, coco_class_names
     from data_pipeline.sources.files.data import FilesData
-    from data_pipeline.sources.files.folder_names import FolderName
     from data_pipeline.sources.files.splits import SplitByColumn, SplitByFolder, SplitByFraction
-    from data_pipeline.sources.files.tables import TableColumn, TableRow
     from data_pipeline.sources.kinds import NoData
     from data_pipeline.sources.mixed import MixedData
     from data_pipeline.sources.parquet import ParquetData
@@ -55,6 +53,7 @@ if TYPE_CHECKING:
     from tokenizers.embeddings.embedding_tokenizer import EmbeddingTokenizerConfig
     from tokenizers.embeddings.values import Embedding
     from tokenizers.features import Vectors, VectorsTokenizerConfig
+    from tokenizers.formats.cells import FolderName, TableColumn, TableRow
     from tokenizers.formats.formats import (
         ArrayFile,
         BoxesFile,
@@ -204,6 +203,7 @@ MODULES = {
     "data_pipeline.crops": ("CropConfig",),
     "data_pipeline.sources.coco": ("CocoData", "coco_class_names"),
     "data_pipeline.sources.files.data": ("FilesData",),
+    "tokenizers.formats.cells": ("FolderName", "TableColumn", "TableRow"),
     "tokenizers.formats.formats": (
         "ArrayFile",
         "BoxesFile",
@@ -215,9 +215,7 @@ MODULES = {
         "PaletteFile",
         "TextFile",
     ),
-    "data_pipeline.sources.files.folder_names": ("FolderName",),
     "data_pipeline.sources.files.splits": ("SplitByColumn", "SplitByFolder", "SplitByFraction"),
-    "data_pipeline.sources.files.tables": ("TableColumn", "TableRow"),
     "data_pipeline.sources.kinds": ("NoData",),
     "data_pipeline.sources.mixed": ("MixedData",),
     "data_pipeline.sources.parquet": ("ParquetData",),

@@ -19,7 +19,15 @@ from data_pipeline.sources.source import (
     key_of,
     state_of,
 )
-from tokenizers.base import REFERENCES, Choices, Crop, Mended, Values, largest_window
+from tokenizers.base import (
+    REFERENCES,
+    Choices,
+    Crop,
+    Mended,
+    Values,
+    centre_crop,
+    largest_window,
+)
 from tokenizers.settings.checked import Checked, name_knob
 
 LEAST_SHOWN = 0.1
@@ -327,10 +335,7 @@ class TransformedSource:
         height, width = shape
         window = largest_window(shape, self._aspect)
         if index % self.views == 0:
-            top, left = (height - window[0]) // 2, (width - window[1]) // 2
-            return Crop(
-                top / height, left / width, window[0] / height, window[1] / width, flip=False
-            )
+            return centre_crop(shape, self._aspect)
         original, view = divmod(index, self.views)
         sequence = np.random.SeedSequence([self._seed, original, view])
         random = np.random.Generator(np.random.Philox(sequence))

@@ -83,14 +83,19 @@ MAY_KNOW: dict[str, set[str]] = {
         *("fourm/token_space", "fourm/masking", "fourm/model", "fourm/devices"),
         "fourm/run_directory",
     },
+    "fourm/inputs": set(),
     "fourm/any2any": {
         *("fourm/token_space", "fourm/model", "fourm/inference", "fourm/run_directory"),
+        "fourm/inputs",
     },
     "fourm/evaluation": {"fourm/model", "fourm/any2any", "fourm/run_directory"},
     # Numbers know no pages: only what is above both knows either.
-    "fourm/presentation": {"fourm/evaluation", "fourm/run_directory", "fourm/any2any"},
+    "fourm/presentation": {
+        *("fourm/evaluation", "fourm/run_directory", "fourm/any2any", "fourm/inputs"),
+    },
     "fourm/generate": {
         *("fourm/any2any", "fourm/inference", "fourm/model", "fourm/presentation"),
+        "fourm/inputs",
     },
     "fourm/evaluate": {
         *("fourm/any2any", "fourm/evaluation", "fourm/presentation", "fourm/run_directory"),

@@ -160,6 +160,19 @@ def largest_window(shape: tuple[int, int], aspect: tuple[int, int]) -> tuple[flo
     return width * down / across, float(width)
 
 
+def centre_crop(shape: tuple[int, int], aspect: tuple[int, int]) -> Crop:
+    """Returns the largest window of an aspect ratio in the middle of a picture.
+
+    Args:
+        shape: Height and width of the picture.
+        aspect: As in `largest_window`.
+    """
+    height, width = shape
+    window = largest_window(shape, aspect)
+    top, left = (height - window[0]) // 2, (width - window[1]) // 2
+    return Crop(top / height, left / width, window[0] / height, window[1] / width, flip=False)
+
+
 class SequenceTokens(NamedTuple):
     """Ids that masking and generation need to know of a sequence vocabulary."""
 

@@ -20,11 +20,11 @@ from configs.from_folder.tables import find_table, splits_for
 from configs.schema import RunConfig
 from data_pipeline.crops import CropConfig
 from data_pipeline.sources.files.data import FilesData
-from data_pipeline.sources.files.folder_names import FolderName
 from data_pipeline.sources.files.listing import ARCHIVE_ENDINGS, is_archive
 from data_pipeline.sources.files.splits import SplitByFolder, SplitByFraction, Splits
 from fourm.evaluation.probes import ProbeConfig
 from tokenizers.codes import Codes
+from tokenizers.formats.cells import FolderName
 from tokenizers.formats.file_format import READABLE, FileFormat
 from tokenizers.labels import Label
 from tokenizers.modality import Modality

@@ -13,12 +13,13 @@ from configs.from_folder.boxes import described
 from configs.from_folder.content import CAPTION_FIELDS, infer, text_modality
 from configs.from_folder.structure import modality_name
 from configs.from_folder.tables import infer_column
-from data_pipeline.sources.files.locations import Location, split_name
+from data_pipeline.sources.files.locations import Location
 from data_pipeline.sources.parquet import BOX_LABELS, ParquetData, class_names_in
 from data_pipeline.sources.row_groups import parquet, schema_of
 from tokenizers.base import Boxes
 from tokenizers.content.kinds import PICTURE_KINDS, kind_of
 from tokenizers.formats.annotations import BoxesFile
+from tokenizers.formats.file_names import split_name
 from tokenizers.formats.formats import JsonFile, NumberFile, TextFile, format_for
 from tokenizers.labels import Label
 from tokenizers.modality import Modality

@@ -11,8 +11,9 @@ from data_pipeline.sources.files.listing import (
     list_archives,
     list_folder,
 )
-from data_pipeline.sources.files.locations import Location, split_name
+from data_pipeline.sources.files.locations import Location
 from data_pipeline.sources.files.splits import SplitByFolder, SplitByFraction, Splits
+from tokenizers.formats.file_names import split_name
 
 SPLIT_NAMES = {
     "train": ("train", "training", "trn", "tr"),

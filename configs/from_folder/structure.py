@@ -18,10 +18,11 @@ from configs.from_folder.places import (
     list_files,
 )
 from configs.from_folder.words import LEAST_SHARE, NAMES, SHARED, Affix, find_words, is_name, strip
-from data_pipeline.sources.files.locations import Location, normal_key, read_bytes, split_name
+from data_pipeline.sources.files.locations import Location, read_bytes
 from data_pipeline.sources.files.splits import Splits
 from tokenizers.content.sounds import COLUMNS
 from tokenizers.formats.file_format import ARRAYS, PICTURES, READABLE, SOUNDS
+from tokenizers.formats.file_names import normal_key, split_name
 from tokenizers.formats.formats import ArrayFile
 
 TABLES = ("csv", "tsv", "jsonl", "ndjson")

@@ -15,7 +15,6 @@ from configs.from_folder.content import (
     text_modality,
 )
 from configs.from_folder.places import SPLIT_NAMES, Files, split_meant
-from data_pipeline.sources.files.locations import normal_key, split_name
 from data_pipeline.sources.files.splits import (
     SplitByColumn,
     SplitByFolder,
@@ -24,6 +23,7 @@ from data_pipeline.sources.files.splits import (
 )
 from data_pipeline.sources.files.tables import NONE, TableColumn, TableRow, read_rows
 from tokenizers.formats.file_format import READABLE
+from tokenizers.formats.file_names import normal_key, split_name
 from tokenizers.labels import Label
 from tokenizers.modality import Modality
 from tokenizers.rows import Row

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from configs.runs.file_formats import formats_of_run
 from configs.runs.fork import fork_run, read_fork
 from configs.schema import RunConfig
 from data_pipeline.tokens.index import is_complete
@@ -14,6 +15,7 @@ from fourm.devices.processes import is_main
 from fourm.model.saved_model import load_shape
 from fourm.run_directory.run_log import read_metrics
 from fourm.run_directory.stages import read_seconds
+from tokenizers.formats.recorded import as_json
 from tokenizers.modality import SavedTokenizerConfig, load_tokenizer
 from tokenizers.settings.plain import (
     classes_of,
@@ -37,6 +39,7 @@ from tokenizers.storage.run_paths import (
     CONFIG,
     CURVES_PICTURE,
     FORK,
+    FORMATS,
     HELDOUT,
     HELDOUT_TOKENS,
     METRICS,
@@ -211,9 +214,16 @@ def is_changeable(knob: str) -> bool:
 
 
 def write_config(config: RunConfig) -> None:
-    """Fixes the settings of a run, as soon as they have proved to fit the data."""
+    """Fixes the settings of a run, as soon as they have proved to fit the data.
+
+    Beside them it writes how the files of the data are stored, see `formats_of_run`.
+    """
+    folder = Path(config.run_dir)
+    is_begun = (folder / CONFIG).exists()
     plain = json.dumps(to_plain(config), indent=2)
-    write_piece(Path(config.run_dir), CONFIG, plain.encode())
+    write_piece(folder, CONFIG, plain.encode())
+    if not is_begun or not (folder / FORMATS).exists():
+        write_piece(folder, FORMATS, as_json(formats_of_run(config)))
 
 
 def is_reported(config: RunConfig) -> bool:

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data_pipeline.sources.files.locations import natural_order
 from data_pipeline.sources.files.storage import MayBeRemote, local_path
 from data_pipeline.sources.row_groups import ParquetRows, parquet, schema_of
 from data_pipeline.sources.slices import (
@@ -27,6 +26,7 @@ from data_pipeline.sources.values import (
     plain_value,
     put,
 )
+from tokenizers.formats.file_names import natural_order
 from tokenizers.formats.formats import ArrayFile, BoxesFile, FileFormat, TextFile
 from tokenizers.settings.checked import name_knob
 

@@ -1,35 +1,13 @@
 """Raw values as a run takes them, and as what its model reads."""
 
-import numbers
 import warnings
-from collections.abc import Mapping, Set
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Shaped
 
 from fourm.token_space import TokenRange
-from tokenizers.base import PADDING, Boxes, Instances, RawBatch, Tokenizer, described, is_described
-
-
-def as_batch(name: str, raw: Any) -> RawBatch:
-    """Returns values of one modality as a batch; a single one is a batch of one.
-
-    Raises:
-        ValueError: If it is neither.
-    """
-    is_array = isinstance(raw, np.ndarray | jax.Array)
-    if isinstance(raw, str | Boxes | Instances | Mapping | numbers.Real) or (
-        is_array and not raw.ndim
-    ):
-        return [raw]
-    if isinstance(raw, bytes | Set) or not hasattr(raw, "__len__"):
-        raise ValueError(
-            f"{name} is a {type(raw).__name__}; give a list or an array of values, one per sample, "
-            "with None where a sample lacks it."
-        )
-    return raw
+from tokenizers.base import PADDING, RawBatch, Tokenizer, described, is_described
 
 
 def check_values(name: str, raw: RawBatch, tokenizer: Any) -> tuple[list[int], Any]:

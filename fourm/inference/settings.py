@@ -1,8 +1,8 @@
 """How the tokens of a modality are generated, and what of it a compiled program depends on."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +17,7 @@ from fourm.inference.schedules import (
 )
 from fourm.token_space import TokenRange
 from tokenizers.settings.checked import Checked, name_knob
+from tokenizers.settings.plain import from_plain
 
 MOST_STEPS = 10_000
 """Passes over a grid; more than tokens make no difference."""
@@ -179,3 +180,15 @@ def split_settings(
         jnp.asarray(weights, jnp.float32),
     )
     return shape, numbers
+
+
+def read_settings(name: str, given: Mapping[str, Any]) -> GenerationConfig:
+    """Returns how a modality is generated, as a run directory says it.
+
+    Raises:
+        ValueError: If there is no such setting.
+    """
+    try:
+        return from_plain(given, GenerationConfig)
+    except ValueError as error:
+        raise ValueError(f"generation.{name}: {str(error).rstrip('.')}") from error

@@ -1,4 +1,4 @@
-"""Single values as files: what the command line reads and writes."""
+"""Single values as files, as the command line writes them, and pages of many."""
 
 import io
 import json
@@ -12,64 +12,12 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from fourm.any2any import Any2Any
 from fourm.evaluation.results import write_file
-from tokenizers.base import Boxes, Crop, Instances, Values, largest_window
-from tokenizers.content.arrays import read_npy
-from tokenizers.content.kinds import read_text
-from tokenizers.content.pictures import read_picture
-from tokenizers.content.sounds import read_columns, read_sound
-from tokenizers.scalars import ScalarTokenizer
-
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-SUFFIXES = (*PICTURES, ".npy", ".json", ".txt", ".wav", ".csv", ".tsv")
+from fourm.inputs.generated import Output
+from tokenizers.base import Boxes, Instances, Values
 
 MOST_ROWS = 16
 """Samples on a page."""
-
-
-def read_value(given: str, name: str, model: Any2Any) -> Any:
-    """Returns one raw value from the command line: a file if it looks like one, else literally.
-
-    Pictures and maps of another size are cut to the largest window in their middle that has the
-    aspect ratio of those that the model reads, and resized, as in training.
-
-    Raises:
-        ValueError: If there is no such file, it can't be read, or its value is not allowed.
-    """
-    tokenizer = model.tokenizers[name]
-    values = tokenizer.values
-    is_file = Path(given).suffix.lower() in SUFFIXES
-    value = _read_file(Path(given)) if is_file else given
-    try:
-        value = values.check(value, name)
-    except ValueError as error:
-        raise ValueError(f"{given}: {error}" if is_file else str(error)) from error
-    if isinstance(tokenizer, ScalarTokenizer):
-        _check_near(value, name, *tokenizer.range)
-    size: tuple[int, int] | None = getattr(tokenizer, "picture_size", None)
-    if size is None:
-        return value
-    if value.shape[:2] == size:
-        return value
-    return values.crop(value, centre_window(value.shape[:2], size), size)
-
-
-def _check_near(value: float, name: str, lowest: float, highest: float) -> None:
-    """Raises ValueError for a number of which training has seen nothing like."""
-    margin = (highest - lowest) / 2 or abs(lowest) or 1.0
-    if not lowest - margin <= value <= highest + margin:
-        raise ValueError(
-            f"--{name} is {value:g}; the numbers that this run was trained on lie between "
-            f"{lowest:g} and {highest:g}: give one of them, or one near them."
-        )
-
-
-def centre_window(shape: tuple[int, int], size: tuple[int, int]) -> Crop:
-    """Returns the largest window around the centre that has the aspect ratio of `size`."""
-    window = largest_window(shape, size)
-    down, across = (part / whole for part, whole in zip(window, shape, strict=True))
-    return Crop((1 - down) / 2, (1 - across) / 2, down, across, False)
 
 
 def drawn_size(tokenizers: Mapping[str, Any], side: int) -> tuple[int, int]:
@@ -86,66 +34,58 @@ def drawn_size(tokenizers: Mapping[str, Any], side: int) -> tuple[int, int]:
     return max(round(side * height / longer), 1), max(round(side * width / longer), 1)
 
 
-def _read_file(path: Path) -> Any:
-    try:
-        match path.suffix.lower():
-            case ".npy":
-                return read_npy(path.read_bytes())
-            case ".json":
-                content = json.loads(read_text(path.read_bytes()))
-                if isinstance(content, dict) and set(content) == set(Boxes._fields):
-                    return Boxes(**{key: np.asarray(part) for key, part in content.items()})
-                return content
-            case ".wav":
-                return read_sound(path.read_bytes()).waves
-            case ".csv" | ".tsv":
-                return read_columns(path.read_bytes())
-            case ".txt":
-                return read_text(path.read_bytes()).strip()
-            case _:
-                return read_picture(path.read_bytes())
-    except FileNotFoundError as error:
-        raise ValueError(f"There is no file {path}; give the path of one that exists.") from error
-    except Exception as error:  # Decoders raise whatever they like on damaged files.
-        reason = str(error) or type(error).__name__
-        raise ValueError(f"The file {path} can't be read; is it damaged? ({reason})") from error
-
-
-def write_value(
-    folder: Path, stem: str, value: Any, values: Values, size: tuple[int, int] = (256, 256)
-) -> str | None:
-    """Writes one raw value: as a picture or text and, if that loses anything, as numbers.
+def outputs_of(
+    name: str, stem: str, value: Any, values: Values, size: tuple[int, int] = (256, 256)
+) -> tuple[list[Output], str | None]:
+    """Returns the files of one raw value: a picture or text and, if that loses anything, numbers.
 
     Args:
-        folder: Where to.
-        stem: The file's name without its ending.
+        name: Of the modality.
+        stem: The files' name without its ending.
         value: The value.
         values: What its numbers mean.
         size: Height and width in which what has no pixels of its own is drawn.
 
     Returns:
-        The text, for modalities that a person reads.
+        The files, of which one holds the value as it is; and the text, for modalities that a person
+        reads.
     """
     stem = stem.replace("/", "_")
     is_picture = getattr(values, "is_picture", True)
     has_pixels = is_picture and isinstance(value, np.ndarray) and value.ndim > 1
     drawn = values.draw(value, value.shape[:2] if has_pixels else size)
     if isinstance(drawn, str):
-        write_file(folder / f"{stem}.txt", f"{drawn}\n".encode())
-        return printable(drawn)
-    content = io.BytesIO()
-    Image.fromarray(drawn).save(content, "PNG")
-    write_file(folder / f"{stem}.png", content.getvalue())
-    if isinstance(value, Boxes | Instances):
+        shown, ending, content = printable(drawn), "txt", f"{drawn}\n".encode()
+        is_whole = _says(drawn.strip(), value, values)
+    else:
+        stream = io.BytesIO()
+        Image.fromarray(drawn).save(stream, "PNG")
+        shown, ending, content = None, "png", stream.getvalue()
+        is_whole = isinstance(value, np.ndarray) and np.array_equal(drawn, value)
+    outputs = [Output(f"{stem}.{ending}", content, name, "value" if is_whole else "drawing")]
+    if is_whole:
+        return outputs, shown
+    if isinstance(value, np.ndarray):
+        stream = io.BytesIO()
+        np.save(stream, value, allow_pickle=False)
+        ending, content = "npy", stream.getvalue()
+    elif isinstance(value, Boxes | Instances):
         # JSON has no NaN, which is what an unknown point is.
         known = {key: np.where(part == part, part, None) for key, part in value._asdict().items()}
         parts = {key: part.tolist() for key, part in known.items()}
-        write_file(folder / f"{stem}.json", json.dumps(parts).encode())
-    elif not np.array_equal(drawn, value):
-        content = io.BytesIO()
-        np.save(content, value, allow_pickle=False)
-        write_file(folder / f"{stem}.npy", content.getvalue())
-    return None
+        ending, content = "json", json.dumps(parts).encode()
+    else:
+        plain = value.item() if isinstance(value, np.generic) else value
+        ending, content = "json", json.dumps(plain).encode()
+    return [*outputs, Output(f"{stem}.{ending}", content, name, "value")], shown
+
+
+def _says(text: str, value: Any, values: Values) -> bool:
+    """True if a text is the whole value, so that nothing else needs to be kept."""
+    try:
+        return bool(np.array_equal(values.check(text, ""), value))
+    except (ValueError, TypeError):
+        return False
 
 
 def printable(text: str) -> str:

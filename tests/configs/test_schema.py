@@ -12,9 +12,7 @@ from configs.command_line import PRESETS
 from configs.schema import CropConfig, RunConfig
 from data_pipeline.sources.coco import CocoData
 from data_pipeline.sources.files.data import FilesData
-from data_pipeline.sources.files.folder_names import FolderName
 from data_pipeline.sources.files.splits import SplitByFolder, SplitByFraction
-from data_pipeline.sources.files.tables import TableColumn, TableRow
 from data_pipeline.sources.kinds import NoData
 from data_pipeline.sources.mixed import MixedData
 from data_pipeline.sources.parquet import ParquetData
@@ -34,6 +32,7 @@ from tokenizers.codes import Codes, CodesTokenizerConfig
 from tokenizers.embeddings.embedding_tokenizer import EmbeddingTokenizerConfig
 from tokenizers.embeddings.values import Embedding
 from tokenizers.features import Vectors, VectorsTokenizerConfig
+from tokenizers.formats.cells import FolderName, TableColumn, TableRow
 from tokenizers.formats.formats import (
     ArrayFile,
     BoxesFile,

@@ -1,6 +1,7 @@
 """The command line of generation: what is typed, what is written, what is said."""
 
 import json
+import shutil
 import struct
 import zlib
 
@@ -8,9 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fourm.generate import main
+from fourm.any2any import load
+from fourm.generate import main, read_inputs
 from fourm.inference.settings import GenerationConfig
 from tests.fourm.tiny_run import make_pictures, make_run, write_run
+from tokenizers.formats.formats import ArrayFile
+from tokenizers.formats.recorded import RunFormats, as_json
+from tokenizers.storage.run_paths import FORMATS
 
 pytestmark = pytest.mark.slow
 
@@ -33,6 +38,7 @@ def test_text_in_pictures_out(folder, tmp_path, capsys):
     assert generate(folder, *arguments, "--num-samples", 2, "--out", tmp_path) == 0
     written = {path.name for path in tmp_path.iterdir()}
     assert written == {
+        "generated.json",
         "generated.png",
         *(
             f"{stem}_00{i}.{end}"
@@ -153,6 +159,41 @@ def test_what_is_written_can_be_given_again(folder, tmp_path):
 
 
 @pytest.mark.slow
+def test_generated_values_come_back_and_other_files_go_through_the_run_s_format(
+    folder, tmp_path, capsys
+):
+    run, out = tmp_path / "run", tmp_path / "out"
+    shutil.copytree(folder, run)
+    recorded = RunFormats({"depth": ArrayFile(scale=0.002, missing=7)})
+    (run / FORMATS).write_bytes(as_json(recorded))
+    assert generate(run, "--targets", "depth", "boxes", "--out", out) == 0
+    value = np.load(out / "depth_000.npy")
+    stored = np.round(value * 500).astype(np.uint16)
+    stored[0, 0] = 7
+    Image.fromarray(stored).save(tmp_path / "mine.png")
+    model = load(run)
+
+    def given(file, inputs_are="auto"):
+        return read_inputs(model, {"depth": (str(file),)}, 1, inputs_are)[0]["depth"][0]
+
+    assert np.array_equal(given(out / "depth_000.npy"), value)
+    assert np.array_equal(given(out / "depth_000.npy", "values"), value)
+    expected = np.where(stored == 7, 0, stored.astype(np.float32) * np.float32(0.002))
+    assert np.array_equal(given(tmp_path / "mine.png"), expected)
+    assert (
+        "Files of depth are read as training read them: ArrayFile(scale=" in capsys.readouterr().err
+    )
+    shutil.copy(out / "depth_000.npy", tmp_path / "depth.npy")
+    arguments = ["--targets", "rgb", "--out", tmp_path / "more"]
+    assert generate(run, "--depth", tmp_path / "depth.npy", *arguments) == 2
+    assert "give --inputs-are values" in capsys.readouterr().err
+    again = ["--depth", tmp_path / "depth.npy", "--inputs-are", "values", *arguments]
+    assert generate(run, *again) == 0
+    assert generate(run, "--depth", out / "depth_000.png", *arguments) == 2
+    assert "is a drawing of depth" in capsys.readouterr().err
+
+
+@pytest.mark.slow
 def test_nothing_in_writes_into_the_run(folder):
     assert generate(folder, "--targets", "count") == 0
     assert (folder / "generated" / "count_000.txt").is_file()
@@ -224,7 +265,7 @@ def test_bad_input_ends_in_one_sentence_and_code_2(folder, tmp_path, capsys, arg
 def test_a_damaged_picture_is_named(folder, tmp_path, capsys):
     (tmp_path / "broken.png").write_bytes(b"not a picture")
     assert generate(folder, "--rgb", tmp_path / "broken.png", "--targets", "depth") == 2
-    assert "broken.png can't be read; is it damaged?" in capsys.readouterr().err
+    assert "broken.png is a text, and no array" in capsys.readouterr().err
 
 
 def test_a_missing_run_is_named(tmp_path, capsys):

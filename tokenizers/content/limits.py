@@ -9,6 +9,8 @@ BYTES_PER_PIXEL = 8
 """Memory that a pixel may take in a file that has as many as are allowed."""
 MAX_UNPACKED = 1 << 25
 """Bytes that a compressed text may have: as lists and numbers they take about 20 times as much."""
+MOST_UNPACKED = 256 * 2**20
+"""Most bytes of any single gzip file, unpacked: a few kilobytes may unpack to gigabytes."""
 
 
 def check_size(width: int, height: int, max_pixels: int) -> None:
@@ -30,19 +32,19 @@ def check_memory(num_bytes: int, max_pixels: int) -> None:
         )
 
 
-def unpack_gzip(data: bytes) -> bytes:
+def unpack_gzip(data: bytes, most: int = MAX_UNPACKED) -> bytes:
     """Returns what gzip compressed, or data as they are.
 
     Raises:
-        ValueError: If they are damaged, or unpack to more than `MAX_UNPACKED` bytes.
+        ValueError: If they are damaged, or unpack to more than `most` bytes.
     """
     if not data.startswith(b"\x1f\x8b"):
         return data
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(data)) as packed:
-            unpacked = packed.read(MAX_UNPACKED + 1)
+            unpacked = packed.read(most + 1)
     except Exception as error:  # What is raised differs from version to version.
         raise ValueError(f"is damaged (gzip can't unpack it: {error})") from error
-    if len(unpacked) > MAX_UNPACKED:
-        raise ValueError(f"unpacks to more than {MAX_UNPACKED >> 20} MiB, which is refused")
+    if len(unpacked) > most:
+        raise ValueError(f"unpacks to more than {most >> 20} MiB, which is refused")
     return unpacked

@@ -20,6 +20,7 @@ from tokenizers.storage.run_paths import (
     CONFIG,
     CURVES_PICTURE,
     FORK,
+    FORMATS,
     HELDOUT,
     HELDOUT_TOKENS,
     METRICS,
@@ -36,7 +37,7 @@ from tokenizers.storage.unfinished import write_file
 
 RECORD = "pieces.json"
 DESCRIPTION = "description.json"
-FILES = (CONFIG, FORK, SECONDS, REPORT)
+FILES = (CONFIG, FORMATS, FORK, SECONDS, REPORT)
 FOLDERS = (TOKENIZERS, HELDOUT)
 """Their folders are a piece each."""
 OTHER_FILES = (METRICS, REPORT_PAGE, SAMPLES_PICTURE, CURVES_PICTURE, RECORD)

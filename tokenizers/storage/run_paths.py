@@ -2,6 +2,7 @@
 
 CONFIG = "config.json"
 CONFIG_SOURCE = "config.py"
+FORMATS = "formats.json"
 FORK = "fork.json"
 SECONDS = "seconds.json"
 REPORT = "report.json"

@@ -21,11 +21,10 @@ from data_pipeline.sources.files.locations import (
     Location,
     Remark,
     inner_name,
-    kind_of,
     open_file,
-    printable,
 )
 from data_pipeline.sources.files.zips import STARTS, index_zip
+from tokenizers.formats.file_names import kind_of, printable
 from tokenizers.process.compile_cache import user_cache
 from tokenizers.storage.unfinished import partial_name
 

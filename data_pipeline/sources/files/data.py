@@ -6,14 +6,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.sources.files.folder_names import FolderName, folder_cells
+from data_pipeline.sources.files.folder_names import folder_cells
 from data_pipeline.sources.files.layout import Layout
-from data_pipeline.sources.files.locations import (
-    Location,
-    check_keys_meet,
-    natural_order,
-    read_bytes,
-)
+from data_pipeline.sources.files.locations import Location, check_keys_meet, read_bytes
 from data_pipeline.sources.files.patterns import check_pattern
 from data_pipeline.sources.files.splits import SplitByFolder, Splits
 from data_pipeline.sources.files.storage import MayBeRemote, local_path
@@ -29,6 +24,8 @@ from data_pipeline.sources.files.tables import (
 from data_pipeline.sources.source import NOTES, Note, Sample
 from tokenizers.base import Mended
 from tokenizers.content.limits import MAX_PIXELS
+from tokenizers.formats.cells import FolderName
+from tokenizers.formats.file_names import natural_order
 from tokenizers.formats.formats import FileFormat
 from tokenizers.settings.checked import name_knob
 

@@ -1,29 +1,8 @@
 """Modalities that are a folder's name: PATH/train/dog/0001.jpg is of the class dog."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from data_pipeline.sources.files.locations import Location
-from tokenizers.formats.file_format import FileFormat
-from tokenizers.settings.checked import name_knob
-
-
-@dataclass(frozen=True)
-class FolderName(FileFormat):
-    """The first folder in a sample's key, in place of files: dog for dog/0001.
-
-    A sample whose file lies in no such folder lacks the modality.
-    """
-
-    def check_knobs(self, knob: str) -> None:
-        if self.folder or self.extension or self.pattern or self.skip:
-            raise ValueError(
-                f"{name_knob(knob, 'folder')}, extension, pattern and skip are of files; a "
-                "folder's name has none: FolderName()."
-            )
-
-    def read(self, data: bytes, extension: str) -> str:
-        return data.decode()
 
 
 def folder_cells(keys: Iterable[str]) -> dict[str, Location]:

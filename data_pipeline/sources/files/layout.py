@@ -13,16 +13,10 @@ from data_pipeline.sources.files.listing import (
     list_archives,
     list_folder,
 )
-from data_pipeline.sources.files.locations import (
-    Listing,
-    Location,
-    Remark,
-    natural_order,
-    normal_key,
-    split_name,
-)
+from data_pipeline.sources.files.locations import Listing, Location, Remark
 from data_pipeline.sources.files.patterns import Pattern
 from data_pipeline.sources.source import Note
+from tokenizers.formats.file_names import natural_order, normal_key, split_name
 from tokenizers.formats.formats import PICTURES, READABLE, FileFormat
 
 MOST_SHARDS = 1_000_000

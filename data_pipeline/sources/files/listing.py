@@ -8,16 +8,14 @@ import os
 import stat
 
 from data_pipeline.sources.files.archives import index_archive
-from data_pipeline.sources.files.locations import (
-    Listing,
-    Location,
-    Remark,
+from data_pipeline.sources.files.locations import Listing, Location, Remark
+from tokenizers.formats.file_format import READABLE
+from tokenizers.formats.file_names import (
     kind_of,
     natural_order,
     normal_key,
     printable,
 )
-from tokenizers.formats.file_format import READABLE
 
 ARCHIVE_ENDINGS = (
     *(".tar", ".tgz", ".tbz", ".tbz2", ".txz", ".tzst"),

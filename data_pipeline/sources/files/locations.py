@@ -1,22 +1,19 @@
-"""Where a file's bytes are and how they are read, and the keys that its name becomes."""
+"""Where a file's bytes are and how they are read, and whether keys meet."""
 
 import os
 import re
-import unicodedata
 import zlib
 from collections.abc import Collection, Mapping
 from itertools import islice
 from typing import BinaryIO, NamedTuple
 
 from data_pipeline.sources.files.packed_members import Packing, read_packed
+from tokenizers.content.limits import MOST_UNPACKED
+from tokenizers.formats.file_names import printable
 
-ALIASES = {"cls": "txt", "text": "txt"}
-"""Extensions that webdataset gives to files of another kind: a class's number, a text."""
 LOOKED_AT = 2000
 """Keys that are compared in search of the reason why they do not meet."""
 GZIP = b"\x1f\x8b"
-MOST_UNPACKED = 256 * 2**20
-"""Most bytes of a single gzip file, unpacked: a few kilobytes may unpack to gigabytes."""
 
 
 class Location(NamedTuple):
@@ -126,49 +123,6 @@ def inner_name(name: str, file: str) -> str:
             "and without '..'."
         )
     return inner
-
-
-def split_name(name: str) -> tuple[str, str]:
-    """Returns a file's name without its extension, and the extension in lower case.
-
-    Example:
-        >>> split_name("dog/0001.JSON.gz")
-        ('dog/0001', 'json')
-    """
-    stem, dot, extension = name.rpartition(".")
-    if extension in ("gz", "GZ") and "." in stem:
-        stem, dot, extension = stem.rpartition(".")
-    return (stem, extension.lower()) if dot and "/" not in extension else (name, "")
-
-
-def kind_of(name: str) -> str:
-    """Returns the extension that says what a file holds."""
-    extension = split_name(name)[1]
-    return ALIASES.get(extension, extension)
-
-
-def normal_key(name: str) -> str:
-    """Returns a key in the one form in which keys are compared.
-
-    An accent may be a part of its letter or a character of its own (which is what Macs write);
-    Unicode's form NFC has the former. What is not Unicode at all is taken for Latin-1.
-    """
-    return name if name.isascii() else unicodedata.normalize("NFC", printable(name))
-
-
-def printable(name: str) -> str:
-    """Returns a file's name as text that can be written down, even if it was not stored as such."""
-    try:
-        name.encode()
-        return name
-    except UnicodeEncodeError:
-        return os.fsencode(name).decode("latin-1")
-
-
-def natural_order(name: str) -> tuple[list[str | int], str]:
-    """Returns a sort key that puts frame_2 before frame_10."""
-    parts = re.split(r"(\d+)", name)
-    return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
 
 
 def check_keys_meet(keys: Mapping[str, Collection[str]]) -> None:

@@ -8,7 +8,7 @@ import re
 from itertools import pairwise
 from typing import NamedTuple
 
-from data_pipeline.sources.files.locations import split_name
+from tokenizers.formats.file_names import split_name
 
 PART = re.compile(r"\{(\w*)\}|(\*)|([^{}*]+)|([{}])")
 KEY, EXTENSION = "key", "ext"

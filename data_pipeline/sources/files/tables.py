@@ -6,32 +6,20 @@ import json
 import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
-
-from data_pipeline.sources.files.locations import (
-    Location,
-    normal_key,
-    read_bytes,
-    split_name,
-    why_apart,
-)
+from data_pipeline.sources.files.locations import Location, read_bytes, why_apart
 from data_pipeline.sources.source import Note
-from tokenizers.base import Choices
-from tokenizers.formats.formats import READABLE, FileFormat
-from tokenizers.settings.checked import name_knob
+
+# Configurations of earlier versions import TableRow from here.
+from tokenizers.formats.cells import NONE, Cells, TableColumn, TableRow  # noqa: F401
+from tokenizers.formats.file_format import READABLE
+from tokenizers.formats.file_names import normal_key, split_name
 
 FILE_NAME = "file_name"
 """Column with keys in the tables of Hugging Face's imagefolder."""
-NONE = ("", "nan")
-"""Texts, in lower case, that stand for a number or a class that is not known."""
 BYTE_MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
-
-Row = dict[str, Any]
-"""By column: texts, or whatever a line of JSON holds."""
 
 
 class Table(NamedTuple):
@@ -44,115 +32,10 @@ class Table(NamedTuple):
         file: Where it was read from.
     """
 
-    rows: dict[str, Row]
+    rows: dict[str, Cells]
     columns: tuple[str, ...]
     notes: tuple[Note, ...] = ()
     file: str = ""
-
-
-@dataclass(frozen=True)
-class TableColumn(FileFormat):
-    """A column of the data set's table, in place of files.
-
-    A sample lacks the modality if its cell is empty; so it does if a class is -1.
-    """
-
-    column: str = ""
-    """Name of the column; the modality's own name if empty."""
-    holds: Literal["text", "number", "numbers", "class"] = "text"
-    """What a cell is: a text, which in JSON may be a list of several for one picture; a number; a
-    list of numbers in JSON; or a class."""
-    class_names: tuple[str, ...] = ()
-    """Names in the order of their class numbers. If empty, a cell holds the number."""
-
-    def check_knobs(self, knob: str) -> None:
-        if self.folder or self.extension or self.pattern:
-            raise ValueError(
-                f"{name_knob(knob, 'folder')}, extension and pattern are of files; a column of a "
-                "table has none: TableColumn(column='caption')."
-            )
-
-    def columns_of(self, name: str) -> tuple[str, ...]:
-        """Returns the columns that a modality of this name is made of."""
-        return (self.column or name,)
-
-    def cell_of(self, row: Row, columns: tuple[str, ...]) -> Any:
-        """Returns what of a row is the modality's value."""
-        return row.get(columns[0])
-
-    def read(self, data: bytes, extension: str) -> Any:
-        cell = json.loads(data) if extension == "json" else data.decode()
-        match self.holds:
-            case "text":
-                if isinstance(cell, list):
-                    return Choices(_text_of(each) for each in cell)
-                return _text_of(cell)
-            case "number":
-                return _number_of(cell)
-            case "numbers":
-                values = json.loads(cell) if isinstance(cell, str) else cell
-                array = np.asarray(values)
-                if array.dtype.kind not in "iuf":
-                    raise ValueError("is not a list of numbers")
-                return array
-            case "class":
-                return self._class_of(cell)
-
-    def is_absent(self, cell: Any) -> bool:
-        """True for a cell that says that the sample has no such value."""
-        if cell is None or cell == "" or cell == []:
-            return True
-        if self.holds == "text":
-            return isinstance(cell, str) and not cell.strip()
-        if isinstance(cell, float) and math.isnan(cell):
-            return True
-        text = str(cell).strip()
-        is_none = text.lower() in NONE
-        return is_none or (self.holds == "class" and text in ("-1", "-1.0"))
-
-    def _class_of(self, cell: Any) -> int:
-        text = str(cell).strip()
-        if text in self.class_names:
-            return self.class_names.index(text)
-        try:
-            number = float(text)
-        except ValueError:
-            number = -1.0
-        if number < 0 or number % 1 or (self.class_names and number >= len(self.class_names)):
-            allowed = ", ".join(self.class_names) or "whole numbers from 0; set class_names"
-            raise ValueError(f"is {text!r}, which is no class; there are {allowed}")
-        return int(number)
-
-
-@dataclass(frozen=True)
-class TableRow(TableColumn):
-    """Several columns of the data set's table as one value, of which any cell may be empty."""
-
-    columns: tuple[str, ...] = ()
-    """Names of the columns, which are those of the modality's `Row`."""
-
-    def check_knobs(self, knob: str) -> None:
-        super().check_knobs(knob)
-        if not self.columns or self.column:
-            raise ValueError(
-                f"{name_knob(knob, 'columns')} is empty, or column is set; name the columns: "
-                "TableRow(columns=('age', 'weight'))."
-            )
-
-    def columns_of(self, name: str) -> tuple[str, ...]:
-        return self.columns
-
-    def cell_of(self, row: Row, columns: tuple[str, ...]) -> dict[str, Any]:
-        return {
-            name: None if str(cell).strip().lower() in NONE else cell
-            for name, cell in ((name, row.get(name)) for name in columns)
-        }
-
-    def read(self, data: bytes, extension: str) -> dict[str, Any]:
-        return json.loads(data)
-
-    def is_absent(self, cell: dict[str, Any]) -> bool:
-        return all(each is None for each in cell.values())
 
 
 def load_table(file: Path, key_column: str) -> Table:
@@ -173,7 +56,7 @@ def load_table(file: Path, key_column: str) -> Table:
             f"{file} has the columns {_shown(columns)}; set key_column, now {key_column!r}, to "
             "the one with the samples' keys."
         )
-    rows: dict[str, Row] = {}
+    rows: dict[str, Cells] = {}
     notes: list[Note] = []
     for number, row in enumerate(lines, 1):
         where = f"row {number} of {file}"
@@ -196,7 +79,7 @@ def load_table(file: Path, key_column: str) -> Table:
     return Table(rows, others, tuple(notes), str(file))
 
 
-def read_rows(file: Path) -> tuple[tuple[str, ...], list[Row | str]]:
+def read_rows(file: Path) -> tuple[tuple[str, ...], list[Cells | str]]:
     """Returns the columns and the rows of a table; in place of a row of no use, the reason.
 
     Raises:
@@ -238,7 +121,7 @@ def rows_of(
         ValueError: If there are files, and no row is of any of them.
     """
     known = set().union(*files.values())
-    rows: dict[str, Row] = {}
+    rows: dict[str, Cells] = {}
     notes = list(table.notes)
     key_of = {name: _known_key(name, known, folders) for name in table.rows}
     met = {key for key in key_of.values() if key}
@@ -373,7 +256,7 @@ def _names_of(name: str, folders: Sequence[str]) -> Iterator[str]:
             yield stem.removeprefix("all/")
 
 
-def _read_csv(text: str, extension: str) -> tuple[tuple[str, ...], list[Row | str]]:
+def _read_csv(text: str, extension: str) -> tuple[tuple[str, ...], list[Cells | str]]:
     """Returns the columns and the rows; in place of a row that is of no use, the reason."""
     head = text.partition("\n")[0]
     delimiter = "\t" if extension in ("tsv", "tab") else ","
@@ -392,7 +275,7 @@ def _read_csv(text: str, extension: str) -> tuple[tuple[str, ...], list[Row | st
     columns = tuple(name.strip() for name in header)
     if twice := [name for name, count in Counter(columns).items() if count > 1]:
         raise ValueError(f"it has several columns of the name {twice[0]!r}")
-    lines: list[Row | str] = [
+    lines: list[Cells | str] = [
         dict(zip(columns, row, strict=True))
         if len(row) == len(columns)
         else "has another length than the header"
@@ -402,9 +285,9 @@ def _read_csv(text: str, extension: str) -> tuple[tuple[str, ...], list[Row | st
     return columns, lines
 
 
-def _read_json_lines(text: str, extension: str) -> tuple[tuple[str, ...], list[Row | str]]:
+def _read_json_lines(text: str, extension: str) -> tuple[tuple[str, ...], list[Cells | str]]:
     """Returns the columns and the rows; in place of a row that is of no use, the reason."""
-    lines: list[Row | str] = []
+    lines: list[Cells | str] = []
     if extension == "json":
         whole = json.loads(text)
         if not isinstance(whole, list):
@@ -424,21 +307,3 @@ def _read_json_lines(text: str, extension: str) -> tuple[tuple[str, ...], list[R
 def _shown(columns: Sequence[str]) -> str:
     shown = ", ".join(" ".join(name.split()) for name in columns)
     return shown if len(shown) <= 300 else f"{shown[:300]}..."
-
-
-def _text_of(cell: Any) -> str:
-    if isinstance(cell, dict | list | bool) or cell is None:
-        raise ValueError(f"is {cell!r}, not a text")
-    text = str(cell).strip()
-    if not text:
-        raise ValueError("is an empty text")
-    return text
-
-
-def _number_of(cell: Any) -> float:
-    if isinstance(cell, dict | list) or cell is None:
-        raise ValueError(f"is {cell!r}, not a number")
-    try:
-        return float(cell)
-    except ValueError as error:
-        raise ValueError(f"is {cell!r}, not a number") from error

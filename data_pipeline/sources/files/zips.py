@@ -12,10 +12,9 @@ from data_pipeline.sources.files.locations import (
     Location,
     Remark,
     inner_name,
-    kind_of,
-    printable,
 )
 from data_pipeline.sources.files.packed_members import HEADER, METHODS, START, Packing
+from tokenizers.formats.file_names import kind_of, printable
 
 STARTS = (START, b"PK\x05\x06")
 """First bytes of an archive, the latter of one without members."""

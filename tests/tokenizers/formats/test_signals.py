@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from data_pipeline.sources.files.data import FilesData
-from data_pipeline.sources.files.tables import Table, TableRow, cells_of
+from data_pipeline.sources.files.tables import Table, cells_of
 from data_pipeline.sources.source import NOTES
+from tokenizers.formats.cells import TableRow
 from tokenizers.formats.formats import ArrayFile, JsonFile, format_for
 from tokenizers.formats.signals import LogMel, SignalFile
 from tokenizers.labels import Label

@@ -9,10 +9,10 @@ from PIL import Image
 
 from data_pipeline.sources.files.data import FilesData
 from data_pipeline.sources.files.splits import SplitByFolder, SplitByFraction
-from data_pipeline.sources.files.tables import TableColumn
 from data_pipeline.sources.source import NOTES
 from tests.paths import SHARED
 from tokenizers.base import Choices
+from tokenizers.formats.cells import TableColumn
 from tokenizers.formats.formats import ArrayFile, BoxesFile, NumberFile, TextFile
 
 EO = {

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from data_pipeline.sources.files.data import FilesData
-from data_pipeline.sources.files.folder_names import FolderName
 from data_pipeline.sources.files.splits import SplitByFolder, SplitByFraction
+from tokenizers.formats.cells import FolderName
 from tokenizers.formats.formats import ArrayFile
 
 BESIDE = FilesData(

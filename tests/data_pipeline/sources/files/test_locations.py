@@ -4,14 +4,8 @@ import pytest
 
 from data_pipeline.sources.files import locations
 from data_pipeline.sources.files.listing import list_folder
-from data_pipeline.sources.files.locations import (
-    check_keys_meet,
-    natural_order,
-    normal_key,
-    read_bytes,
-    split_name,
-    why_apart,
-)
+from data_pipeline.sources.files.locations import check_keys_meet, read_bytes, why_apart
+from tokenizers.formats.file_names import natural_order, normal_key, split_name
 
 
 def test_a_file_cut_after_it_was_listed_is_noticed(tmp_path):

@@ -1,0 +1,167 @@
+"""What generation wrote, and how: `generated.json` beside the files.
+
+A generated array is in its modality's own units, whatever the files of the run's data store; so it
+must not go through their format when it is given again. No content tells the two apart, so files
+are told by where they come from: one whose digest is listed beside it was generated.
+
+    {"format": 1,
+     "commands": [{"run": {...}, "seed": 0, "settings": {...}, "inputs": {...}, "values": {...}}],
+     "files": [{"name": "depth_000.npy", "sha256": "...", "modality": "depth", "holds": "value",
+                "command": 0}, ...]}
+
+`values` says what the numbers of every generated modality mean; `holds` is "drawing" for what is
+made to be looked at, and has another file beside it with the value. A file is listed before it is
+written: one that is there without an entry was not generated.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tokenizers.storage.unfinished import write_file
+
+GENERATED = "generated.json"
+FORMAT = 1
+
+
+class Output(NamedTuple):
+    """A file that is to be written."""
+
+    name: str
+    """Within its folder."""
+    content: bytes
+    modality: str
+    holds: str
+    """"value", or "drawing" where the numbers are elsewhere."""
+
+
+class Origin(NamedTuple):
+    """What is known of a generated file."""
+
+    modality: str
+    holds: str
+    values: Any
+    """What its numbers mean, in plain values."""
+
+
+def find_origin(file: Path, content: bytes, modality: str) -> Origin | None:
+    """Returns where a file comes from if it was generated, None if it was not.
+
+    Args:
+        file: Its path; `generated.json` is looked for in its folder.
+        content: Its bytes.
+        modality: That it is given as; of several files with the same bytes, one of it is preferred.
+
+    Raises:
+        ValueError: If there is a `generated.json` which can't be read.
+    """
+    record = file.parent / GENERATED
+    if file.name == GENERATED or not record.is_file():
+        return None
+    digest = digest_of(content)
+    found = None
+    for each, command in _entries(record):
+        if each["sha256"] == digest and (found is None or each["modality"] == modality):
+            values = command.get("values", {}).get(each["modality"])
+            found = Origin(each["modality"], each["holds"], values)
+    return found
+
+
+def digest_of(content: bytes) -> str:
+    """Returns the SHA-256 of some bytes in hexadecimal digits."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def _entries(record: Path) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Returns the entries of all files, each with the command that made it."""
+    content = read_record(record)
+    return [(each, content["commands"][each["command"]]) for each in content["files"]]
+
+
+def read_record(record: Path) -> dict[str, Any]:
+    """Returns what a `generated.json` holds.
+
+    Raises:
+        ValueError: If it is damaged, or of another version.
+    """
+    try:
+        content = json.loads(record.read_text(encoding="utf-8"))
+        if content["format"] != FORMAT:
+            raise ValueError(f"format {content['format']!r}, where {FORMAT} is read")
+        for each in content["files"]:
+            texts = [each[name] for name in ("name", "sha256", "modality", "holds")]
+            if not all(isinstance(text, str) for text in texts):
+                raise ValueError("an entry without name, sha256, modality or holds")
+            content["commands"][each["command"]].get("values", {})
+        return content
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(
+            f"{record}, which says what was generated, can't be read ({error}); put it back, or "
+            "delete it: files beside it then count as your own."
+        ) from error
+
+
+@dataclass
+class GeneratedFolder:
+    """A folder that generation writes into, with its record."""
+
+    folder: Path
+    command: dict[str, Any]
+    """How the files are made: what JSON can hold."""
+    _own: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        record = self.folder / GENERATED
+        before = read_record(record) if record.is_file() else {"commands": [], "files": []}
+        self._before = before
+
+    @property
+    def done(self) -> dict[str, str]:
+        """Digest, by name, of the files that the same command wrote before."""
+        return {
+            each["name"]: each["sha256"]
+            for each in self._before["files"]
+            if self._before["commands"][each["command"]] == self.command
+        }
+
+    def write(self, outputs: Sequence[Output]) -> None:
+        """Lists and writes some files.
+
+        Raises:
+            OSError: If the system refuses.
+        """
+        self._own += [
+            {
+                "name": each.name,
+                "sha256": digest_of(each.content),
+                "modality": each.modality,
+                "holds": each.holds,
+            }
+            for each in outputs
+        ]
+        # Files that are about to be replaced stay listed until they are.
+        self._write_record(self._before["files"])
+        for each in outputs:
+            write_file(self.folder / each.name, each.content)
+
+    def close(self) -> None:
+        """Leaves no entry of files that have been replaced."""
+        written = {each["name"] for each in self._own}
+        self._write_record([each for each in self._before["files"] if each["name"] not in written])
+
+    def _write_record(self, earlier: list[dict[str, Any]]) -> None:
+        used = sorted({each["command"] for each in earlier})
+        commands = [self._before["commands"][number] for number in used]
+        places = {number: place for place, number in enumerate(used)}
+        files = [{**each, "command": places[each["command"]]} for each in earlier]
+        if self.command in commands:
+            own = commands.index(self.command)
+        else:
+            own = len(commands)
+            commands.append(self.command)
+        files += [{**each, "command": own} for each in self._own]
+        content = {"format": FORMAT, "commands": commands, "files": files}
+        write_file(self.folder / GENERATED, (json.dumps(content, indent=1) + "\n").encode())
