@@ -112,10 +112,12 @@ def run(arguments: Sequence[str]) -> Path:
             for context in (locked, undone_if_refused):
                 stack.enter_context(context(Path(config.run_dir)))
             open_run(config, launch.fork, launch.use)
-            if arguments and is_data_folder(arguments[0]):
+            source = Path(config.run_dir) / CONFIG_SOURCE
+            if arguments and is_data_folder(arguments[0]) and not source.exists():
                 title = f"What was inferred from {arguments[0]}; edit it and train with it."
-                source = Path(config.run_dir) / CONFIG_SOURCE
+                source.parent.mkdir(parents=True, exist_ok=True)
                 write_file(source, to_source(inferred, title).encode())
+                print(f"Written as a configuration to edit: {source}")
 
         run_on_main(begin_run)
         if not is_reported(config):

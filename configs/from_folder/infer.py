@@ -4,6 +4,7 @@ What was inferred is printed, and written into the run directory as a configurat
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,9 +20,10 @@ from configs.from_folder.structure import TABLES, Structure, find_structure
 from configs.from_folder.tables import find_table, splits_for
 from configs.schema import RunConfig
 from data_pipeline.crops import CropConfig
-from data_pipeline.sources.files.data import FilesData
+from data_pipeline.sources.files.data import FilesData, FilesSource
 from data_pipeline.sources.files.listing import ARCHIVE_ENDINGS, is_archive
 from data_pipeline.sources.files.splits import SplitByFolder, SplitByFraction, Splits
+from data_pipeline.sources.source import Source
 from fourm.evaluation.probes import ProbeConfig
 from tokenizers.codes import Codes
 from tokenizers.formats.cells import FolderName
@@ -77,11 +79,13 @@ def config_from_folder(root: Path) -> FromFolder:
     root = data_folder_in(root)
     if parquet_files(root):
         data, found, told = infer_parquet(root)
-        return _compose(data, found, [], list(told), {})
+        sources = {split: data.open(split) for split in data.splits}
+        return _compose(data, found, [], list(told), {}, sources, {})
     if annotations := annotation_files(root):
         around = root if root.is_dir() else _around(root)
         data, found, told = infer_coco(around, annotations)
-        return _compose(data, found, [], list(told), {})
+        sources = {split: data.open(split) for split in data.splits}
+        return _compose(data, found, [], list(told), {}, sources, {})
     if root.is_file() and root.suffix.lower() == ".json":
         raise ValueError(
             f"{root} is no file of annotations as COCO has them, with `images` and `annotations`; "
@@ -148,9 +152,12 @@ def _from_files(root: Path) -> FromFolder:
         key_column=table.key_column if table else FilesData().key_column,
         class_folders=bool(structure.class_names),
     )
-    data, dropped = _without_broken_splits(data)
+    data, sources, dropped = _opened(data)
     told += [f"left alone: {reason}" for reason in (*untold, *dropped)]
-    return _compose(data, found, list(modalities.items()), told, why)
+    counts = Counter()
+    for source in sources.values():
+        counts.update(source.present)
+    return _compose(data, found, list(modalities.items()), told, why, sources, counts)
 
 
 def _structure_of(root: Path) -> Structure:
@@ -170,24 +177,27 @@ def _keys(structure: Structure) -> set[str]:
     return set().union(*map(keys_of, structure.parts)) if structure.parts else set()
 
 
-def _without_broken_splits(data: FilesData) -> tuple[FilesData, list[str]]:
-    """Returns data without splits that can't be opened, and why they can't.
+def _opened(data: FilesData) -> tuple[FilesData, dict[str, FilesSource], list[str]]:
+    """Returns data without splits that can't be opened, the others, and why some can't.
 
     Raises:
         ValueError: If it is the split to train on that can't be opened.
     """
     splits, left_alone = data.splits_by, []
-    data.open("train")
+    sources = {"train": data.open("train")}
     if isinstance(splits, SplitByFolder):
         folders = dict(splits.folders)
         for split in [name for name in folders if name != "train"]:
             try:
-                data.open(split)
+                sources[split] = data.open(split)
             except ValueError as error:
                 left_alone.append(f"the split {split}, as {str(error).rstrip('.')}")
                 del folders[split]
         splits = _splits_of(folders)
-    return replace(data, splits_by=splits), left_alone
+    data = replace(data, splits_by=splits)
+    if len(sources) == 1:
+        sources = {split: data.open(split) for split in data.splits}
+    return data, sources, left_alone
 
 
 def _splits_of(folders: Mapping[str, str]) -> Splits:
@@ -202,14 +212,29 @@ def _compose(
     others: Sequence[tuple[str, Modality]],
     told: list[str],
     why: Mapping[str, str],
+    sources: Mapping[str, Source],
+    counts: Mapping[str, int],
 ) -> FromFolder:
-    """Returns a configuration, and what is to be said of it."""
+    """Returns a configuration, and what is to be said of it.
+
+    Args:
+        data: To read the samples.
+        found: Modalities that are in files.
+        others: Modalities that are not.
+        told: What else is to be said.
+        why: What the others were concluded from.
+        sources: By split, if they are known.
+        counts: How many samples have each modality, if that is known.
+    """
     modalities = {name: each.modality for name, each in found.items()} | dict(others)
-    lines = [
-        f"{name}: {type(each.modality.values).__name__}, from {each.why}"
-        for name, each in found.items()
-    ]
-    lines += [f"{name}: {type(each.values).__name__}, from {why[name]}" for name, each in others]
+    reasons = {name: each.why for name, each in found.items()} | dict(why)
+    total = sum(len(source) for source in sources.values())
+    lines = []
+    for name, each in modalities.items():
+        share = f" ({counts[name]:,} of {total:,} samples)" if name in counts else ""
+        lines.append(f"{name}: {type(each.values).__name__}{share}, from {reasons[name]}")
+    crops = _crops_of(found, modalities)
+    lines += _sizes_told(crops, found, data, sources)
     lines += [f"{name}: {sentence}" for name, each in found.items() for sentence in each.told]
     pictures = [name for name, each in modalities.items() if isinstance(each.values, Colors)]
     if len(pictures) > 1 and len(pictures) == len(modalities):
@@ -222,10 +247,29 @@ def _compose(
     if getattr(data, "class_folders", False) and pictures:
         probes = ProbeConfig(input=pictures[0], tasks=("class",))
         lines.append("class, a fact for linear probes, from the folders that files lie in")
-    config = RunConfig(
-        modalities=modalities, data=data, crops=_crops_of(found, modalities), probes=probes
-    )
-    return FromFolder(config, lines)
+    return FromFolder(RunConfig(modalities, data, crops=crops, probes=probes), lines)
+
+
+def _sizes_told(
+    crops: CropConfig, found: Mapping[str, Inferred], data: Any, sources: Mapping[str, Source]
+) -> list[str]:
+    """Returns how samples are divided and at which size pictures are shown."""
+    lines = []
+    if sources:
+        shown = ", ".join(f"{len(source):,} of {split}" for split, source in sources.items())
+        is_drawn = isinstance(getattr(data, "splits_by", None), SplitByFraction)
+        how = ", divided by chance, as no name says of which split they are" if is_drawn else ""
+        lines.append(f"samples: {shown}{how}")
+    shapes = [each.shape for each in found.values() if min(each.shape)]
+    if shapes:
+        is_uniform = len(set(shapes)) == 1 and all(each.is_uniform for each in found.values())
+        stored = " by ".join(map(str, shapes[0])) if is_uniform else "different sizes"
+        wanted = " by ".join(map(str, crops.shape))
+        lines.append(
+            f"pictures: shown {wanted} pixels large, cut and resized from {stored}; --crops.size "
+            "and --crops.width change that"
+        )
+    return lines
 
 
 def _crops_of(found: Mapping[str, Inferred], modalities: Mapping[str, Modality]) -> CropConfig:

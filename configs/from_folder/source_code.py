@@ -34,7 +34,12 @@ def _write(value: Any, names: set[str], depth: int, before: int) -> str:
         return _write_object(value, names, depth, before)
     if isinstance(value, dict):
         return _join(
-            "{", [(f"{key!r}: ", each) for key, each in value.items()], "}", names, depth, before
+            "{",
+            [(f"{_literal(key)}: ", each) for key, each in value.items()],
+            "}",
+            names,
+            depth,
+            before,
         )
     if isinstance(value, tuple):
         whole = "(" + ", ".join(_write(each, names, depth, 0) for each in value)
@@ -42,7 +47,14 @@ def _write(value: Any, names: set[str], depth: int, before: int) -> str:
         if len(whole) + before + len(INDENT) * depth <= WIDTH and "\n" not in whole:
             return whole
         return _join("(", [("", each) for each in value], ")", names, depth, before)
-    return repr(value)
+    return _literal(value)
+
+
+def _literal(value: Any) -> str:
+    """Returns a number, or a text in double quotes, as ruff writes it."""
+    written = repr(value)
+    is_plain = isinstance(value, str) and written.startswith("'") and '"' not in written
+    return f'"{written[1:-1]}"' if is_plain else written
 
 
 def _write_object(value: Any, names: set[str], depth: int, before: int) -> str:
