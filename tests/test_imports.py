@@ -24,11 +24,14 @@ MAY_KNOW: dict[str, set[str]] = {
     "tokenizers/process": {"tokenizers/settings"},
     "tokenizers/base": set(),
     "tokenizers/spread": {"tokenizers/base"},
+    "tokenizers/decomposition": set(),
     "tokenizers/storage": {"tokenizers/settings"},
     "tokenizers/values": {"tokenizers/settings", "tokenizers/base"},
     "tokenizers/content": {"tokenizers/base"},
     "tokenizers/text": BELOW,
-    "tokenizers/images": {*BELOW, "tokenizers/values", "tokenizers/features"},
+    "tokenizers/images": {
+        *(*BELOW, "tokenizers/values", "tokenizers/features", "tokenizers/decomposition"),
+    },
     "tokenizers/boxes": {*BELOW, "tokenizers/spread", "tokenizers/text"},
     "tokenizers/scalars": BELOW,
     "tokenizers/labels": {*BELOW, "tokenizers/text"},
@@ -36,6 +39,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "tokenizers/signals": {*BELOW, "tokenizers/values", "tokenizers/images"},
     "tokenizers/embeddings": {
         *(*BELOW, "tokenizers/spread", "tokenizers/values", "tokenizers/images"),
+        "tokenizers/decomposition",
     },
     "tokenizers/shapes": {*BELOW, "tokenizers/spread", "tokenizers/text"},
     "tokenizers/palettes": {

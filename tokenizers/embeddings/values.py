@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Float32, UInt8
 
 from tokenizers.base import Better, Crop, RawBatch
+from tokenizers.decomposition import decompose
 from tokenizers.settings.checked import Checked, name_knob
 from tokenizers.spread import evenly_spread
 from tokenizers.values.colors import Reals
@@ -143,7 +144,7 @@ class Embedding(Checked):
             return Reals().draw(padded.reshape(side, side, 1), size)
         rows = value.reshape(-1, self.width).astype(np.float64)
         rows -= rows.mean(axis=0)
-        left, spread, _ = np.linalg.svd(rows, full_matrices=False)
+        left, spread, _ = decompose(rows)
         parts = np.zeros((len(rows), 3))
         parts[:, : len(spread)] = (left * spread)[:, :3]
         # Which end of a component is which is chance: the longer tail is bright.

@@ -7,6 +7,8 @@ from another is lost with the rest. These numbers keep it, and cost the encoder 
 import numpy as np
 from jaxtyping import Float
 
+from tokenizers.decomposition import decompose
+
 PATCHES = 2048
 """To which components are fitted."""
 NOISE = 0.05
@@ -29,7 +31,7 @@ def fit_components(
     rows = patches[np.linspace(0, len(patches) - 1, min(len(patches), PATCHES)).astype(int)]
     rows = rows.astype(np.float64)
     mean = rows.mean(axis=0)
-    _, spread, directions = np.linalg.svd(rows - mean, full_matrices=False)
+    _, spread, directions = decompose(rows - mean)
     variance = np.zeros(width)
     variance[: len(spread)] = spread[:width] ** 2 / max(len(rows) - 1, 1)
     components = np.zeros((patches.shape[1], width))
