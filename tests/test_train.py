@@ -25,6 +25,12 @@ CONFIG = str(ROOT / "tests" / "fixtures" / "tiny_scenes.py")
 SATELLITE = ROOT / "tests" / "fixtures" / "eo"
 NYU = ROOT.parent / "shared" / "data" / "nyuv2"
 
+ONE_LAYER = [
+    *("--model.dim", "32", "--model.encoder-layers", "1", "--model.decoder-layers", "1"),
+    *("--loss.tile", "1"),
+]
+"""The least to compile."""
+
 # Tests of one group run in one process, which makes the run that they share once.
 shares_run = pytest.mark.xdist_group("tiny run")
 
@@ -313,25 +319,12 @@ def test_the_satellite_example_runs_with_modalities_missing(tmp_path):
         for knob, value in (("steps", "2"), ("width", "32"), ("codebook-size", "16"))
         for argument in (f"--modalities.{name.replace('_', '-')}.tokenizer.{knob}", value)
     ]
-    assert (
-        main(
-            [
-                *(str(ROOT / "docs" / "satellite.py"), "--data.path", str(data)),
-                *("--run-dir", str(folder), *small, "--crops.views", "4"),
-                *(
-                    "--model.dim",
-                    "32",
-                    "--model.encoder-layers",
-                    "1",
-                    "--model.decoder-layers",
-                    "1",
-                ),
-                *("--training.steps", "3", "--training.batch-size", "4", "--loss.tile", "1"),
-                *("--evaluation.pairs", "radar->bands", "bands->land_cover"),
-            ]
-        )
-        == 0
-    )
+    arguments = [
+        *(str(ROOT / "docs" / "satellite.py"), "--data.path", str(data), *small, *ONE_LAYER),
+        *("--run-dir", str(folder), "--crops.views", "4", "--training.steps", "3"),
+        *("--training.batch-size", "4", "--evaluation.pairs", "radar->bands", "bands->land_cover"),
+    ]
+    assert main(arguments) == 0
     report = report_of(folder)
     check_report(report, names)
     directions = {(*row["inputs"], row["target"]) for row in report["results"]}
@@ -348,24 +341,13 @@ def test_nyuv2_runs_to_its_report(tmp_path):
         for knob, value in (("steps", "2"), ("width", "32"), ("codebook-size", "32"))
         for argument in (f"--modalities.{name}.tokenizer.{knob}", value)
     ]
-    assert (
-        main(
-            [
-                *("nyuv2", "--data.path", str(NYU), "--run-dir", str(folder), *small),
-                *("--crops.views", "1", "--tokenizer-samples", "48", "--probes.num-train", "48"),
-                *("--probes.num-test", "16", "--model.dim", "32", "--model.encoder-layers", "1"),
-                *("--model.decoder-layers", "1", "--training.steps", "2", "--loss.tile", "1"),
-                *(
-                    "--evaluation.num-samples",
-                    "4",
-                    "--evaluation.pairs",
-                    "rgb->depth",
-                    "rgb->boxes",
-                ),
-            ]
-        )
-        == 0
-    )
+    arguments = [
+        *("nyuv2", "--data.path", str(NYU), "--run-dir", str(folder), *small, *ONE_LAYER),
+        *("--crops.size", "32", "--crops.views", "1", "--tokenizer-samples", "16"),
+        *("--probes.num-train", "16", "--probes.num-test", "16", "--training.steps", "2"),
+        *("--evaluation.num-samples", "4", "--evaluation.pairs", "rgb->depth", "rgb->boxes"),
+    ]
+    assert main(arguments) == 0
     check_report(report_of(folder), ("rgb", "depth", "normals", "semseg", "caption", "boxes"))
 
 

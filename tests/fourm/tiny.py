@@ -1,5 +1,6 @@
 """A small token space, batches of random tokens in it, and a small model over it."""
 
+import functools
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -80,21 +81,25 @@ def change_config(config: ModelConfig, **changes) -> ModelConfig:
     return replace(config, published=published, **changes)
 
 
+@functools.cache
+def positions_of(space: TokenSpace, dim: int) -> np.ndarray:
+    """The table of positions that a model has; compiled once for all models of one space."""
+    tables = jax.jit(lambda: [sincos_positions(entry, dim) for entry in space.ranges])()
+    return np.concatenate(tables)
+
+
 def draw_model(space: TokenSpace, config: ModelConfig, seed: int) -> FourM:
     """A model whose weights NumPy draws, as widely spread as those that training begins with.
 
     To compile how the model draws them takes seconds, for every space and configuration anew.
     """
     model = nnx.eval_shape(lambda: FourM(space, config, nnx.Rngs(0)))
-    positions = jax.jit(
-        lambda: jnp.concatenate([sincos_positions(entry, config.dim) for entry in space.ranges])
-    )
     rng = np.random.default_rng(seed)
     for path, variable in nnx.to_flat_state(nnx.state(model)):
         shape = variable.get_value().shape
         match path[-1]:
             case "position_table":
-                value = positions()
+                value = positions_of(space, config.dim)
             case "scale":
                 value = np.ones(shape)
             case "bias":

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import nnx
 
 from fourm.devices.layout import Layout, MeshConfig
@@ -24,6 +26,7 @@ from fourm.training import masked_loss
 from fourm.training.masked_loss import LossConfig, MaskedLoss
 from fourm.training.train_state import (
     OptimizerConfig,
+    TrainState,
     build_optimizer,
     create_state,
     make_train_step,
@@ -80,6 +83,13 @@ def make_batch(padding: str) -> TokenBatch:
     return TokenBatch(ids, num_real, np.asarray(batch.index))
 
 
+def begin(sizes: tuple[int, int, int]) -> tuple[Layout, optax.GradientTransformation, TrainState]:
+    """A mesh, and an optimizer and the state before training on it."""
+    layout = Layout.build(MeshConfig(*sizes), jax.devices()[: math.prod(sizes)])
+    optimizer = build_optimizer(OPTIMIZER, STEPS, layout)
+    return layout, optimizer, create_state(draw_model(SPACE, MODEL, 0), optimizer, layout)[1]
+
+
 def plain(tree: Any) -> dict[str, np.ndarray]:
     """Arrays by their path, separated by slashes."""
     flat = jax.tree_util.tree_leaves_with_path(tree)
@@ -98,13 +108,13 @@ def main(output: Path) -> None:
         found |= {f"masked/{padding}/{name}": a for name, a in plain(batch).items()}
     # To compile masks takes as long as all else: from here on, batches are masked ones.
     masked_loss.mask_batch = lambda key, batch, space, masking: batch
+    begun = {sizes: begin(sizes) for sizes in MESHES}
     for sizes, slices, average in COMBINATIONS:
-        layout = Layout.build(MeshConfig(*sizes), jax.devices()[: math.prod(sizes)])
+        layout, optimizer, first = begun[sizes]
         loss_fn = MaskedLoss(SPACE, MASKING, LossConfig(average, WEIGHTS, tile=1), layout)
-        optimizer = build_optimizer(OPTIMIZER, STEPS, layout)
         step_fn = make_train_step(model, loss_fn, optimizer, layout, AVERAGE_DECAY, slices)
         for padding, batch in masked.items():
-            state = create_state(draw_model(SPACE, MODEL, 0), optimizer, layout)[1]
+            state = jax.tree.map(jnp.copy, first)  # A step overwrites its own.
             state, metrics = step_fn(state, layout.distribute(batch), key)
             at = "/".join([*map(str, sizes), str(slices), average, padding])
             # The first moment of the first step is a tenth of the clipped gradient.
