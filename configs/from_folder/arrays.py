@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from configs.from_folder.maps import UNORDERED, disorder_of, infer_map
+from configs.from_folder.maps import IS_NORMALS, UNORDERED, disorder_of, infer_lossy, infer_map
 from tokenizers.base import Choices
 from tokenizers.codes import Codes
 from tokenizers.embeddings.values import Embedding
@@ -36,7 +36,6 @@ SMOOTH = 0.5
 """Correlation of neighbouring numbers of a signal, at least."""
 LEAST_WIDTH = 16
 """Channels of a map of embeddings, at least."""
-IS_NORMALS = re.compile(r"normal")
 IS_IDS = re.compile(r"(^|_)(tok|tokens?|codes?|ids|indices|vq|vqgan|vqvae)(_|$)")
 IS_VECTOR = re.compile(r"emb|feat|vector|latent|clip|dino|repr")
 IS_COLORS = re.compile(r"rgb|colou?r|photo|image")
@@ -70,7 +69,12 @@ class Inferred:
 
 
 def infer_arrays(
-    name: str, arrays: Sequence[Any], place: dict[str, Any], read_more: Read, is_picture: bool
+    name: str,
+    arrays: Sequence[Any],
+    place: dict[str, Any],
+    read_more: Read,
+    is_picture: bool,
+    is_lossy: bool = False,
 ) -> Inferred:
     """Returns what arrays are.
 
@@ -80,6 +84,7 @@ def infer_arrays(
         place: Where the files are, as settings of their format.
         read_more: Reads many files, in a format of its own.
         is_picture: Whether the files are pictures rather than arrays.
+        is_lossy: Whether their compression changed the numbers, as JPEG's does.
 
     Raises:
         ValueError: One sentence, if nobody could tell.
@@ -102,6 +107,8 @@ def infer_arrays(
         found = _infer_ids(name, kept, place, read_more) or _infer_lines(name, kept, place)
     if found is not None:
         pass
+    elif is_lossy and kept[0].dtype == np.uint8:
+        found = Inferred(**infer_lossy(name, kept, place))
     elif ndim == 3:
         found = _infer_channels(name, kept, place, read_more, is_picture)
     elif ndim == 2:

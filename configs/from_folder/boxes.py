@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 from configs.from_folder.arrays import Inferred
@@ -83,3 +84,38 @@ def _is_fraction(text: str) -> bool:
         return -0.1 <= float(text) <= 1.1
     except ValueError:
         return False
+
+
+def class_list(root: Path) -> tuple[str, ...]:
+    """Returns the names of classes that YOLO's data sets list beside their files; () if none do.
+
+    They are in data.yaml, as `names`, or line by line in classes.txt or obj.names.
+    """
+    for pattern in (
+        "*.yaml",
+        "*.yml",
+        "classes.txt",
+        "*/classes.txt",
+        "*/*/classes.txt",
+        "*.names",
+    ):
+        for file in sorted(root.glob(pattern)):
+            try:
+                text = file.read_text(encoding="utf-8-sig")
+            except (OSError, UnicodeDecodeError):
+                continue
+            is_yaml = file.suffix.lower() in (".yaml", ".yml")
+            names = _names_in_yaml(text) if is_yaml else text.splitlines()
+            if found := tuple(each.strip() for each in names if each.strip()):
+                return found
+    return ()
+
+
+def _names_in_yaml(text: str) -> list[str]:
+    """Returns the entry `names`: in brackets, in lines with a dash, or in numbered ones."""
+    if match := re.search(r"^names:\s*\[(.*?)\]", text, re.MULTILINE | re.DOTALL):
+        return [each.strip().strip("'\"") for each in match[1].split(",")]
+    if match := re.search(r"^names:[ \t]*\n((?:[ \t]*(?:-|\d+:)[^\n]*\n?)+)", text, re.MULTILINE):
+        lines = match[1].splitlines()
+        return [re.sub(r"^\s*(-|\d+:)\s*", "", line).strip().strip("'\"") for line in lines]
+    return []

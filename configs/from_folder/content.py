@@ -133,11 +133,12 @@ def _spread(part: Part) -> list[Location]:
 def _infer_arrays(part: Part, chosen: list[Location], place: dict[str, Any]) -> Inferred:
     arrays = read_files(ArrayFile(**place), chosen, part.name)
     is_picture = not all(each.extension in ("npy", "npz", "json") for each in chosen)
+    is_lossy = sum(each.extension in ("jpg", "jpeg") for each in chosen) > len(chosen) / 2
 
     def read_more(file_format: FileFormat) -> list[Any]:
         return read_files(file_format, _spread(part), part.name)
 
-    return infer_arrays(part.name, arrays, place, read_more, is_picture)
+    return infer_arrays(part.name, arrays, place, read_more, is_picture, is_lossy)
 
 
 def _infer_texts(part: Part, chosen: list[Location], place: dict[str, Any]) -> Inferred:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from configs.from_folder.align import keys_of, parts_apart
 from configs.from_folder.arrays import Inferred, ids_that_do_not_fit
+from configs.from_folder.boxes import class_list
 from configs.from_folder.coco import annotation_files, infer_coco
 from configs.from_folder.content import infer
 from configs.from_folder.parquet import infer_parquet, parquet_files
@@ -25,9 +26,10 @@ from data_pipeline.sources.files.listing import ARCHIVE_ENDINGS, is_archive
 from data_pipeline.sources.files.splits import SplitByFolder, SplitByFraction, Splits
 from data_pipeline.sources.source import Source
 from fourm.evaluation.probes import ProbeConfig
+from tokenizers.boxes import BoxList
 from tokenizers.codes import Codes
 from tokenizers.formats.cells import FolderName
-from tokenizers.formats.file_format import READABLE, FileFormat
+from tokenizers.formats.file_format import FileFormat
 from tokenizers.labels import Label
 from tokenizers.modality import Modality
 from tokenizers.values import Colors
@@ -55,11 +57,8 @@ class FromFolder(NamedTuple):
 
 
 def is_data(path: Path) -> bool:
-    """True for a folder, and for a file that may be data rather than a configuration."""
-    if path.is_dir():
-        return True
-    endings = (*DATA_ENDINGS, *(f".{each}" for each in READABLE))
-    return path.is_file() and path.name.lower().endswith(endings)
+    """True for a folder, and for a file that is no configuration."""
+    return path.is_dir() or (path.is_file() and path.suffix != ".py")
 
 
 def config_from_folder(root: Path) -> FromFolder:
@@ -119,6 +118,7 @@ def _from_files(root: Path) -> FromFolder:
     for name, reason in ids_that_do_not_fit(found).items():
         untold.append(f"{name}, {reason}")
         del found[name]
+    _name_boxes(found, folder)
     parts = [part for part in structure.parts if part.name in found]
     keys = set().union(*map(keys_of, parts)) if parts else set()
     table, others = find_table(folder, structure.tables, keys, structure.splits_by)
@@ -158,6 +158,18 @@ def _from_files(root: Path) -> FromFolder:
     for source in sources.values():
         counts.update(source.present)
     return _compose(data, found, list(modalities.items()), told, why, sources, counts)
+
+
+def _name_boxes(found: dict[str, Inferred], root: Path) -> None:
+    """Gives boxes whose classes are numbers the names that a list of them has."""
+    for name, each in found.items():
+        values, names = each.modality.values, ()
+        if isinstance(values, BoxList) and not getattr(each.file_format, "class_names", ()):
+            names = class_list(root)
+        if isinstance(values, BoxList) and len(set(names)) == len(names) >= len(values.class_names):
+            modality = Modality(replace(values, class_names=names))
+            why = each.why.replace(str(len(values.class_names)), str(len(names)), 1)
+            found[name] = replace(each, modality=modality, why=f"{why}, named by a list of them")
 
 
 def _structure_of(root: Path) -> Structure:

@@ -10,7 +10,7 @@ import numpy as np
 from tokenizers.formats.file_format import FileFormat
 from tokenizers.formats.formats import ArrayFile
 from tokenizers.modality import Modality
-from tokenizers.values import Classes, Colors, Distances, Reals
+from tokenizers.values import Classes, Colors, Directions, Distances, Reals
 
 FEW_CLASSES = 32
 """Different numbers of maps up to which they are classes, whatever their name."""
@@ -22,6 +22,9 @@ EQUAL = 0.6
 UNORDERED = 0.6
 """Mean difference of neighbours that differ, as a share of that of any two numbers, from which on
 the numbers are names of something: neighbours in a picture of measurements are alike."""
+NEARLY_ALL = 0.97
+"""Share of pixels that are nearly black or white in a mask in black and white."""
+IS_NORMALS = re.compile(r"normal")
 IS_DEPTH = re.compile(r"depth|distance|range")
 IS_DISPARITY = re.compile(r"disp")
 IS_MAP = re.compile(r"seg|label|mask|class|cover|lulc|annot|parsing|gt|truth")
@@ -77,6 +80,35 @@ def infer_map(
     return _found(
         Modality(Reals()), ArrayFile(**place), f"one channel of {first.dtype}", shape, told
     )
+
+
+def infer_lossy(name: str, arrays: Sequence[np.ndarray], place: dict[str, Any]) -> dict[str, Any]:
+    """Returns what JPEG holds, as the fields of `Inferred`: pictures, normals, or black and white.
+
+    Args:
+        name: Of the modality.
+        arrays: uint8 [y, x], or [y, x, 3].
+        place: Where the files are, as settings of their format.
+    """
+    shape = _commonest([each.shape[:2] for each in arrays])
+    if IS_NORMALS.search(name) and arrays[0].ndim == 3:
+        why = "three channels of 8 bits, and the name"
+        return _found(Modality(Directions()), ArrayFile(**place), why, shape)
+    if not IS_MAP.search(name):
+        if IS_DEPTH.search(name) or IS_DISPARITY.search(name):
+            told = ("JPEG keeps no distances, so it is read as pictures",)
+        else:
+            told = ()
+        file_format = ArrayFile(**place, as_rgb=True)
+        return _found(Modality(Colors()), file_format, "pictures of 8 bits", shape, told)
+    extreme = np.mean([float(np.mean((each < 40) | (each > 215))) for each in arrays])
+    if extreme > NEARLY_ALL:
+        file_format = ArrayFile(**place, colors=((0, 0, 0), (255, 255, 255)), nearest_color=True)
+        values = Classes(("background", "foreground"))
+        return _found(Modality(values), file_format, "black and white, and the name", shape)
+    told = ("JPEG keeps no classes, so it is read as pictures; store class maps as PNG",)
+    file_format = ArrayFile(**place, as_rgb=True)
+    return _found(Modality(Colors()), file_format, "pictures of 8 bits", shape, told)
 
 
 def _found(

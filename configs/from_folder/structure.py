@@ -204,6 +204,7 @@ def _parts_of_folder(folder: str, files: Files, hint: str) -> tuple[list[Part], 
                 if other != affix
                 and other.after.endswith(affix.after)
                 and other.before.startswith(affix.before)
+                and not affix.middle
                 and set(extensions) & {each.extension for _, each in grouped[other]}
             )
             is_alone = {each.extension for _, each in files} <= extensions
@@ -412,7 +413,9 @@ def knobs_of(part: Part) -> dict[str, Any]:
 def _pattern_of(folder: str, affix: Affix, files: Files) -> str:
     """Returns the pattern of files whose names have an affix."""
     start = f"{folder}/" if folder else ""
-    if affix.before and not affix.before.endswith("/"):
+    if affix.middle or (affix.before and not affix.before.endswith("/")):
         depth = Counter(key.count("/") for key, _ in files).most_common(1)[0][0]
+        depth -= bool(affix.middle)
         start += "".join(f"{{folder_{number}}}/" for number in range(depth))
+        start += f"{{start}}{affix.middle}" if affix.middle else ""
     return f"{start}{affix.before}{{key}}{affix.after}.{{ext}}"

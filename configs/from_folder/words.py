@@ -1,6 +1,7 @@
 """Words in names of files that say of which modality a file is, as in 0001_rgb.png."""
 
 import re
+import zlib
 from collections import defaultdict
 from collections.abc import Callable, Collection
 from typing import NamedTuple
@@ -10,6 +11,9 @@ LEAST_SHARE = 0.1
 MOST_WORDS = 3
 """Words at an end of a name that may together name a modality, as in a_gtFine_labelIds.png."""
 MOST_AFFIXES = 32
+MOST_NAMES = 20_000
+"""Names of files that are compared; of more, those of some samples."""
+LOOKED_AT = 8
 SHARED = 0.5
 """Share of the samples of the rarer of two modalities that have both."""
 FEW = 4
@@ -35,14 +39,16 @@ CAMERAS = ("IMG", "DSC", "PXL", "MVI", "DJI", "GOPR")
 
 
 class Affix(NamedTuple):
-    """What the names of a modality's files have before and after the key, extension aside."""
+    """What the names of a modality's files have beside the key, extension aside."""
 
     before: str = ""
     after: str = ""
+    middle: str = ""
+    """What stands between two parts of the key."""
 
     @property
     def name(self) -> str:
-        return f"{self.before}{self.after}".strip("_-. /")
+        return f"{self.before}{self.middle}{self.after}".strip("_-. /")
 
 
 def is_name(text: str) -> bool:
@@ -79,12 +85,11 @@ def find_words(stems: Collection[str], look: Callable[[str], str]) -> Words:
         stems: Names of files below one folder, without extension, in any order.
         look: Returns what a file holds, as a text that differs between kinds.
     """
-    stems = sorted(set(stems))
+    everything, stems = stems, _sample(sorted(set(stems)))
     of_affix: dict[Affix, set[str]] = defaultdict(set)
-    by_stem: dict[str, list[Affix]] = {}
-    for stem in stems:
-        by_stem[stem] = [affix for affix in affixes_of(stem) if re.search("[A-Za-z]", affix.name)]
-        for affix in by_stem[stem]:
+    by_stem = {stem: affixes_of(stem) for stem in stems}
+    for stem, affixes in by_stem.items():
+        for affix in affixes:
             of_affix[affix].add(strip(stem, affix))
     most = max(map(len, of_affix.values()), default=0)
     least_named = 1 if len(stems) <= FEW else 2
@@ -115,11 +120,10 @@ def find_words(stems: Collection[str], look: Callable[[str], str]) -> Words:
             accepted |= linked - {Affix()}
         else:
             doubtful |= linked - {Affix()}
-    chosen = {}
-    for stem in stems:
-        fitting = [affix for affix in by_stem[stem] if affix in accepted]
+    chosen = dict.fromkeys(everything, Affix())
+    for stem in everything if accepted else ():
         chosen[stem] = max(
-            fitting,
+            [affix for affix in affixes_of(stem) if affix in accepted],
             key=lambda a: (len(of_affix[a]), len(partners.get(a, ())), -len(a.name)),
             default=Affix(),
         )
@@ -128,11 +132,13 @@ def find_words(stems: Collection[str], look: Callable[[str], str]) -> Words:
 
 
 def affixes_of(stem: str) -> list[Affix]:
-    """Returns what may be said before or after the key, the shortest first.
+    """Returns what may be said beside the key, the shortest first; its outermost word is no number.
 
     Example:
         >>> [affix.name for affix in affixes_of("a/frame_1_rgb")]
         ['rgb', '1_rgb', 'frame_1_rgb', 'frame', 'frame_1']
+        >>> affixes_of("hall_depth_1")[-1]
+        Affix(before='', after='', middle='_depth_')
     """
     folder, slash, base = stem.rpartition("/")
     ends = [
@@ -145,21 +151,34 @@ def affixes_of(stem: str) -> list[Affix]:
         for index in range(1, len(base))
         if base[index - 1] in "_-. " or (base[index - 1].isalpha() and base[index].isdigit())
     ]
-    found = [Affix(after=base[index:]) for index in ends[::-1][:MOST_WORDS]]
-    if slash and folder:
+    words = re.split(r"[_\-. ]", base)
+    has_end, has_start = (bool(re.search("[A-Za-z]", words[place])) for place in (-1, 0))
+    found = [Affix(after=base[index:]) for index in ends[::-1][:MOST_WORDS] if has_end]
+    if slash and folder and has_end:
         found.append(Affix(after=f"/{base}"))
-    starts = starts[:MOST_WORDS] if not base.startswith(CAMERAS) else []
-    return found + [Affix(before=base[:index]) for index in starts]
+    if has_start and not base.startswith(CAMERAS):
+        found += [Affix(before=base[:index]) for index in starts[:MOST_WORDS]]
+    # A pattern finds the first of several equal words.
+    inner = [match for match in re.finditer(r"[_\-. ]([^_\-. ]+)(?=[_\-. ].)", base)]
+    for match in inner:
+        middle = base[match.start() : match.end() + 1]
+        if match[1].lower() in NAMES and base.find(middle) == match.start() > 0:
+            found.append(Affix(middle=middle))
+    return found
 
 
 def strip(stem: str, affix: Affix) -> str:
-    """Returns a name without what stands before and after its key.
+    """Returns a name without what stands beside its key; the parts of a key are joined by a slash.
 
     Example:
         >>> strip("a/depth_1", Affix(before="depth_")), strip("1/depth", Affix(after="/depth"))
         ('a/1', '1')
+        >>> strip("hall_depth_1", Affix(middle="_depth_"))
+        'hall/1'
     """
     folder, slash, base = stem.rpartition("/")
+    if affix.middle:
+        return f"{folder}{slash}{base.replace(affix.middle, '/', 1)}"
     if affix.after.startswith("/"):
         return stem[: -len(affix.after)]
     return f"{folder}{slash}{base[len(affix.before) : len(base) - len(affix.after)]}"
@@ -171,6 +190,8 @@ def _are_partners(affix: Affix, other: Affix) -> bool:
         return False
     if not other.name:
         return True
+    if affix.middle or other.middle:
+        return bool(affix.middle and other.middle)
     if bool(affix.before) != bool(other.before):
         return False
     if affix.before:
@@ -184,7 +205,7 @@ def _differ(
     by_stem: dict[str, list[Affix]],
     look: Callable[[str], str],
 ) -> bool:
-    """True if files of some affixes hold something else than those of others."""
+    """True if files of some affixes hold something else than those of others, each the same."""
     seen = set()
     for affix in linked:
         if affix.name:
@@ -192,5 +213,17 @@ def _differ(
         else:
             partner = next(each for each in linked if each.name)
             stems = [key for key in sorted(of_affix[partner]) if key in by_stem]
-        seen.add(tuple(sorted({look(stem) for stem in stems[:2]})))
+        looks = {look(stem) for stem in stems[:LOOKED_AT]}
+        if len(looks) > 1:
+            return False
+        seen |= looks
     return len(seen) > 1
+
+
+def _sample(stems: list[str]) -> list[str]:
+    """Returns the names of some samples, with all of their modalities: those of some numbers."""
+    parts = len(stems) // MOST_NAMES + 1
+    if parts == 1:
+        return stems
+    numbers = {stem: re.sub(r"\D", "", stem) or stem for stem in stems}
+    return [stem for stem in stems if zlib.crc32(numbers[stem].encode()) % parts == 0]

@@ -8,7 +8,13 @@ from typing import Any
 
 from data_pipeline.sources.files.folder_names import folder_cells
 from data_pipeline.sources.files.layout import Layout
-from data_pipeline.sources.files.locations import Location, check_keys_meet, read_bytes
+from data_pipeline.sources.files.listing import is_archive
+from data_pipeline.sources.files.locations import (
+    Location,
+    check_keys_meet,
+    open_file,
+    read_bytes,
+)
 from data_pipeline.sources.files.patterns import check_pattern
 from data_pipeline.sources.files.splits import SplitByFolder, Splits
 from data_pipeline.sources.files.storage import MayBeRemote, local_path
@@ -23,6 +29,7 @@ from data_pipeline.sources.files.tables import (
 )
 from data_pipeline.sources.source import NOTES, Note, Sample
 from tokenizers.base import Mended
+from tokenizers.content.kinds import PICTURE_KINDS, describe, kind_of
 from tokenizers.content.limits import MAX_PIXELS
 from tokenizers.formats.cells import FolderName
 from tokenizers.formats.file_names import natural_order
@@ -31,6 +38,8 @@ from tokenizers.settings.checked import name_knob
 
 MOST_LOOKED_AT = 20
 """Files of a modality that are looked at for what all of them must share."""
+SINGLE_KINDS = ("npy", "text", "xml", "html", "wav", "mp3", "pdf", "parquet", "hdf5")
+"""Kinds of files that are a sample's, or no data set of files."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +125,7 @@ class FilesData(MayBeRemote):
             raise ValueError(
                 f"There is no data folder {self.path!r}; set --data.path to the data set."
             )
+        _check_is_no_sample(self._root)
         layout = self._layout(split)
         files = layout.find(self.pattern)
         table = self._table_of(split, files)
@@ -226,6 +236,19 @@ def _first(files: Mapping[str, Location]) -> Iterator[bytes]:
     for key in sorted(files, key=natural_order)[:MOST_LOOKED_AT]:
         with contextlib.suppress(ValueError):
             yield read_bytes(files[key])
+
+
+def _check_is_no_sample(path: Path) -> None:
+    """Raises ValueError if a path is a single file of a kind that holds no others."""
+    if not path.is_file() or is_archive(path.name):
+        return
+    with open_file(str(path)) as file:
+        head = file.read(1024)
+    if kind_of(head) in (*PICTURE_KINDS, *SINGLE_KINDS):
+        raise ValueError(
+            f"{path} is {describe(head)}, not a folder or an archive; set --data.path to the "
+            "folder that holds it and the others."
+        )
 
 
 class FilesSource:

@@ -155,6 +155,22 @@ def test_masks_with_soft_edges_are_grey(tmp_path):
     assert any("too soft, for classes" in line for line in told)
 
 
+def test_classes_in_jpeg_are_black_and_white_or_none(tmp_path):
+    wanted = {}
+    for number in range(5):
+        save(tmp_path / f"rgb/{number}.jpg", colors())
+        wanted[str(number)] = np.kron(RANDOM.integers(0, 2, (5, 7)), np.ones((8, 8))) > 0
+        save(tmp_path / f"mask/{number}.jpg", wanted[str(number)].astype(np.uint8) * 255)
+        blocks = np.kron(RANDOM.integers(0, 9, (5, 7)), np.ones((8, 8))) * 20
+        save(tmp_path / f"labels/{number}.jpg", blocks.astype(np.uint8))
+    config, told = infer(tmp_path)
+    assert config.modalities["mask"].values == Classes(("background", "foreground"))
+    assert config.modalities["labels"].values == Colors()
+    assert any("store class maps as PNG" in line for line in told)
+    for key, sample in samples(config).items():
+        np.testing.assert_array_equal(sample["mask"], wanted[key])
+
+
 def test_masks_of_true_and_false(tmp_path):
     config, _, read, written = infer_one(tmp_path, "mask", lambda: smooth() > 0)
     assert config.modalities["mask"].values == Classes(("background", "foreground"))
@@ -297,6 +313,24 @@ def test_boxes_of_annotation_programs(tmp_path):
     np.testing.assert_allclose(sample["voc"].corners[0], [0.1, 0.1, 0.6, 0.6])
     np.testing.assert_allclose(sample["yolo"].corners[0], [0.375, 0.25, 0.625, 0.75])
     assert sample["voc"].classes.tolist() == [1, 1, 1] and len(sample["yolo"].classes) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("data.yaml", "nc: 3\nnames: ['cat', \"dog\",\n  cow]\n"),
+        ("data.yaml", "names:\n  0: cat\n  1: dog\n  2: cow\nnc: 3\n"),
+        ("data.yaml", "names:\n- cat\n- dog\n- cow\n"),
+        ("labels/classes.txt", "cat\ndog\ncow\n"),
+    ],
+)
+def test_classes_of_yolo_have_the_names_of_its_list(tmp_path, name, text):
+    for number in range(6):
+        save(tmp_path / f"images/{number}.png", colors())
+        write(tmp_path / f"labels/{number}.txt", f"{number % 2} 0.5 0.5 0.25 0.5")
+    write(tmp_path / name, text)
+    config, _ = infer(tmp_path, damaged=int(name.endswith("txt")))
+    assert config.modalities["labels"].values == BoxList(("cat", "dog", "cow"), max_boxes=1)
 
 
 def test_objects_of_numbers_and_words_are_rows(tmp_path):

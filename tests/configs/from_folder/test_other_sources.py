@@ -291,6 +291,7 @@ def test_annotations_without_their_pictures_are_refused(tmp_path):
     [
         ("photo.png", "is a single file; give the folder that holds it"),
         ("number.npy", "is a single file; give the folder that holds it"),
+        ("about.md", "is a single file; give the folder that holds it"),
         ("about.json", "is no file of annotations as COCO has them"),
         ("damaged.tar", "has no file that can be read"),
     ],

@@ -56,6 +56,28 @@ def test_words_in_names_divide_files_into_modalities(tmp_path, first, second):
             np.testing.assert_array_equal(sample[names[Colors]], picture)
 
 
+def test_words_may_stand_within_names(tmp_path):
+    wanted = {}
+    for room in ("bath", "big_hall", "kitchen"):
+        for number in range(4):
+            save(tmp_path / f"{room}_rgb_{number:04d}.png", colors())
+            found = save(tmp_path / f"{room}_depth_{number:04d}.png", depth())
+            wanted[f"{room}/{number:04d}"] = found
+    config, _ = infer(tmp_path)
+    assert kinds(config) == {"rgb": "Colors", "depth": "Distances"}
+    assert config.data.modalities["depth"].pattern == "{start}_depth_{key}.{ext}"
+    found = samples(config)
+    assert set(found) == set(wanted)
+    for key, sample in found.items():
+        np.testing.assert_array_equal(sample["depth"], wanted[key])
+
+
+def test_many_names_are_compared_by_some_samples():
+    stems = [f"{number:06d}_{word}" for number in range(30_000) for word in ("rgb", "depth")]
+    found = find_words(stems, lambda stem: "").affixes
+    assert len(found) == 60_000 and {affix.name for affix in found.values()} == {"rgb", "depth"}
+
+
 def test_pictures_do_not_take_the_masks_beside_them(tmp_path):
     for number in range(10):
         save(tmp_path / f"train/{number}.png", colors())

@@ -78,3 +78,12 @@ def test_a_folder_s_name_is_a_value(tmp_path):
     assert found == {"2": None, "cat/0": "cat", "cat/1": "cat", "dog/0": "dog"}
     with pytest.raises(ValueError, match="a folder's name has none"):
         FolderName(extension="png")
+
+
+def test_a_picture_is_no_data_set(tmp_path):
+    write_pictures(tmp_path, ["photo.png"])
+    data = replace(BESIDE, path=str(tmp_path / "photo.png"))
+    with pytest.raises(
+        ValueError, match=r"photo\.png is a PNG picture, not a folder or an archive"
+    ):
+        data.open("train")
