@@ -1,4 +1,4 @@
-"""Vectors, a map of them, points, outlines and palettes beside a picture, to a report."""
+"""Vectors, a map of them, points, outlines, palettes and bands beside a picture, to a report."""
 
 import json
 from pathlib import Path
@@ -22,6 +22,7 @@ config = c.RunConfig(
         "rgb": c.Modality(c.Colors()),
         "clip": c.Modality(c.Embedding(6)),
         "dino": c.Modality(c.Embedding(8, is_map=True), size=2, width=3),
+        "bands": c.Modality(c.Reals(channels=3, by_channel=True)),
         "hues": c.Modality(c.Palette(colors=2, computed_from="rgb")),
         "eyes": c.Modality(c.Points(("cat", "dog"), ("left", "right"), max_instances=2)),
         "parts": c.Modality(c.Polygons(("cat", "dog"), max_instances=2, max_corners=4)),
@@ -29,7 +30,8 @@ config = c.RunConfig(
     data=c.FilesData(splits_by=c.SplitByFraction(folder="")),
     crops=c.CropConfig(size=16, width=24),
     evaluation=c.EvaluationConfig(
-        pairs=("rgb->clip", "clip->dino", "eyes->rgb", "parts->eyes", "dino->parts", "clip->hues")
+        pairs=("rgb->clip", "clip->dino", "eyes->rgb", "parts->eyes", "dino->parts", "clip->hues",
+               "rgb->bands"),
     ),
 )
 """
@@ -40,7 +42,7 @@ def scenes(tmp_path_factory) -> Path:
     """Forty pictures with what is known of them; one in five lacks something."""
     rng = np.random.default_rng(0)
     folder = tmp_path_factory.mktemp("scenes")
-    for name in ("rgb", "clip", "dino", "eyes", "parts"):
+    for name in ("rgb", "clip", "dino", "eyes", "parts", "bands"):
         (folder / name).mkdir()
     for number in range(40):
         key, hole = f"{number:02}", number % 10
@@ -50,6 +52,9 @@ def scenes(tmp_path_factory) -> Path:
             np.save(folder / "clip" / f"{key}.npy", rng.normal(size=6))
         if hole != 2:
             np.save(folder / "dino" / f"{key}.npy", rng.normal(size=(8, 4, 6)).astype(np.float16))
+        bands = rng.normal(size=(20, 30, 3)).astype(np.float32)
+        bands[..., number % 4 : number % 4 + 1] = np.nan  # One of four lacks none.
+        np.save(folder / "bands" / f"{key}.npy", bands)
         class_name, (x, y) = ("cat", "dog")[number % 2], rng.uniform(0.2, 0.8, 2).tolist()
         eyes = [[x, y], None if hole == 4 else [x + 0.1, y]]
         corners = [[x, y], [x + 0.2, y], [x + 0.2, y + 0.2], [x, y + 0.2]]
@@ -65,13 +70,18 @@ def run(scenes, tmp_path_factory) -> Path:
     (folder / "scenes.py").write_text(CONFIG)
     small = [
         argument
-        for name, size in (("rgb", "width"), ("clip", "hidden"), ("dino", "hidden"))
+        for name, size in (
+            ("rgb", "width"),
+            ("bands", "width"),
+            ("clip", "hidden"),
+            ("dino", "hidden"),
+        )
         for knob, value in (("steps", "1"), (size, "8"), ("codebook-size", "8"))
         for argument in (f"--modalities.{name}.tokenizer.{knob}", value)
     ]
     arguments = [
         *(str(folder / "scenes.py"), "--data.path", str(scenes), "--run-dir", str(folder / "run")),
-        *small,
+        *(*small, "--modalities.bands.tokenizer.hidden-channels", "0.3"),
         *("--crops.views", "2", "--training.steps", "1", "--training.batch-size", "4"),
         *("--training.evaluate-every", "0", "--loss.tile", "1", "--evaluation.num-samples", "4"),
         *("--model.dim", "16", "--model.num-heads", "2"),
@@ -87,7 +97,7 @@ def test_all_kinds_become_a_run_with_floors_and_ceilings(run):
     assert found >= {
         *(("rgb", "clip", "cosine"), ("rgb", "clip", "neighbours"), ("clip", "dino", "cosine")),
         *(("parts", "eyes", "distance"), ("dino", "parts", "mask_iou")),
-        ("clip", "hues", "color_distance"),
+        *(("clip", "hues", "color_distance"), ("rgb", "bands", "r2")),
     }
     for row in report["results"]:
         assert np.isfinite([row["value"], row["floor"], row["ceiling"]]).all(), row
@@ -109,7 +119,8 @@ def test_any_predicts_any(run, scenes, tmp_path):
     (tmp_path / "parts.json").write_text(json.dumps(parts))
     asked += ["--hues", "#ff0000:0.5 #0000ff:0.5", "--targets", "clip"]
     assert generate([str(run), *map(str, asked)]) == 0
-    asked = ["--clip", scenes / "clip" / "00.npy", "--targets", "eyes", "parts", "hues"]
+    asked = ["--clip", scenes / "clip" / "00.npy", "--bands", scenes / "bands" / "00.npy"]
+    asked += ["--targets", "eyes", "parts", "hues"]
     asked += ["--out", out]
     assert generate([str(run), *map(str, asked)]) == 0
     assert set(json.loads((out / "parts_000.json").read_text())) == {"points", "lengths", "classes"}

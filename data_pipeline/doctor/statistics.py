@@ -100,6 +100,11 @@ def _describe_kind(
             f"Integers of 8 bits count as steps of {unit:g} metres, and nothing is farther than "
             f"{255 * unit:g} m: set integer_unit, or data.modalities.{name}.scale.",
         )
+    if getattr(values, "by_channel", True) is False and (lacking := _lacking_channels(arrays)):
+        warnings += (
+            f"{lacking} of {len(arrays)} samples lack whole channels, which makes all of their "
+            "pixels count as not known: set Reals.by_channel to True.",
+        )
     if arrays[0].ndim:
         shapes = Counter("x".join(map(str, each.shape)) for each in arrays)
         facts["shape"] = _commonest(shapes)
@@ -111,6 +116,12 @@ def _describe_kind(
         found = _describe_numbers(name, numbers)
     warnings += found.warnings
     return Findings(facts | found.facts, warnings, found.histogram, found.shares)
+
+
+def _lacking_channels(arrays: Sequence[np.ndarray]) -> int:
+    """Returns how many pictures have a channel that is unknown all over, and one that is not."""
+    unknown = [np.isnan(each).all(axis=(0, 1)) for each in arrays if each.ndim == 3]
+    return sum(bool(each.any() and not each.all()) for each in unknown)
 
 
 def _describe_numbers(name: str, numbers: np.ndarray) -> Findings:

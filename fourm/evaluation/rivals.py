@@ -120,6 +120,11 @@ def _grow_forest(
         raise ValueError(f"no training sample that was kept has a known pixel of {target}")
     inputs = _windows(seen, values, size).reshape(len(valid), -1)[pixels]
     answers = known.reshape(len(valid), -1)[pixels]
+    if answers.dtype.kind == "f":
+        # A channel may be unknown where others are known; the mean is no harm to its trees.
+        there = np.isfinite(answers)
+        sums = np.where(there, answers, 0).sum(axis=0, dtype=np.float64)
+        answers = np.where(there, answers, sums / np.maximum(there.sum(axis=0), 1))
     is_classes = isinstance(kind, Classes)
     forest = (RandomForestClassifier if is_classes else RandomForestRegressor)(**settings)
     forest.fit(inputs, answers[:, 0] if answers.shape[1] == 1 else answers)

@@ -485,3 +485,29 @@ def test_maps_of_one_channel_may_have_it_first_or_last():
         assert Classes(("a", "b")).check(np.ones(shape, np.uint8), "map").shape == (4, 6)
     with pytest.raises(ValueError, match="class maps must be"):
         Classes(("a", "b")).check(np.ones((1, 6, 3), np.uint8), "row of colours")
+
+
+def test_by_channel_a_network_reads_which_channels_are_known():
+    values, whole = Reals(channels=3, by_channel=True), Reals(channels=3)
+    raw = np.random.default_rng(0).normal(5, 2, (4, 6, 6, 3)).astype(np.float32)
+    raw[0, ..., 1] = np.nan
+    raw[1] = np.nan
+    statistics = values.fit_statistics(raw)
+    read = np.asarray(values.normalize(jnp.asarray(raw), statistics))
+    assert read.shape[-1] == values.num_inputs == 6 and whole.num_inputs == 4
+    np.testing.assert_array_equal(read[..., 3:], np.isfinite(raw))
+    np.testing.assert_array_equal(
+        read[..., :3], np.asarray(whole.normalize(jnp.asarray(raw), statistics))[..., :3]
+    )
+    assert np.asarray(values.is_valid(raw)).tolist() == np.isfinite(raw).any(axis=-1).tolist()
+    assert not np.asarray(whole.is_valid(raw))[0].any()
+
+
+def test_channels_that_are_unknown_are_not_scored():
+    values = Reals(channels=2, by_channel=True)
+    truth = np.random.default_rng(0).normal(size=(3, 4, 4, 2)).astype(np.float32)
+    truth[0, ..., 1] = np.nan
+    found = np.where(np.isnan(truth), 1e6, truth)
+    assert values.score(found, truth) == {"r2": 1.0, "rmse": 0.0}
+    floor = values.floor(truth, truth)
+    assert np.isfinite(list(floor.values())).all() and floor["rmse"] > 0

@@ -2,6 +2,7 @@
 
 import io
 import zipfile
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Shaped
@@ -74,3 +75,24 @@ def read_npz(data: bytes, field: str = "", max_pixels: int = MAX_PIXELS) -> np.n
     if not inner.startswith(b"\x93NUMPY"):
         raise ValueError("is a zip archive of other files than arrays")
     return read_npy(inner, max_pixels)
+
+
+def choose_bands(
+    array: Shaped[np.ndarray, "y x ..."], bands: Sequence[int]
+) -> Shaped[np.ndarray, "y x bands"]:
+    """Returns some channels in some order; -1 stands for one that is not there, which is masked.
+
+    Raises:
+        ValueError: If there are fewer channels.
+    """
+    channels = array.shape[2] if array.ndim == 3 else 1
+    if array.ndim not in (2, 3) or max(bands) >= channels:
+        raise ValueError(
+            f"holds an array of shape {array.shape}; `bands` {tuple(bands)} are of pictures with "
+            "more channels"
+        )
+    chosen = (array if array.ndim == 3 else array[..., None])[..., list(bands)]
+    is_lacking = np.array(bands) < 0
+    if not is_lacking.any():
+        return chosen
+    return np.ma.MaskedArray(np.asarray(chosen), np.ma.getmaskarray(chosen) | is_lacking)

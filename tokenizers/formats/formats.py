@@ -14,7 +14,7 @@ from jaxtyping import Integer, Shaped, UInt8
 from tokenizers.base import Choices, Picture, Stored, Values
 from tokenizers.boxes import BoxList
 from tokenizers.codes import Codes
-from tokenizers.content.arrays import read_npy, read_npz
+from tokenizers.content.arrays import choose_bands, read_npy, read_npz
 from tokenizers.content.colors import WHITE, Color, from_grey, with_white_at
 from tokenizers.content.kinds import PICTURE_KINDS, describe, kind_of, read_text
 from tokenizers.content.limits import unpack_gzip
@@ -87,7 +87,8 @@ class ArrayFile(FileFormat):
     field: str = ""
     """Entry to take from an npz or a JSON object; an npz with one array needs none."""
     bands: tuple[int, ...] = ()
-    """Which channels to take, and in which order; all if empty. The first is 0."""
+    """Which channels to take, and in which order; all if empty. The first is 0, and -1 stands for
+    one that these files lack, which is unknown."""
     values: dict[int, int] = dataclasses.field(default_factory=dict)
     """Class index by stored number, such as {0: 255, 1: 0} where 0 is no class. Numbers that it
     does not name stay as they are; see `other`."""
@@ -152,8 +153,11 @@ class ArrayFile(FileFormat):
                 f"{name_knob(knob, 'white')} is {self.white:g}; it must be above 0, and makes "
                 "colours, which have no scale, offset, `colors` or `values`."
             )
-        if any(band < 0 for band in self.bands):
-            raise ValueError(f"{name_knob(knob, 'bands')} are {self.bands}; 0 or more is allowed.")
+        if min(self.bands, default=0) < -1 or max(self.bands, default=0) < 0:
+            raise ValueError(
+                f"{name_knob(knob, 'bands')} are {self.bands}; 0 or more is allowed, and -1 for a "
+                "channel that is not there."
+            )
 
     def read(self, data: bytes, extension: str) -> Shaped[np.ndarray, "..."]:
         array, is_picture = self._stored(data, extension)
@@ -184,7 +188,7 @@ class ArrayFile(FileFormat):
                 )
             array = np.moveaxis(array, 0, -1)
         if self.bands:
-            array = self._chosen_bands(array)
+            array = choose_bands(array, self.bands)
         if self.missing is not None:
             array = _without(array, self.missing)
         if self.values:
@@ -202,15 +206,6 @@ class ArrayFile(FileFormat):
         if isinstance(self.colors, dict):
             return self.colors
         return {color: index for index, color in enumerate(self.colors)}
-
-    def _chosen_bands(self, array: np.ndarray) -> np.ndarray:
-        channels = array.shape[2] if array.ndim == 3 else 1
-        if array.ndim not in (2, 3) or max(self.bands) >= channels:
-            raise ValueError(
-                f"holds an array of shape {array.shape}; `bands` {self.bands} are of pictures "
-                f"with more channels"
-            )
-        return (array if array.ndim == 3 else array[..., None])[..., list(self.bands)]
 
     def _scaled(self, array: np.ndarray) -> np.ndarray:
         """Returns `array * scale + offset`: the unit and the type change only if they must."""

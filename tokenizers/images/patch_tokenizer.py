@@ -71,6 +71,9 @@ class ImageTokenizerConfig(Checked):
     shown_numbers: int = 64
     """Numbers that describe a patch to the encoder beside its id: principal components of its
     pixels, of which the id keeps little. 0 shows ids alone."""
+    hidden_channels: float = 0.0
+    """Share of channels that are hidden from the encoder in training, each sample's own, and have
+    to be answered all the same: for `Reals.by_channel`, so that bands may be missing anywhere."""
     steps: int = 1000
     """Training steps."""
     batch_size: int = 8
@@ -87,6 +90,11 @@ class ImageTokenizerConfig(Checked):
             raise ValueError(
                 f"{name_knob(knob, 'shown_numbers')} is {self.shown_numbers}; it must be 0 to "
                 f"{MOST_SHOWN}."
+            )
+        if not 0 <= self.hidden_channels < 1:
+            raise ValueError(
+                f"{name_knob(knob, 'hidden_channels')} is {self.hidden_channels}; a share of at "
+                "least 0 and less than 1 is allowed."
             )
         if self.codebook_size < 0:
             raise ValueError(
@@ -111,7 +119,17 @@ class ImageTokenizerConfig(Checked):
             values: What the raw numbers mean.
             training: Samples that passed `values.check`, all of one size.
             key: Source of the initial weights.
+
+        Raises:
+            ValueError: If patches do not tile the samples, or channels are to be hidden of which
+                the encoder would not see that they are.
         """
+        if self.hidden_channels and not getattr(values, "by_channel", False):
+            raise ValueError(
+                f"hidden_channels is {self.hidden_channels}, but {type(values).__name__} does not "
+                "tell which channels are known; set Reals.by_channel to True, or hidden_channels "
+                "to 0."
+            )
         return ImageTokenizer.fitted(self, values, training, key)
 
 
@@ -223,7 +241,11 @@ class ImageTokenizer(DenseTokenizer):
             raw: Values that passed `values.check`.
             key: Source of the replacements of rare codes.
         """
-        quantized = self.quantizer.quantize(self.latents(raw), key, train=True)
+        shown = raw
+        if self.config.hidden_channels:
+            key, hiding_key = jax.random.split(key)
+            shown = hide_channels(raw, self.config.hidden_channels, hiding_key)
+        quantized = self.quantizer.quantize(self.latents(shown), key, train=True)
         error = self.values.loss(self.reconstruct(quantized.codes), raw, self._statistics)
         return error + quantized.loss, {"reconstruction": error, **quantized.metrics}
 
@@ -241,6 +263,19 @@ class ImageTokenizer(DenseTokenizer):
     def code_features(self) -> Float[np.ndarray, "vocab features"]:
         """Returns the codes: what looks alike has like codes."""
         return np.asarray(self.quantizer.codebook())
+
+
+def hide_channels(
+    raw: Float[Array, "batch y x c"], share: float, key: Array
+) -> Float[Array, "batch y x c"]:
+    """Returns values of which a share of the channels is unknown, others in every sample.
+
+    Of the channels that are known somewhere in a sample at least one stays.
+    """
+    is_known = jnp.isfinite(raw).any(axis=(1, 2))
+    draws = jnp.where(is_known, jax.random.uniform(key, is_known.shape), -1)
+    stays = (draws >= share) | (draws == draws.max(axis=1, keepdims=True))
+    return jnp.where(stays[:, None, None], raw, jnp.nan)
 
 
 def build_quantizer(config: ImageTokenizerConfig, rngs: nnx.Rngs) -> Quantizer:

@@ -138,6 +138,10 @@ class Reals(DenseValues):
     """Which channels to draw: one as grey, or three as red, green and blue."""
     drawn_range: tuple[float, float] | None = None
     """Values drawn as black and white; by default each picture's own 2nd and 98th percentile."""
+    by_channel: bool = False
+    """Whether each channel is known or unknown by itself, as bands are that a sensor or a sample
+    lacks. Tokenizers then read of every channel where it is known, and a pixel with a single known
+    channel is a known one; otherwise they only read where all channels are."""
 
     metrics: ClassVar[dict[str, Better]] = {"r2": "higher", "rmse": "lower"}
 
@@ -152,7 +156,7 @@ class Reals(DenseValues):
 
     @property
     def num_inputs(self) -> int:
-        return self.channels + 1
+        return self.channels + (self.channels if self.by_channel else 1)
 
     @property
     def num_outputs(self) -> int:
@@ -213,15 +217,20 @@ class Reals(DenseValues):
         return _mean_and_std(evenly_spaced(training).reshape(-1, self.channels))
 
     def is_valid(self, raw: Float[Raw, "batch y x c"]) -> Bool[Raw, "batch y x"]:
-        return jnp.isfinite(raw).all(axis=-1)
+        known = jnp.isfinite(raw)
+        return known.any(axis=-1) if self.by_channel else known.all(axis=-1)
 
     def normalize(
         self, raw: Float[Array, "batch y x c"], statistics: Statistics
     ) -> Float[Array, "batch y x inputs"]:
-        """The standardised channels, 0 where unknown, and one that is 1 where all are known."""
+        """The standardised channels, 0 where unknown, and one that is 1 where all are known.
+
+        By channel: one for each that is 1 where it is known.
+        """
         values = (raw.astype(jnp.float32) - statistics["mean"]) / statistics["std"]
         values = jnp.where(jnp.isfinite(raw), values, 0)
-        return jnp.concatenate([values, self.is_valid(raw)[..., None]], axis=-1)
+        known = jnp.isfinite(raw) if self.by_channel else self.is_valid(raw)[..., None]
+        return jnp.concatenate([values, known], axis=-1)
 
     def loss(
         self,

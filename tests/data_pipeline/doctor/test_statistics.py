@@ -93,6 +93,14 @@ def test_points_are_counted_by_sample_and_class_and_may_be_unknown():
     assert "All 2 values are the same" in same.warnings[-1]
 
 
+def test_channels_that_are_missing_within_samples_are_told():
+    bands = RANDOM.normal(size=(3, 4, 4, 2)).astype(np.float32)
+    bands[:2, ..., 1] = np.nan
+    (told,) = described(Reals(channels=2), list(bands)).warnings
+    assert "2 of 3 samples lack whole channels" in told and "Reals.by_channel to True" in told
+    assert not described(Reals(channels=2, by_channel=True), list(bands)).warnings
+
+
 def test_single_numbers_and_outliers():
     numbers = [float(n) for n in RANDOM.normal(0, 1, 1998)] + [1e6, 2e6]
     found = described(Scalar(), numbers)

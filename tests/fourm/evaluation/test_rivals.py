@@ -153,3 +153,15 @@ def test_one_that_fails_leaves_a_note_and_the_numbers_of_the_model(monkeypatch):
 
 def test_the_same_samples_give_the_same_answers():
     assert answer(("rgb",), "depth") == answer(("rgb",), "depth")
+
+
+def test_a_forest_learns_of_channels_that_are_known_where_others_are_not():
+    rng = np.random.default_rng(0)
+    shown = rng.normal(size=(12, 4, 4, 1)).astype(np.float32)
+    answers = np.concatenate([shown, -shown], axis=-1)
+    answers[:6, ..., 1] = np.nan
+    values = {"a": Reals(), "b": Reals(channels=2, by_channel=True)}
+    samples = [{"a": a, "b": b} for a, b in zip(shown, answers, strict=True)]
+    found = answer_simply({"a": shown}, "b", SampleSet.collect(samples, ["a", "b"]), values)
+    assert found.method == "forest" and np.isfinite(found.predicted).all()
+    assert np.corrcoef(found.predicted[..., 0].ravel(), shown.ravel())[0, 1] > 0.9

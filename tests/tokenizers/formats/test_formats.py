@@ -166,7 +166,8 @@ def test_class_maps_in_colours_are_read_by_a_table():
             {"colors": {(0, 0, 0): 1}, "bands": (0,)},
             "colors and bands are both given; colours are looked",
         ),
-        ({"bands": (0, -1)}, r"ArrayFile.bands are \(0, -1\)"),
+        ({"bands": (0, -2)}, r"ArrayFile.bands are \(0, -2\); 0 or more is allowed, and -1"),
+        ({"bands": (-1, -1)}, r"ArrayFile.bands are \(-1, -1\)"),
         ({"scale": 0.0}, "ArrayFile.scale is 0 and ArrayFile.offset 0; both must be finite"),
         ({"offset": float("nan")}, "ArrayFile.offset nan"),
         ({"values": {0: 1}, "scale": 0.5}, "class indices, .* can't be scaled"),
@@ -180,6 +181,18 @@ def test_class_maps_in_colours_are_read_by_a_table():
 def test_knobs_out_of_range_are_refused(knobs, message):
     with pytest.raises(ValueError, match=message):
         ArrayFile(**knobs)
+
+
+@pytest.mark.parametrize("scale", [1, 0.5])
+def test_a_band_that_files_lack_is_unknown(random, scale):
+    stored = random.integers(0, 255, (4, 5, 2)).astype(np.uint8)
+    read = ArrayFile(bands=(1, -1, 0), scale=scale).read(npy_bytes(stored), "npy")
+    found = Reals(channels=3).check(read, "bands")
+    np.testing.assert_array_equal(found[..., 0], scale * stored[..., 1])
+    np.testing.assert_array_equal(found[..., 2], scale * stored[..., 0])
+    assert np.isnan(found[..., 1]).all()
+    with pytest.raises(ValueError, match="are of pictures with more channels"):
+        ArrayFile(bands=(2, -1)).read(npy_bytes(stored), "npy")
 
 
 def test_bands_are_chosen_in_an_order(random):
