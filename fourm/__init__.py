@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fourm.any2any import Any2Any, Generated, load
+    from fourm.any2any import Any2Any, Generated
     from fourm.inference.settings import GenerationConfig
+    from fourm.load_run import load
     from tokenizers.base import PADDING, Boxes, Instances
 
 __all__ = ["PADDING", "Any2Any", "Boxes", "Generated", "GenerationConfig", "Instances", "load"]
@@ -15,7 +16,7 @@ __all__ = ["PADDING", "Any2Any", "Boxes", "Generated", "GenerationConfig", "Inst
 MODULES = {
     "Any2Any": "fourm.any2any",
     "Generated": "fourm.any2any",
-    "load": "fourm.any2any",
+    "load": "fourm.load_run",
     "GenerationConfig": "fourm.inference.settings",
     "Boxes": "tokenizers.base",
     "Instances": "tokenizers.base",

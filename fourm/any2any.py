@@ -5,14 +5,10 @@ depth = run.generate({"rgb": pictures}, ["depth"]).values["depth"]
 """
 
 import difflib
-import functools
-import json
-import math
-import numbers
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, get_args
 
 import jax
@@ -23,29 +19,22 @@ from jaxtyping import Float
 from fourm.inference.conditions import Condition
 from fourm.inference.embedding import embed_tokens
 from fourm.inference.generate_tokens import generate_tokens
-from fourm.inference.raw_values import encode_values
-from fourm.inference.samples import batches, check_whole, count_samples
-from fourm.inference.settings import GenerationConfig, read_settings
+from fourm.inference.likelihood import TokenLikelihood, likelihood_of_tokens
+from fourm.inference.settings import GenerationConfig
 from fourm.inputs.files import FileReader, InputsAre
 from fourm.inputs.samples import Samples, prepare
-from fourm.model.saved_model import load_model, load_shape, save_model
 from fourm.model.transformer import FourM
-from fourm.run_directory.saved_checkpoints import (
-    check_tokenizers,
-    choose_checkpoint,
-    load_average,
-)
+from fourm.requests.batching import batches, check_whole, count_samples, draw_keys
+from fourm.requests.editing import plan_edit
+from fourm.requests.ensembles import Combine, check_combine, token_spread
+from fourm.requests.ensembles import combine as combine_draws
+from fourm.requests.known_tokens import check_known, is_features_name, lengths_of, weigh
+from fourm.requests.raw_values import encode_values
 from fourm.token_space import TokenSpace
 from tokenizers.base import PADDING, ExpectedDecoder, RawBatch, Tokenizer
 from tokenizers.formats.file_format import FileFormat
-from tokenizers.formats.recorded import read_formats
-from tokenizers.modality import load_tokenizer
-from tokenizers.settings.own_code import run_file
-from tokenizers.storage.folders import check_made_with, fingerprint_together
-from tokenizers.storage.pieces import check_pieces, record_pieces
-from tokenizers.storage.run_paths import CHECKPOINTS, CONFIG, FORMATS, MODEL, TOKENIZERS
 
-__all__ = ["Any2Any", "Generated", "Settings", "load", "load_model", "save_model"]
+__all__ = ["Any2Any", "Generated", "Settings"]
 
 Settings = GenerationConfig | Mapping[str, GenerationConfig] | None
 """How to generate: all targets alike, or by target; the run's own defaults where not given."""
@@ -56,11 +45,19 @@ class Generated(NamedTuple):
 
     Attributes:
         values: Raw values per target.
-        ids: Their tokens, int32 [batch, tokens], `PADDING` after the end of sequences.
+        ids: Their tokens, int32 [batch, tokens], `PADDING` after the end of sequences; of several
+            draws the first one's.
+        spread: Of targets that were drawn several times: how far the draws lie apart, per pixel
+            of dense values [batch, y, x], else per sample, see `Combined`.
+        token_spread: Of these, the share of pairs of draws that differ in a token, [batch, tokens].
+        draws: Of these, every draw's raw values, where they were not combined.
     """
 
     values: dict[str, RawBatch]
     ids: dict[str, np.ndarray]
+    spread: Mapping[str, np.ndarray] = MappingProxyType({})
+    token_spread: Mapping[str, np.ndarray] = MappingProxyType({})
+    draws: Mapping[str, Sequence[RawBatch]] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -190,6 +187,8 @@ class Any2Any:
         batch_size: int = 64,
         known: Mapping[str, np.ndarray] | None = None,
         conditions: Sequence[tuple[Mapping[str, RawBatch | Any], float] | Any] = (),
+        num_draws: int = 1,
+        combine: Combine = "auto",
     ) -> Generated:
         """Generates `targets` in their order; each becomes a condition of those after it.
 
@@ -214,6 +213,10 @@ class Any2Any:
                 common weight is the `guidance` of the settings: raw values as inputs are, one for
                 all samples or one for each, and a number. Negative ones lead away:
                 [({"caption": "a red sphere"}, 3.0), ({"caption": "blurry"}, -1.0)].
+            num_draws: How often each sample is drawn, with keys of its own each time.
+            combine: How several draws become one value: "mean", "median" or "vote" as its kind
+                allows, "medoid" for the draw that is most like the others, "auto" for the kind's
+                usual way, or "none" for the first draw, with all of them in `draws`.
 
         Raises:
             ValueError: If a modality is unknown, a value is not allowed, or lengths differ.
@@ -227,25 +230,24 @@ class Any2Any:
             raise ValueError(f"{twice[0]} is named twice as a target; name it once.")
         self._check_settings(settings)
         ids = self._gather_known(inputs, targets, known or {})
-        weighted = self._gather_conditions(conditions)
-        lengths = {
-            f"condition {number + 1}": len(array)
-            for number, each in enumerate(weighted)
-            for array in each.known.values()
-            if len(array) > 1
-        }
+        weighted = [weigh(each, self.encode_inputs) for each in conditions]
+        lengths = lengths_of(weighted)
         if weighted and not (ids or lengths or num_samples is not None):
             num_samples = 1
         count = count_samples(ids, num_samples, lengths)
         check_whole("batch_size", batch_size, 1)
         check_whole("seed", seed, 0, 2**32 - 1)
+        check_whole("num_draws", num_draws, 1)
+        check_combine(combine)
         chain = self._chain(targets, ids, settings)
         per_target = {name: self._settings_of(name, settings) for name in chain}
         key = jax.random.key(seed)
         parts: dict[str, list[RawBatch]] = {name: [] for name in targets}
         tokens: dict[str, list[np.ndarray]] = {name: [] for name in targets}
-        for rows, real in batches(count, batch_size):
-            keys = jax.vmap(functools.partial(jax.random.fold_in, key))(rows)
+        # All draws of a sample follow each other.
+        for places, real in batches(count * num_draws, batch_size):
+            rows = places // num_draws
+            keys = draw_keys(key, rows, places % num_draws)
             part = {name: array[rows] for name, array in ids.items()}
             further = [each.of_rows(rows) for each in weighted]
             generated = generate_tokens(self.model, part, chain, keys, per_target, further)
@@ -255,10 +257,108 @@ class Any2Any:
                 # A vocabulary of numbers per token, which need not leave the device.
                 found = generated.probabilities.get(name, found)
                 parts[name].append(self.detokenize(name, found)[:real])
+        values = {name: _join(raw) for name, raw in parts.items()}
+        joined = {name: np.concatenate(arrays) for name, arrays in tokens.items()}
+        if num_draws == 1:
+            return Generated(values, joined)
+        draws = {n: [raw[d::num_draws] for d in range(num_draws)] for n, raw in values.items()}
+        as_one = {
+            name: combine_draws(self.tokenizers[name].values, own, combine, name)
+            for name, own in draws.items()
+        }
         return Generated(
-            values={name: _join(raw) for name, raw in parts.items()},
-            ids={name: np.concatenate(arrays) for name, arrays in tokens.items()},
+            values={name: each.values for name, each in as_one.items()},
+            ids={name: array[::num_draws] for name, array in joined.items()},
+            spread={name: each.spread for name, each in as_one.items()},
+            token_spread={name: token_spread(a, num_draws) for name, a in joined.items()},
+            draws=draws if combine == "none" else {},
         )
+
+    def complete(
+        self,
+        value: Mapping[str, RawBatch | Any],
+        inputs: Mapping[str, RawBatch | Any] | None = None,
+        *,
+        redo: Any = None,
+        keep: Any = None,
+        seed: int = 0,
+        paste: bool = True,
+        **options: Any,
+    ) -> Generated:
+        """Makes a part of a value anew and keeps the rest.
+
+        Args:
+            value: What is edited: one modality and its raw values. A text has a blank, `___`,
+                wherever words are to be found.
+            inputs: What the new part goes by besides, as `generate` takes them.
+            redo: Of a grid, which part is made anew: a mask [y, x] of booleans of any size, a box
+                (x_min, y_min, x_max, y_max) in fractions of width and height, a share of the
+                tokens, which are then random ones (a small share gives a near variation), or
+                classes of a class map, {"semseg": ["sphere"]}, which is taken from the inputs or
+                predicted from the value. One for all samples, or a list with one for each.
+            keep: The same, of what is kept, in place of `redo`.
+            seed: Of everything random.
+            paste: Whether pixels of kept tokens stay exactly as they were given, instead of as
+                the tokenizer gives them back.
+            options: As `generate` takes them: settings, batch_size, conditions.
+
+        Raises:
+            ValueError: If there is not one modality, not one region, or what `generate` refuses.
+        """
+        edit = plan_edit(self, value, dict(inputs or {}), redo, keep, seed)
+        given = dict(inputs or {})
+        made = self.generate(given, edit.name, known=edit.known, seed=seed, **options)
+        if not paste or edit.redone is None:
+            return made
+        kept = edit.paste(made.values[edit.name], self.space[edit.name])
+        return made._replace(values={edit.name: kept})
+
+    def log_likelihood(
+        self,
+        target: Mapping[str, RawBatch | Any],
+        inputs: Mapping[str, RawBatch | Any] | None = None,
+        *,
+        relative: bool = False,
+        num_draws: int = 8,
+        seed: int = 0,
+        batch_size: int = 64,
+    ) -> TokenLikelihood:
+        """Returns how likely values of a modality are, given others, in nats.
+
+        Exact for sequences. Of grids it is the mean over all orders in which they may be completed,
+        a lower bound, estimated with a standard error; see `fourm.inference.likelihood`.
+
+        Args:
+            target: One modality and its raw values; None where a sample lacks it.
+            inputs: What is given, one for each value or one for all; nothing by default.
+            relative: Whether to subtract the log-likelihood given nothing: the pointwise mutual
+                information of target and inputs.
+            num_draws: Pairs of passes over a grid; at least 2.
+            seed: Of these passes.
+            batch_size: Samples at once; a matter of memory and speed alone.
+
+        Raises:
+            ValueError: If there is not one target, or values are not allowed.
+        """
+        if len(target) != 1:
+            raise ValueError(f"One target is asked; {', '.join(target) or 'none'} is given.")
+        (name,) = target
+        ids = self.tokenize(target)[name]
+        given = Condition(self.encode_inputs(inputs or {}), 1.0)
+        lengths = {n: len(a) for n, a in given.known.items() if len(a) > 1}
+        count = count_samples({name: ids}, None, lengths)
+        check_whole("batch_size", batch_size, 1)
+        check_whole("seed", seed, 0, 2**32 - 1)
+        check_whole("num_draws", num_draws, 2)
+        found = []
+        for rows, real in batches(count, batch_size):
+            keys = draw_keys(jax.random.key(seed), rows)
+            known = given.of_rows(rows).known
+            part = likelihood_of_tokens(
+                self.model, known, name, ids[rows], keys, num_draws, relative
+            )
+            found.append([array[:real] for array in part])
+        return TokenLikelihood(*map(np.concatenate, zip(*found, strict=True)))
 
     def _chain(
         self, targets: Sequence[str], given: Mapping[str, np.ndarray], settings: Settings
@@ -278,7 +378,7 @@ class Any2Any:
         targets: Sequence[str],
         known: Mapping[str, np.ndarray],
     ) -> dict[str, np.ndarray]:
-        self._check_names(known)
+        self._check_names(name for name in known if not is_features_name(name, self.space))
         twice = [name for name in known if name in inputs]
         if twice:
             raise ValueError(f"{twice[0]} is given both as raw values and as tokens; give one.")
@@ -288,41 +388,8 @@ class Any2Any:
             if name in targets and special is not None:
                 ids[name] = np.where(ids[name] == special.end, PADDING, ids[name])
         for name, tokens in known.items():
-            entry = self.space[name]
-            array = np.asarray(tokens).reshape(len(tokens), -1)
-            is_id = (array == PADDING) | ((array >= 0) & (array < entry.vocab_size))
-            if array.shape[1] != entry.num_tokens or not is_id.all():
-                raise ValueError(
-                    f"known[{name!r}] has shape {np.shape(tokens)}; needed are {entry.num_tokens} "
-                    f"ids per sample, 0 to {entry.vocab_size - 1}, or {PADDING} where unknown."
-                )
-            is_hole = (array[:, :-1] == PADDING) & (array[:, 1:] != PADDING)
-            if entry.kind == "sequence" and is_hole.any():
-                raise ValueError(
-                    f"known[{name!r}] has unknown tokens before known ones; of a sequence only the "
-                    "beginning can be given."
-                )
-            ids[name] = array.astype(np.int32)
+            ids[name] = check_known(name, tokens, self.space)
         return ids
-
-    def _gather_conditions(
-        self, conditions: Sequence[tuple[Mapping[str, RawBatch | Any], float] | Any]
-    ) -> list[Condition]:
-        found = []
-        for each in conditions:
-            is_pair = isinstance(each, Sequence) and len(each) == 2
-            if not is_pair or not isinstance(each[0], Mapping) or not each[0]:
-                raise ValueError(
-                    f"A condition is {each!r}; give raw values by modality and a weight, such as "
-                    '({"caption": "a red sphere"}, 3.0).'
-                )
-            inputs, weight = each
-            if isinstance(weight, bool) or not isinstance(weight, numbers.Real):
-                raise ValueError(f"The weight of a condition is {weight!r}; give a number.")
-            if not math.isfinite(weight):
-                raise ValueError(f"The weight of a condition is {weight}; give a finite number.")
-            found.append(Condition(self.encode_inputs(inputs), float(weight)))
-        return found
 
     def _check_settings(self, settings: Settings | Mapping[str, Any]) -> None:
         if settings is None or isinstance(settings, GenerationConfig):
@@ -376,74 +443,3 @@ def _join(parts: list[RawBatch]) -> RawBatch:
     if isinstance(parts[0], np.ndarray):
         return np.concatenate(parts)
     return [value for part in parts for value in part]
-
-
-def load(
-    folder: str | Path, use: str = "last", code: str | Path | Sequence[str | Path] = ()
-) -> Any2Any:
-    """Loads a run directory, all of which it needs.
-
-    Args:
-        folder: What `train.py` wrote, such as runs/scenes.
-        use: Which parameters, all averaged over the last steps: "last", of the end of the training;
-            "best", of the checkpoint of the lowest held-out loss; or of that of a step, as "500".
-        code: Files of your own whose classes the run names, such as its configuration; they are
-            run. What has been imported already need not be named.
-
-    Raises:
-        ValueError: One sentence, if there is no run or checkpoint, it is not finished or damaged,
-            or a piece of it belongs to another run.
-    """
-    for file in [code] if isinstance(code, str | Path) else code:
-        run_file(Path(file).expanduser())
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise ValueError(
-            f"There is no run directory {folder}; train one with python train.py, or give the "
-            "path of one that exists."
-        )
-    check_pieces(folder, [CONFIG, MODEL, TOKENIZERS])
-    try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        settings = {
-            name: read_settings(name, given)
-            for name, given in (config.get("generation") or {}).items()
-        }
-    except FileNotFoundError as error:
-        raise ValueError(
-            f"{folder} is not a run directory: it has no {CONFIG}; give one that train.py wrote."
-        ) from error
-    except (ValueError, AttributeError, TypeError) as error:
-        raise ValueError(
-            f"{folder / CONFIG} can't be read ({error}); restore it, or train again."
-        ) from error
-    if not (folder / MODEL).is_dir():
-        raise ValueError(
-            f"The run {folder} has no model yet; let python train.py finish; it resumes where "
-            "it stopped."
-        )
-    names = load_shape(folder / MODEL)[1].names
-    pieces = [CONFIG, FORMATS, MODEL, *(f"{TOKENIZERS}/{name}" for name in names)]
-    check_pieces(folder, pieces)
-    check_made_with(folder / MODEL, folder / TOKENIZERS)
-    model = load_model(folder / MODEL)
-    if use != "last":
-        checkpoints = folder / CHECKPOINTS / MODEL
-        checkpoint = checkpoints / str(choose_checkpoint(checkpoints, use))
-        check_tokenizers(checkpoint, fingerprint_together(folder / TOKENIZERS, names))
-        params = nnx.state(model, nnx.Param)
-        nnx.replace_by_pure_dict(params, load_average(checkpoint, nnx.to_pure_dict(params)))
-        nnx.update(model, params)
-    tokenizers = {name: load_tokenizer(folder / TOKENIZERS / name) for name in names}
-    for entry in model.space.ranges:
-        found = tokenizers[entry.name]
-        # A set of ids has no shape, but its tokenizer may give it one.
-        if (found.vocab_size, math.prod(found.token_shape)) != (entry.vocab_size, entry.num_tokens):
-            raise ValueError(
-                f"The tokenizer {folder / TOKENIZERS / entry.name} is not the one that the model "
-                "was trained with; train again, or restore it."
-            )
-    values = {name: tokenizer.values for name, tokenizer in tokenizers.items()}
-    recorded = read_formats(folder, config).of(values)
-    record_pieces(folder, pieces)
-    return Any2Any(model, tokenizers, config, settings, recorded.formats, recorded.notes)

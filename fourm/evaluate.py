@@ -1,7 +1,10 @@
 """Measures a trained run: all of its report, or from the command line what is asked for.
 
 python -m fourm.evaluate runs/scenes
-python -m fourm.evaluate runs/scenes --pairs "rgb->depth" "caption->rgb->caption" --matrix
+python -m fourm.evaluate runs/scenes --pairs "rgb->depth" "caption->rgb->caption"
+python -m fourm.evaluate runs/scenes --matrix                 every modality from the others
+python -m fourm.evaluate runs/scenes --matrix --cells.all-but-each --cells.hidden 0 0.5
+python -m fourm.evaluate runs/scenes --matrix --compare runs/other
 """
 
 if __name__ == "__main__":  # Before the imports below, which take seconds.
@@ -19,16 +22,24 @@ from typing import Any
 
 import tyro
 
-from fourm.any2any import load
 from fourm.evaluation.directions import EvaluationConfig, Evaluator
+from fourm.evaluation.matrix import (
+    MatrixConfig,
+    compare_matrices,
+    load_matrix,
+    measure_matrix,
+)
 from fourm.evaluation.probes import ProbeConfig, format_probes, probe, untrained_like
 from fourm.evaluation.results import (
-    format_matrix,
+    Row,
     format_table,
     notes_of,
     why_failed,
     write_json,
 )
+from fourm.load_run import load
+from fourm.presentation.heat_map import draw_matrix
+from fourm.presentation.matrix_tables import as_csv, as_markdown, as_text, comparison_as_text
 from fourm.presentation.pictures import draw_samples
 from fourm.presentation.report import Report
 from fourm.run_directory.sample_set import TRAINING, load_heldout
@@ -36,7 +47,15 @@ from fourm.run_directory.stages import Stages
 from tokenizers.process.command import make_visible, run_command
 from tokenizers.settings.checked import check_all, checked_later
 from tokenizers.settings.plain import from_plain
-from tokenizers.storage.run_paths import HELDOUT, REPORT_PAGE, SAMPLES_PICTURE
+from tokenizers.storage.folders import fingerprint_files
+from tokenizers.storage.run_paths import (
+    HELDOUT,
+    MODEL,
+    REPORT_PAGE,
+    SAMPLES_PICTURE,
+    TOKENIZERS,
+)
+from tokenizers.storage.unfinished import write_file
 
 
 @dataclass(frozen=True)
@@ -52,9 +71,16 @@ class Command:
     num_samples: int | None = None
     """How many samples; by default the run's own number."""
     matrix: bool = False
-    """Also predict every modality from every other."""
+    """Also predict every modality from single others and from all others, and write
+    matrix_SPLIT.json, .md, .csv and .png. What is there already is not measured again."""
+    cells: MatrixConfig = dataclasses.field(default_factory=MatrixConfig)
+    """Which cells the matrix has."""
+    compare: Path | None = None
+    """Another run whose matrix of the same split, measured on the same samples, is put beside."""
     probes: bool = True
     """Also probe the frozen encoder."""
+    matrix_samples: int | None = None
+    """How many samples for each cell of the matrix; by default the run's own number."""
     seed: int | None = None
     """Seed of generation; by default the run's own."""
     use: str = "last"
@@ -71,7 +97,8 @@ def evaluate_run(command: Command) -> dict[str, Any]:
     model = load(command.run, command.use)
     check_writable(folder)
     config, probes = configs_of_run(model.config)
-    chosen = {name: getattr(command, name) for name in ("pairs", "num_samples", "seed")}
+    names = ("pairs", "num_samples", "matrix_samples", "seed")
+    chosen = {name: getattr(command, name) for name in names}
     with checked_later():
         config = dataclasses.replace(
             config,
@@ -79,15 +106,23 @@ def evaluate_run(command: Command) -> dict[str, Any]:
             **{name: value for name, value in chosen.items() if value is not None},
         )
     check_all(config)
+    check_all(command.cells)
     heldout = load_heldout(command.run, command.split)
     training = load_heldout(command.run, TRAINING)
     evaluator = Evaluator(model, heldout, training, config)
     found: dict[str, Any] = {"split": command.split, "results": evaluator.evaluate()}
     print(format_table(found["results"]))
     if config.matrix:
-        found["matrix"] = evaluator.matrix()
-        print(f"\n{format_matrix(found['matrix'])}")
+        cells = write_matrix(command, folder, evaluator)
+        found["matrix"] = [
+            {name: value for name, value in row.items() if name not in ("resampled", "seconds")}
+            for row in cells
+        ]
+        print(f"\n{as_text(cells)}")
     notes = notes_of(found["results"], found.get("matrix", []))
+    if command.compare is not None:
+        found["compared"] = compare_with(command, folder)
+        print(f"\n{comparison_as_text(found['compared'])}")
     if command.probes and probes.tasks:
         found["probes"], told = probe(model, untrained_like(model), training, heldout, probes)
         notes += told
@@ -101,6 +136,45 @@ def evaluate_run(command: Command) -> dict[str, Any]:
     write_json(path, found | {"use": command.use, "config": dataclasses.asdict(config)})
     print(f"\nWritten to {make_visible(str(path))}")
     return found
+
+
+def matrix_file(folder: Path, command: Command) -> Path:
+    """Returns where a run's matrix of a split is kept."""
+    parts = ("matrix", command.split, *(() if command.use == "last" else (command.use,)))
+    return folder / f"{'_'.join(parts)}.json"
+
+
+def write_matrix(command: Command, folder: Path, evaluator: Evaluator) -> list[Row]:
+    """Measures a run's matrix and writes its pages; returns a row for each cell."""
+    file = matrix_file(folder, command)
+    of = {
+        "model": fingerprint_files(command.run / MODEL),
+        "tokenizers": fingerprint_files(command.run / TOKENIZERS),
+        "heldout": fingerprint_files(command.run / HELDOUT / command.split),
+        "use": command.use,
+    }
+    cells = measure_matrix(evaluator, command.cells, file, of)
+    write_file(file.with_suffix(".md"), as_markdown(cells).encode())
+    write_file(file.with_suffix(".csv"), as_csv(cells).encode())
+    draw_matrix(file.with_suffix(".png"), cells)
+    return cells
+
+
+def compare_with(command: Command, folder: Path) -> list[Row]:
+    """Returns the cells that the matrices of two runs share, with the difference of each.
+
+    Raises:
+        ValueError: If one of them has no matrix, or other samples.
+    """
+    first = load_matrix(matrix_file(folder, command))
+    second = load_matrix(matrix_file(command.compare, command))
+    for name in ("heldout", "num_samples", "seed"):
+        if first.of.get(name) != second.of.get(name):
+            raise ValueError(
+                f"The matrices of {folder} and {command.compare} differ in their {name}; runs are "
+                "compared on the same samples: use the same data, --matrix-samples and --seed."
+            )
+    return compare_matrices(first.cells, second.cells)
 
 
 def measure_run(

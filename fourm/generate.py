@@ -19,10 +19,11 @@ from typing import Annotated, Any
 
 import tyro
 
-from fourm.any2any import Any2Any, load
+from fourm.any2any import Any2Any
 from fourm.inference.settings import GenerationConfig
 from fourm.inputs.files import SUFFIXES, InputsAre
 from fourm.inputs.generated import GeneratedFolder
+from fourm.load_run import load
 from fourm.model.saved_model import load_shape
 from fourm.presentation.files import draw_sheet, drawn_size, outputs_of
 from tokenizers.base import RawBatch, Tokenizer

@@ -75,7 +75,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "data_pipeline/tokenize": {
         *("data_pipeline/sources", "data_pipeline/crops", "data_pipeline/tokens"),
     },
-    "fourm/__init__": {"fourm/any2any", "fourm/inference"},
+    "fourm/__init__": {"fourm/any2any", "fourm/inference", "fourm/load_run"},
     "fourm/__main__": set(),
     "fourm/token_space": set(),
     "fourm/masking": {"fourm/token_space"},
@@ -88,25 +88,33 @@ MAY_KNOW: dict[str, set[str]] = {
         "fourm/run_directory",
     },
     "fourm/inputs": set(),
+    "fourm/requests": {"fourm/token_space", "fourm/inference"},
+    "fourm/load_run": {
+        *("fourm/any2any", "fourm/model", "fourm/inference", "fourm/run_directory"),
+    },
     "fourm/any2any": {
         *("fourm/token_space", "fourm/model", "fourm/inference", "fourm/run_directory"),
-        "fourm/inputs",
+        *("fourm/inputs", "fourm/requests"),
     },
-    "fourm/evaluation": {"fourm/model", "fourm/any2any", "fourm/run_directory"},
+    "fourm/evaluation": {
+        *("fourm/model", "fourm/any2any", "fourm/run_directory", "fourm/requests"),
+    },
     # Numbers know no pages: only what is above both knows either.
     "fourm/presentation": {
         *("fourm/evaluation", "fourm/run_directory", "fourm/any2any", "fourm/inputs"),
     },
     "fourm/generate": {
         *("fourm/any2any", "fourm/inference", "fourm/model", "fourm/presentation"),
+        "fourm/load_run",
         "fourm/inputs",
     },
     "fourm/evaluate": {
         *("fourm/any2any", "fourm/evaluation", "fourm/presentation", "fourm/run_directory"),
+        "fourm/load_run",
     },
     "fourm/interop": {
         *INTEROP,
-        *("fourm/interop/checks", "fourm/any2any", "fourm/evaluation", "fourm/model"),
+        *("fourm/interop/checks", "fourm/load_run", "fourm/evaluation", "fourm/model"),
         "fourm/token_space",
     },
     "fourm/interop/autoencoders": {"fourm/interop"},

@@ -35,6 +35,7 @@ FOLDERS = (
     "fourm/masking",
     "fourm/model",
     "fourm/inference",
+    "fourm/requests",
     "fourm/inputs",
     "fourm/devices",
     "fourm/run_directory",

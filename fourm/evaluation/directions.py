@@ -1,6 +1,5 @@
 """How well every modality is predicted from others, between a floor and a ceiling."""
 
-import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -156,10 +155,10 @@ class Evaluator:
         first, *others = list(model.tokenizers)
         self._pairs = [Pair.parse(pair) for pair in config.pairs]
         self._pairs = self._pairs or [
-            Pair((first,), name) for name in others if self._is_predictable(name)
+            Pair((first,), name) for name in others if self.is_predictable(name)
         ]
         for name in {name for pair in self._pairs for name in (*pair.inputs, pair.target)}:
-            self._values(name)
+            self.values_of(name)
         self._region_labels = self._find_region_labels()
         self.examples: list[Example] = []
         self._bounds_of: dict[tuple, list[Bounds]] = {}
@@ -178,24 +177,10 @@ class Evaluator:
             self.examples += [example] if example else []
         return rows
 
-    def matrix(self) -> list[Row]:
-        """Returns the main metric's row for every single modality to every other."""
-        pairs = [
-            Pair((source,), target)
-            for source, target in itertools.permutations(self.model.tokenizers, 2)
-            if self._is_predictable(target)
-        ]
-        rows = []
-        for pair in tqdm(pairs, desc="matrix", unit="direction", dynamic_ncols=True):
-            main, _ = main_metric(self._values(pair.target))
-            found, _ = self._try_to_measure(pair, self.config.matrix_samples)
-            rows += [row for row in found if row["metric"] == main]
-        return rows
-
     def _try_to_measure(
         self, pair: Pair, num_samples: int, with_rival: bool = False
     ) -> tuple[list[Row], Example | None]:
-        values = self._values(pair.target)
+        values = self.values_of(pair.target)
         try:
             return self._measure(pair, num_samples, with_rival)
         except Exception as error:  # Whatever it is: other directions can still be measured.
@@ -210,17 +195,17 @@ class Evaluator:
     ) -> tuple[list[Row], Example | None]:
         """Returns one row per metric of a direction."""
         names = (*pair.inputs, pair.target)
-        rows = self._samples(names, num_samples)
+        rows = self.rows_with(names, num_samples)
         if not len(rows):
             raise ValueError(f"no held-out sample has {' and '.join(names)}")
-        if not self._is_predictable(pair.target):
+        if not self.is_predictable(pair.target):
             raise ValueError(f"{pair.target} is features, which are read and never predicted")
         shown = {name: self.heldout.take(name, rows) for name in pair.inputs}
         predicted = self._predict(shown, pair.target)
-        truth, values = self._truth(pair.target, rows), self._values(pair.target)
+        truth, values = self.truth(pair.target, rows), self.values_of(pair.target)
         found, read = [], None
         score_rival = self._rival(pair, shown, truth) if with_rival else None
-        for bounds in self._bounds(pair.target, rows):
+        for bounds in self.bounds(pair.target, rows):
             scores = values.score(predicted, truth, bounds.where)
             own = _as_rows(pair, values.metrics, bounds, scores, "{}" + bounds.suffix)
             found += own if score_rival is None else score_rival(own, bounds.where)
@@ -269,9 +254,9 @@ class Evaluator:
         """
         table = {}
         for name, tokenizer in self.model.tokenizers.items():
-            if not self._is_predictable(name):
+            if not self.is_predictable(name):
                 continue
-            main, better = main_metric(self._values(name))
+            main, better = main_metric(self.values_of(name))
             table[name] = {
                 "metric": main,
                 "better": better,
@@ -286,14 +271,14 @@ class Evaluator:
         return table
 
     def _measure_tokenizer(self, name: str, main: str) -> dict[str, Any]:
-        rows = self._samples((name,), self.config.num_samples)
+        rows = self.rows_with((name,), self.config.num_samples)
         if not len(rows):
             raise ValueError(f"no held-out sample has {name}")
         ids = self.model.tokenize({name: self.heldout.take(name, rows)})[name]
         vocab_size = self.model.tokenizers[name].vocab_size
         counts = np.bincount(ids[ids >= 0].ravel(), minlength=vocab_size)
         share = counts[counts > 0] / counts.sum()
-        whole, *regions = self._bounds(name, rows)
+        whole, *regions = self.bounds(name, rows)
         found = {
             "value": whole.ceiling[main],
             "floor": whole.floor[main],
@@ -307,11 +292,11 @@ class Evaluator:
             found["note"] = whole.note
         return found
 
-    def _is_predictable(self, name: str) -> bool:
+    def is_predictable(self, name: str) -> bool:
         """False for features, which are only ever read: there are no ids to compare."""
         return self.model.tokenizers[name].vocab_size > 0
 
-    def _values(self, name: str) -> Values:
+    def values_of(self, name: str) -> Values:
         if name not in self.model.tokenizers:
             raise ValueError(
                 f"There is no modality {name!r} in this run; it has "
@@ -319,15 +304,15 @@ class Evaluator:
             )
         return self.model.tokenizers[name].values
 
-    def _truth(self, name: str, rows: Int[np.ndarray, "rows"]) -> RawBatch:
+    def truth(self, name: str, rows: Int[np.ndarray, "rows"]) -> RawBatch:
         """Returns what predictions are compared with: of texts all that a sample has."""
-        if isinstance(self._values(name), Text):
+        if isinstance(self.values_of(name), Text):
             return self.heldout.take_all(name, rows)
         return self.heldout.take(name, rows)
 
-    def _samples(self, names: Sequence[str], num_samples: int) -> Int[np.ndarray, "rows"]:
+    def rows_with(self, names: Sequence[str], num_samples: int) -> Int[np.ndarray, "rows"]:
         for name in names:
-            self._values(name)
+            self.values_of(name)
         rows = self.heldout.rows(names)
         return rows[evenly_spread(len(rows), num_samples)]
 
@@ -336,13 +321,13 @@ class Evaluator:
 
         The ceiling is what it reads from true answers.
         """
-        given = self._truth(pair.readback, rows)
-        values = self._values(pair.readback)
+        given = self.truth(pair.readback, rows)
+        values = self.values_of(pair.readback)
         key = (pair.target, pair.readback, rows.tobytes())
         if key not in self._read_of:
             truth = {pair.target: self.heldout.take(pair.target, rows)}
             self._read_of[key] = self._predict(truth, pair.readback)
-        whole = self._bounds(pair.readback, rows)[0]
+        whole = self.bounds(pair.readback, rows)[0]
         bounds = whole._replace(ceiling=values.score(self._read_of[key], given))
         return _as_rows(pair, values.metrics, bounds, values.score(read, given), "readback_{}")
 
@@ -364,12 +349,12 @@ class Evaluator:
         )
         return answer.values[target]
 
-    def _bounds(self, target: str, rows: Int[np.ndarray, "rows"]) -> list[Bounds]:
+    def bounds(self, target: str, rows: Int[np.ndarray, "rows"]) -> list[Bounds]:
         """Returns floor and ceiling on all pixels, then on the region if the target has one."""
         key = (target, rows.tobytes())
         if key not in self._bounds_of:
-            values = self._values(target)
-            truth = self._truth(target, rows)
+            values = self.values_of(target)
+            truth = self.truth(target, rows)
             round_trip = self.model.reconstruct(target, self.heldout.take(target, rows))
             region = self._where(self.heldout, rows, target)
             unknown, note = dict.fromkeys(values.metrics, math.nan), ""
@@ -399,7 +384,7 @@ class Evaluator:
         region = self.config.region
         if not region.modality:
             return []
-        names = getattr(self._values(region.modality), "names", ())
+        names = getattr(self.values_of(region.modality), "names", ())
         unknown = sorted(set(region.classes) - set(names))
         if unknown or not region.classes:
             raise ValueError(

@@ -134,18 +134,6 @@ def format_table(rows: Sequence[Row]) -> str:
     )
 
 
-def format_matrix(rows: Sequence[Row]) -> str:
-    """Returns the share of the way from floor to ceiling, a line per input."""
-    names = list(dict.fromkeys(name for row in rows for name in (*row["inputs"], row["target"])))
-    shares = {(row["inputs"][0], row["target"]): format_share(row) for row in rows}
-    width = max(map(len, names)) + 2
-    lines = ["from \\ to".ljust(width) + "".join(name.rjust(width) for name in names)]
-    for source in names:
-        cells = (shares.get((source, target), "-").rjust(width) for target in names)
-        lines.append(source.ljust(width) + "".join(cells))
-    return "\n".join(lines)
-
-
 def write_json(path: Path, content: Any) -> None:
     """Writes JSON whole or not at all; numbers that are not finite become null."""
     write_file(path, format_json(content).encode())

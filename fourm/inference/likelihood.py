@@ -50,6 +50,7 @@ def likelihood_of_tokens(
     ids: Int[np.ndarray, "batch tokens"],
     keys: Key[Array, "batch"],
     num_draws: int,
+    relative: bool = False,
 ) -> TokenLikelihood:
     """Returns how likely tokens of one modality are, given what is known of others.
 
@@ -62,6 +63,7 @@ def likelihood_of_tokens(
         ids: Its tokens; `PADDING` all over in samples that lack it.
         keys: One per sample; sequences need none.
         num_draws: Pairs of passes over a grid, at least 2. Twice as many halve the variance.
+        relative: Whether to subtract the log-likelihood given nothing, from the same draws.
 
     Raises:
         ValueError: If the modality is among what is known or has no tokens, or a number is wrong.
@@ -79,9 +81,16 @@ def likelihood_of_tokens(
     request = graph, state, known, jnp.asarray(ids, jnp.int32), entry
     if entry.kind == "sequence":
         tokens = np.asarray(_sequence_log_probabilities(*request))
+        if relative:
+            tokens = tokens - np.asarray(_sequence_log_probabilities(*_given_nothing(request)))
         total = np.where(np.isnan(tokens).all(1), np.nan, np.nansum(tokens, axis=1))
         return TokenLikelihood(total, np.where(np.isnan(total), np.nan, 0.0), tokens)
-    return _estimate_grid(request, keys, num_draws)
+    return _estimate_grid(request, keys, num_draws, relative)
+
+
+def _given_nothing(request: tuple) -> tuple:
+    graph, state, _, *others = request
+    return graph, state, {}, *others
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4))
@@ -162,7 +171,9 @@ def _draw_shown(
     return jax.vmap(draw)(target_keys(keys, entry))
 
 
-def _estimate_grid(request: tuple, keys: Key[Array, "batch"], num_draws: int) -> TokenLikelihood:
+def _estimate_grid(
+    request: tuple, keys: Key[Array, "batch"], num_draws: int, relative: bool
+) -> TokenLikelihood:
     *_, ids, entry = request
     tokens, batch = entry.num_tokens, len(ids)
     pairs = np.zeros((num_draws, batch))
@@ -171,7 +182,9 @@ def _estimate_grid(request: tuple, keys: Key[Array, "batch"], num_draws: int) ->
         draw_keys = jax.vmap(lambda key, n=number: jax.random.fold_in(key, n))(keys)
         both = np.asarray(_draw_shown(draw_keys, tokens, entry))
         for is_shown in both.transpose(1, 0, 2):
-            log_p = np.asarray(_grid_log_probabilities(*request, jnp.asarray(is_shown)), np.float64)
+            log_p = np.asarray(_grid_log_probabilities(*request, is_shown), np.float64)
+            if relative:
+                log_p -= np.asarray(_grid_log_probabilities(*_given_nothing(request), is_shown))
             hidden = ~is_shown
             pairs[number] += tokens / 2 * (log_p * hidden).sum(1) / hidden.sum(1)
             summed += log_p * hidden

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fourm.any2any import load
 from fourm.evaluation.results import write_json
 from fourm.interop.autoencoders.divae import export_divae, import_divae
 from fourm.interop.autoencoders.vqvae import export_vqvae, import_vqvae
 from fourm.interop.tensors import INDEX, SUFFIX, Weights, read_settings
 from fourm.interop.transformer.modalities import PUBLISHED
 from fourm.interop.transformer.weights import export_fm, import_fm
+from fourm.load_run import load
 from fourm.model.saved_model import save_model
 from fourm.token_space import TokenRange
 from tokenizers.base import Tokenizer

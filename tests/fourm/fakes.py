@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from fourm.run_directory.sample_set import SampleSet
+from fourm.token_space import TokenSpace
 from tokenizers.base import Boxes
 from tokenizers.boxes import BoxList
 from tokenizers.text.sentencepiece import Text
@@ -94,8 +95,15 @@ class FakeModel:
     def reconstruct(self, name, raw):
         return self.tokenizers[name].decode(self.tokenizers[name].encode(raw))
 
-    def generate(self, inputs, targets, *, seed=0, settings=None, known=None):
-        self.calls.append((tuple(inputs) + tuple(known or ()), tuple(targets), seed))
+    @property
+    def space(self):
+        return TokenSpace.build(self.tokenizers)
+
+    def encode_inputs(self, samples):
+        return self.tokenize(samples)
+
+    def generate(self, inputs, targets, *, seed=0, settings=None, known=None, num_draws=1):
+        self.calls.append((tuple(inputs) + tuple(known or ()), tuple(targets), seed, num_draws))
         ids = next(iter((known or self.tokenize(inputs)).values()))
         if self.kind == "constant":
             ids = np.full_like(ids, 1)

@@ -10,9 +10,9 @@ import pytest
 from flax import nnx
 
 import fourm
-from fourm.any2any import load_model, save_model
 from fourm.inference.conditions import gather_inputs
 from fourm.inference.settings import GenerationConfig
+from fourm.model.saved_model import load_model, save_model
 from tests.fourm.tiny import draw_model
 from tests.fourm.tiny_run import CAPTIONS, make_pictures, make_run, write_run
 from tokenizers.base import PADDING, Boxes

@@ -1,4 +1,5 @@
 import json
+import shutil
 import re
 
 import pytest
@@ -60,7 +61,8 @@ def test_the_command_line_overrides_the_configuration(run):
     written = json.loads((run / "evaluation_test.json").read_text())
     assert {row["target"] for row in written["results"]} == {"semseg"}
     assert written["config"]["num_samples"] == 3 and written["config"]["seed"] == 5
-    assert len(written["matrix"]) == 20 and "probes" not in written
+    assert len(written["matrix"]) == 25 and "probes" not in written
+    assert (run / "matrix_test.md").exists() and (run / "matrix_test.png").exists()
 
 
 def test_scoring_twice_writes_the_same_bytes(run):
@@ -117,3 +119,19 @@ def test_help_explains_every_knob(capsys):
         "Seed of generation",
     ):
         assert sentence in printed
+
+
+def test_a_matrix_is_compared_with_that_of_another_run_of_the_same_samples(run, capsys):
+    other = run.parent / "other"
+    shutil.copytree(run, other)
+    cells = ["--no-probes", "--pairs", "rgb->depth", "--cells.no-all-others"]
+    assert main([str(run), "--matrix", "--compare", str(other), *cells]) == 2
+    assert "--matrix writes it" in capsys.readouterr().err
+    assert main([str(other), "--matrix", *cells]) == 0
+    assert main([str(run), "--matrix", "--compare", str(other), *cells]) == 0
+    compared = json.loads((run / "evaluation_test.json").read_text())["compared"]
+    assert len(compared) == 20 and {row["winner"] for row in compared} == {0}
+    assert "difference, 95 %" in capsys.readouterr().out
+    assert main([str(other), "--matrix", "--matrix-samples", "3", *cells]) == 0
+    assert main([str(run), "--compare", str(other), *cells]) == 2
+    assert "differ in their num_samples" in capsys.readouterr().err

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fourm.any2any import load
 from fourm.generate import main, read_inputs
 from fourm.inference.settings import GenerationConfig
+from fourm.load_run import load
 from tests.fourm.tiny_run import make_pictures, make_run, write_run
 from tokenizers.formats.formats import ArrayFile
 from tokenizers.formats.recorded import RunFormats, as_json

@@ -5,8 +5,9 @@ import json
 import jax
 import numpy as np
 
-from fourm.any2any import Any2Any, save_model
+from fourm.any2any import Any2Any
 from fourm.model.config import ModelConfig
+from fourm.model.saved_model import save_model
 from fourm.token_space import TokenSpace
 from tests.fourm.tiny import change_config, draw_model
 from tokenizers.boxes import BoxList, BoxTokenizerConfig

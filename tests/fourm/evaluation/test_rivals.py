@@ -132,8 +132,6 @@ def test_results_have_them_beside_the_model():
         assert list(row)[-2:] == ["simple", "method"]
         assert not beats_rival(row), row
     assert "simple" in format_table(rows).splitlines()[0]
-    matrix = Evaluator(model, make_set(9, seed=1), make_set(60), config).matrix()
-    assert not any("simple" in row for row in matrix)
     bare = EvaluationConfig(pairs=config.pairs, rivals=False)
     for row in Evaluator(model, make_set(9, seed=1), make_set(60), bare).evaluate():
         assert "simple" not in row and not beats_rival(row)

@@ -10,7 +10,6 @@ from fourm.evaluation.directions import EvaluationConfig, Evaluator
 from fourm.evaluation.probes import ProbeConfig, probe
 from fourm.evaluation.results import (
     beats_floor,
-    format_matrix,
     format_table,
     share_of_way,
     write_json,
@@ -144,9 +143,6 @@ def test_tables_for_the_terminal_are_aligned():
     lines = format_table(rows).splitlines()
     assert lines[1].split() == ["rgb", "->", "depth", "abs_rel", "0.400", "0.200", "0.100", "67%"]
     assert "nan" not in lines[2] and lines[2].split().count("-") == 2
-    grid = format_matrix([ROW, ROW | {"inputs": ["depth"], "target": "rgb", "value": 0.4}])
-    assert grid.splitlines()[1].split() == ["rgb", "-", "67%"]
-    assert grid.splitlines()[2].split() == ["depth", "0%", "-"]
 
 
 def test_the_device_is_named_by_default():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fourm.inference.ensembles import check_combine, combine, token_spread
+from fourm.requests.ensembles import check_combine, combine, token_spread
 from tests.fourm.fakes import COLORS
 from tokenizers.base import PADDING, Boxes
 from tokenizers.boxes import BoxList
@@ -76,9 +76,9 @@ def test_boxes_are_taken_whole():
 
 
 def test_tokens_differ_by_the_share_of_pairs_with_other_ids():
-    draws = np.array([[[1, 2, PADDING]], [[1, 3, PADDING]], [[1, 4, PADDING]], [[1, 4, PADDING]]])
-    np.testing.assert_allclose(token_spread(draws), [[0.0, 1 - 2 / 12, np.nan]])
-    np.testing.assert_allclose(token_spread(draws[:1]), [[0.0, 0.0, np.nan]])
+    draws = np.array([[1, 2, PADDING], [1, 3, PADDING], [1, 4, PADDING], [1, 4, PADDING]])
+    np.testing.assert_allclose(token_spread(draws, 4), [[0.0, 1 - 2 / 12, np.nan]])
+    np.testing.assert_allclose(token_spread(draws, 2), [[0, 1, np.nan], [0, 0, np.nan]])
 
 
 def test_ways_that_a_kind_has_not_are_one_sentence():

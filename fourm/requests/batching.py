@@ -1,11 +1,14 @@
 """How many samples a request is for, and in which batches they are computed."""
 
+import functools
 import numbers
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Array, Int, Key
 
 
 def count_samples(
@@ -61,3 +64,21 @@ def _round_up(count: int) -> int:
     """Returns the least power of two, or three quarters of one, that is not below a number."""
     power = 1 << (count - 1).bit_length()
     return power * 3 // 4 if power >= 4 and count <= power * 3 // 4 else power
+
+
+def draw_keys(
+    key: Key[Array, ""], rows: Int[np.ndarray, "rows"], draws: Int[np.ndarray, "rows"] | None = None
+) -> Key[Array, "rows"]:
+    """Returns every sample's own key, and of further draws a key of their own.
+
+    Args:
+        key: Of the request.
+        rows: Numbers of the samples.
+        draws: Numbers of the draws; the first, 0, has the key that a single draw has.
+    """
+    keys = jax.vmap(functools.partial(jax.random.fold_in, key))(rows)
+    if draws is None or not draws.any():
+        return keys
+    # Numbers that no modality has, whose keys are made of the same key.
+    others = jax.vmap(jax.random.fold_in)(keys, jnp.asarray(draws, jnp.uint32) + jnp.uint32(2**31))
+    return jnp.where(jnp.asarray(draws == 0), keys, others)

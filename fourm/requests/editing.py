@@ -1,15 +1,115 @@
 """What of a value is kept and what is made anew: regions of grids, and blanks in texts."""
 
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
 from jaxtyping import Array, Bool, Int, Key, Shaped
 
-from fourm.token_space import TokenRange
+from fourm.requests.batching import draw_keys
+from fourm.token_space import TokenRange, TokenSpace
 from tokenizers.base import PADDING, RawBatch, Tokenizer
+
+
+@runtime_checkable
+class Run(Protocol):
+    """What an edit needs of a run: `fourm.any2any.Any2Any`, or anything like it."""
+
+    tokenizers: dict[str, Tokenizer]
+
+    @property
+    def space(self) -> TokenSpace:
+        """Of its model."""
+
+    def prepare(self, inputs: Mapping[str, Any]) -> Any:
+        """Returns raw values as the model takes them, by modality, in `.values`."""
+
+    def tokenize(self, samples: Mapping[str, RawBatch | Any]) -> dict[str, np.ndarray]:
+        """Returns ids [batch, tokens] by modality."""
+
+    def generate(self, inputs: Mapping[str, Any], targets: str, **options: Any) -> Any:
+        """Returns raw values by target in `.values`."""
+
+
+class Edit(NamedTuple):
+    """What of a value is made anew.
+
+    Attributes:
+        name: The modality.
+        known: Its tokens that are kept, as `Any2Any.generate` takes them.
+        original: Its raw values.
+        redone: Which tokens of a grid are made anew; None of sequences.
+    """
+
+    name: str
+    known: dict[str, np.ndarray]
+    original: RawBatch
+    redone: Bool[np.ndarray, "batch tokens"] | None
+
+    def paste(self, made: RawBatch, entry: TokenRange) -> RawBatch:
+        """Returns what was made, with the original's pixels wherever tokens were kept."""
+        if self.redone is None or len(entry.token_shape) != 2:
+            return made
+        return paste(np.asarray(self.original), np.asarray(made), self.redone, entry)
+
+
+def plan_edit(
+    run: Run,
+    value: Mapping[str, RawBatch | Any],
+    inputs: Mapping[str, RawBatch | Any],
+    redo: Any,
+    keep: Any,
+    seed: int,
+) -> Edit:
+    """Returns what is kept and what is made anew, see `Any2Any.complete` for the arguments.
+
+    Raises:
+        ValueError: If there is not one modality or not one region, or it is none.
+    """
+    if len(value) != 1:
+        raise ValueError(f"One modality is edited; {', '.join(value) or 'none'} is given.")
+    (name,) = value
+    if name in inputs:
+        raise ValueError(f"{name} is edited, so it can't be an input, too; give it once.")
+    raw = run.prepare(value).values[name]
+    if any(each is None for each in raw):
+        raise ValueError(f"A sample has no {name} that could be edited; leave it out.")
+    entry, tokenizer = run.space[name], run.tokenizers[name]
+    if entry.kind == "sequence":
+        if redo is not None or keep is not None:
+            raise ValueError(f"{name} is a sequence; write ___ where words are to be found.")
+        return Edit(name, {name: encode_with_blanks(raw, tokenizer, entry)}, raw, None)
+    if (redo is None) == (keep is None):
+        raise ValueError("Give either redo or keep: the part that is made anew, or kept.")
+    region = keep if redo is None else redo
+    if isinstance(region, Mapping):
+        region = _region_in_class_map(run, region, {**inputs, name: raw})
+    keys = draw_keys(jax.random.key(seed), np.arange(len(raw)))
+    redone = redone_tokens(region, entry, keys)
+    redone = ~redone if redo is None else redone
+    ids = run.tokenize({name: raw})[name]
+    return Edit(name, {name: np.where(redone, PADDING, ids)}, raw, redone)
+
+
+def _region_in_class_map(
+    run: Run, region: Mapping[str, Sequence[str] | str], inputs: Mapping[str, Any]
+) -> list[Bool[np.ndarray, "y x"]]:
+    """Returns where a class map, given or else predicted, has some classes."""
+    if len(region) != 1:
+        raise ValueError(f"A region is of one class map; {', '.join(region) or 'none'} is given.")
+    ((name, classes),) = region.items()
+    if name not in run.tokenizers:
+        raise ValueError(f"There is no modality {name!r}; there are {', '.join(run.tokenizers)}.")
+    known = getattr(run.tokenizers[name].values, "names", ())
+    if name in inputs:
+        maps = run.prepare({name: inputs[name]}).values[name]
+    else:
+        maps = run.generate(inputs, name).values[name]
+    wanted = [classes] if isinstance(classes, str) else list(classes)
+    return list(region_of_classes(np.asarray(maps), wanted, known))
+
 
 BLANK = re.compile(r"_{3,}")
 """What stands in a text for words that are to be written."""
@@ -161,3 +261,37 @@ def region_of_classes(
             f"There is no class {', '.join(unknown) or 'given'}; there are {', '.join(known)}."
         )
     return np.isin(class_map, [list(known).index(name) for name in names])
+
+
+def hide_tokens(
+    ids: Mapping[str, np.ndarray], share: float, space: TokenSpace, keys: Key[Array, "batch"]
+) -> dict[str, np.ndarray]:
+    """Returns what is known with a share of every modality's tokens hidden.
+
+    Random ones of a grid, with the numbers that describe them, and of vectors; of a sequence the
+    last ones, so that it goes on as one that has begun. At least one token is left.
+
+    Args:
+        ids: As `Any2Any.encode_inputs` returns them.
+        share: Of the tokens that there are.
+        space: Of the model.
+        keys: One per sample.
+    """
+    found = dict(ids)
+    for entry in space.ranges:
+        if entry.name not in ids:
+            continue
+        if entry.kind == "sequence":
+            length = (ids[entry.name] != PADDING).sum(axis=1, keepdims=True)
+            kept = np.minimum(np.maximum(np.round(length * (1 - share)), 1), length)
+            is_shown = np.arange(entry.num_tokens)[None] < kept
+        else:
+            is_shown = ~redone_tokens(share, entry, keys)
+            is_shown[~is_shown.any(axis=1), 0] = True
+        for name in {entry.name, entry.features_name} & ids.keys():
+            given = ids[name]
+            if given.dtype.kind == "f":
+                found[name] = np.where(is_shown[..., None], given, np.float32(np.nan))
+            else:
+                found[name] = np.where(is_shown, given, PADDING).astype(given.dtype)
+    return found

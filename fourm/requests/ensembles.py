@@ -60,13 +60,15 @@ def combine(values: Values, draws: Sequence[RawBatch], how: Combine, name: str) 
     Args:
         values: What its numbers mean.
         draws: Each of them as values of the same samples.
-        how: In which way; "auto" takes the kind's usual one.
+        how: In which way; "auto" takes the kind's usual one, "none" the first draw.
         name: The modality, for messages.
 
     Raises:
         ValueError: If its values can't be combined so.
     """
     ways = ways_of(values, draws[0][0])
+    if how == "none":
+        return combine(values, draws, "auto", name)._replace(values=draws[0])
     if how not in (*ways, "auto"):
         raise ValueError(
             f"{name} can't be combined by {how!r}; {', '.join(('auto', *ways, 'none'))} is allowed."
@@ -150,13 +152,18 @@ def _medoid(values: Values, draws: Sequence[RawBatch]) -> Combined:
 
 
 def token_spread(
-    draws: Int[np.ndarray, "draws batch tokens"],
+    ids: Int[np.ndarray, "all_draws tokens"], num_draws: int
 ) -> Float[np.ndarray, "batch tokens"]:
-    """Returns the share of pairs of draws that differ in a token; NaN where no draw has one."""
-    count = len(draws)
-    same = (draws[:, None] == draws[None]).sum(axis=(0, 1)) - count
-    apart = 1 - same / max(count * (count - 1), 1)
-    return np.where((draws != PADDING).any(axis=0), apart if count > 1 else 0.0, np.nan)
+    """Returns the share of pairs of draws that differ in a token; NaN where no draw has one.
+
+    Args:
+        ids: Of samples whose draws follow each other.
+        num_draws: Of each sample, at least 2.
+    """
+    draws = ids.reshape(-1, num_draws, ids.shape[1])
+    same = (draws[:, :, None] == draws[:, None]).sum(axis=(1, 2)) - num_draws
+    apart = 1 - same / (num_draws * (num_draws - 1))
+    return np.where((draws != PADDING).any(axis=1), apart, np.nan)
 
 
 def check_combine(how: Any) -> None:

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from fourm.inference.editing import (
+from fourm.requests.editing import (
     cover,
     encode_with_blanks,
     paste,
