@@ -22,28 +22,23 @@ if __name__ == "__main__":  # Before the imports below, which take seconds.
 import shlex
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 
 import jax
 
-from configs.command_line import is_data_folder, parse_command_line
-from configs.from_folder.source_code import to_source
+from configs.beginning import opened, read_beginning
 from configs.launch import read_launch
 from configs.runs.fork import forked_at
 from configs.runs.plan import describe_plan
 from configs.runs.samples import Samples, open_sources
-from configs.runs.settings import as_begun, is_reported, is_trained, open_run, write_config
-from configs.runs.sizes import close_sizes
-from configs.runs.survey import list_left_out, listed_if_refused, survey_run, tabulate
+from configs.runs.settings import is_reported, is_trained, write_config
+from configs.runs.survey import list_left_out, survey_run, tabulate
+from configs.runs.tokens import open_tokens
 from configs.schema import RunConfig
 from data_pipeline.batches import Batches, BatchOrder
 from data_pipeline.crops import TransformedSource
-from data_pipeline.sources.source import max_damaged_of
 from data_pipeline.tokens.mixture import TokenMixture
-from data_pipeline.tokens.writer import describe_source, encode_split
 from fourm.devices.layout import Layout
 from fourm.devices.processes import initialize, is_main, run_on_main, wait_for_all
 from fourm.evaluate import measure_run
@@ -51,7 +46,6 @@ from fourm.evaluation.results import why_failed
 from fourm.model.saved_model import save_model
 from fourm.presentation.pictures import draw_curves
 from fourm.presentation.report import Report, say_overfitted, write_report
-from fourm.run_directory.lock import locked, undone_if_refused
 from fourm.run_directory.run_log import RunLog, SilentLog, read_metrics
 from fourm.run_directory.stages import Stages
 from fourm.training.fit_memory import choose_remat
@@ -64,21 +58,18 @@ from tokenizers.base import Learned, Tokenizer
 from tokenizers.modality import SavedTokenizerConfig, load_tokenizer, save_tokenizer
 from tokenizers.process.command import make_visible, run_command
 from tokenizers.settings.plain import to_plain
-from tokenizers.storage.folders import copy_folder, fingerprint_files, fingerprint_together
+from tokenizers.storage.folders import copy_folder, fingerprint_together
 from tokenizers.storage.pieces import record_pieces
 from tokenizers.storage.run_paths import (
     CHECKPOINTS,
-    CONFIG_SOURCE,
     CURVES_PICTURE,
     HELDOUT,
-    HELDOUT_TOKENS,
     MODEL,
     REPORT_PAGE,
     SAMPLES_PICTURE,
     TOKENIZERS,
     TOKENS,
 )
-from tokenizers.storage.unfinished import write_file
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -86,8 +77,7 @@ def main(arguments: Sequence[str]) -> int:
 
     def work(arguments: list[str]) -> None:
         if read_launch(arguments).dry_run:
-            config, launch = parse_command_line(arguments)
-            print("\n".join(describe_plan(close_sizes(as_begun(config, launch.fork), launch.fork))))
+            print("\n".join(describe_plan(read_beginning(arguments).config)))
             return
         folder = run(arguments)
         # Without data there are no samples.
@@ -102,27 +92,14 @@ def run(arguments: Sequence[str]) -> Path:
     launch = read_launch(arguments)
     if launch.distributed:
         initialize(launch.coordinator, launch.num_processes, launch.process_index)
-    inferred = parse_command_line(arguments)[0]
-    config = close_sizes(as_begun(inferred, launch.fork), launch.fork)
+    beginning = read_beginning(arguments)
+    config = beginning.config
     layout = Layout.build(config.mesh)
     layout.check(config.model.num_heads, config.training.batch_size, config.training.accumulation)
-    with ExitStack() as stack:
-
-        def begin_run() -> None:
-            for context in (locked, undone_if_refused):
-                stack.enter_context(context(Path(config.run_dir)))
-            open_run(config, launch.fork, launch.use)
-            source = Path(config.run_dir) / CONFIG_SOURCE
-            if arguments and is_data_folder(arguments[0]) and not source.exists():
-                title = f"What was inferred from {arguments[0]}; edit it and train with it."
-                source.parent.mkdir(parents=True, exist_ok=True)
-                write_file(source, to_source(inferred, title).encode())
-                print(f"Written as a configuration to edit: {source}")
-
-        run_on_main(begin_run)
+    with opened(beginning) as folder:
         if not is_reported(config):
             go_through_stages(config, layout, shlex.join(["python", "train.py", *arguments]))
-    return Path(config.run_dir)
+    return folder
 
 
 def go_through_stages(config: RunConfig, layout: Layout, command: str) -> None:
@@ -195,26 +172,7 @@ def make_tokens(
     There are none if nothing is to be trained, or no data to be held out.
     """
     wait_for_all()  # Process 0 is saving the last tokenizer.
-    if is_trained(config):
-        return None, None
-    folder = Path(config.run_dir)
-    made_by = {name: fingerprint_files(folder / TOKENIZERS / name) for name in tokenizers}
-
-    def encode(split: str, name: str, num_samples: int | None = None) -> dict[str, float]:
-        made_from = describe_source(config.data, config.crops, config.seed, split)
-        to_encode = sources[split], tokenizers, made_by, made_from
-        most = num_samples, max_damaged_of(config.data)
-        with listed_if_refused(config, split):
-            run_on_main(partial(encode_split, *to_encode, folder / name, *most))
-        return {str(folder / name): 1.0}
-
-    stores = config.tokens or encode("train", TOKENS)
-    heldout = dict.fromkeys(config.heldout_tokens, 1.0)
-    others = [split for split in sources if split != "train" and len(sources[split])]
-    if others and not heldout and config.training.evaluate_every:
-        heldout = encode(others[0], HELDOUT_TOKENS, config.training.evaluate_samples)
-    tokens = TokenMixture.open(stores, tokenizers, made_by)
-    return tokens, TokenMixture.open(heldout, tokenizers, made_by) if heldout else None
+    return (None, None) if is_trained(config) else open_tokens(config, sources, tokenizers)
 
 
 def train_model(

@@ -132,6 +132,10 @@ MAY_KNOW: dict[str, set[str]] = {
     "configs/runs": {"configs/schema", "configs/presets"},
     "configs/from_folder": {"configs/__init__", "configs/schema"},
     "configs/doctor": {"configs/schema", "configs/command_line", "configs/runs"},
+    "configs/beginning": {
+        *("configs/schema", "configs/launch", "configs/command_line", "configs/from_folder"),
+        "configs/runs",
+    },
     "configs/command_line": {
         *("configs/__init__", "configs/schema", "configs/launch", "configs/help"),
         "configs/from_folder",

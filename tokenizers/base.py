@@ -396,6 +396,25 @@ def choose_constants(
     return best
 
 
+def check_ids(ids: Int[np.ndarray, "..."], vocab_size: int, may_pad: bool = False) -> None:
+    """Raises ValueError, in one sentence, if an id is not one of a vocabulary.
+
+    Args:
+        ids: Of one modality.
+        vocab_size: Ids are in [0, vocab_size).
+        may_pad: Whether `PADDING` is allowed as well.
+    """
+    is_wrong = (ids < 0) | (ids >= vocab_size)
+    if may_pad:
+        is_wrong &= ids != PADDING
+    if is_wrong.any():
+        padding = f", and {PADDING} for padding" if may_pad else ""
+        raise ValueError(
+            f"Token {ids[is_wrong][0]} is out of range: this tokenizer has ids 0 to "
+            f"{vocab_size - 1}{padding}; check that the ids come from the same tokenizer."
+        )
+
+
 def rank_features(count: int) -> Float[np.ndarray, "count features"]:
     """Returns code features of ids that are in order: sines and cosines of their rank."""
     octaves = max(1, int(np.ceil(np.log2(max(count, 2)))))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Int32
 
-from tokenizers.base import Better, Crop, RawBatch, SequenceTokens
+from tokenizers.base import Better, Crop, RawBatch, SequenceTokens, check_ids
 from tokenizers.settings.checked import Checked, name_knob
 from tokenizers.settings.plain import to_part
 from tokenizers.storage.folders import load_folder, read_part, save_folder
@@ -239,12 +239,7 @@ class LabelTokenizer:
             ValueError: If an id is out of range.
         """
         if self.special is None:
-            wrong = ids[(ids < 0) | (ids >= self.vocab_size)]
-            if wrong.size:
-                raise ValueError(
-                    f"Token {wrong[0]} is out of range: this tokenizer has ids 0 to "
-                    f"{self.vocab_size - 1}; check that the ids come from the same tokenizer."
-                )
+            check_ids(ids, self.vocab_size)
             return np.asarray(ids[:, 0], np.int32)
         found = np.zeros((len(ids), len(self.values.names)), bool)
         sequences = read_sequences(ids, self.special, self.vocab_size)

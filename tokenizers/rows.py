@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array, Float, Int, Int32
 
-from tokenizers.base import Better, Crop, RawBatch, rank_features
+from tokenizers.base import Better, Crop, RawBatch, check_ids, rank_features
 from tokenizers.scalars import Scalar, ScalarTokenizer, ScalarTokenizerConfig
 from tokenizers.settings.checked import Checked, name_knob
 from tokenizers.settings.plain import to_part
@@ -264,12 +264,7 @@ class RowTokenizer:
         Raises:
             ValueError: If an id is out of range.
         """
-        wrong = ids[(ids < 0) | (ids >= self.vocab_size)]
-        if wrong.size:
-            raise ValueError(
-                f"Token {wrong[0]} is out of range: this tokenizer has ids 0 to "
-                f"{self.vocab_size - 1}; check that the ids come from the same tokenizer."
-            )
+        check_ids(ids, self.vocab_size)
         rows = np.full(ids.shape, np.nan)
         for place in range(len(self.values.columns)):
             inner = ids[:, place] - self._starts[place] - 1

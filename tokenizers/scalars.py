@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array, Float, Int, Int32
 
-from tokenizers.base import Better, Crop, RawBatch, rank_features
+from tokenizers.base import Better, Crop, RawBatch, check_ids, rank_features
 from tokenizers.settings.checked import Checked, name_knob
 from tokenizers.settings.plain import to_part
 from tokenizers.storage.folders import check_finite, load_folder, read_part, save_folder
@@ -183,12 +183,7 @@ class ScalarTokenizer:
         Raises:
             ValueError: If an id is out of range.
         """
-        wrong = ids[(ids < 0) | (ids >= self.vocab_size)]
-        if wrong.size:
-            raise ValueError(
-                f"Token {wrong[0]} is out of range: this tokenizer has ids 0 to "
-                f"{self.vocab_size - 1}; check that the ids come from the same tokenizer."
-            )
+        check_ids(ids, self.vocab_size)
         return self._centers[ids[:, 0]]
 
     def decode_expected(

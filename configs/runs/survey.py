@@ -11,7 +11,7 @@ from tqdm import tqdm
 from configs.schema import RunConfig
 from data_pipeline.census import Census, TooDamagedError, write_notes
 from data_pipeline.crops import TransformedSource
-from data_pipeline.sources.source import Note, Sample, Source, max_damaged_of
+from data_pipeline.sources.source import Note, Sample, Source, max_damaged_of, notes_of, views_of
 from data_pipeline.tokens.index import StoreIndex
 from fourm.run_directory.sample_set import SampleSet, load_heldout
 from tokenizers.process.command import make_visible
@@ -33,7 +33,7 @@ def read_samples(
             and listed in the run directory, so that they can be repaired at once.
     """
     samples = source.__getitems__(indices)
-    views = getattr(source, "views", 1)
+    views = views_of(source)
     firsts = {index // views: row for row, index in reversed(list(enumerate(indices)))}
     census = Census.of([samples[row] for row in sorted(firsts.values())])
     where, share = f"the split {split}", max_damaged_of(config.data)
@@ -60,7 +60,7 @@ def listed_if_refused(config: RunConfig, split: str) -> Iterator[None]:
 
 
 def _read_all(source: Source, split: str) -> Census:
-    originals = range(0, len(source), getattr(source, "views", 1))
+    originals = range(0, len(source), views_of(source))
     census = Census()
     with tqdm(total=len(originals), desc=f"damage in {split}", unit="sample") as bar:
         for start in range(0, len(originals), CHUNK):
@@ -88,7 +88,7 @@ def survey_run(config: RunConfig, sources: Mapping[str, TransformedSource]) -> d
         found[first] = max(found[first], held, key=lambda census: census.samples)
     seen: dict[Note, None] = {}
     for split, source in sources.items():  # Splits of one folder say the same of its files.
-        notes = [n for n in getattr(source.source, "notes", ()) if n not in seen]
+        notes = [n for n in notes_of(source.source) if n not in seen]
         seen.update(dict.fromkeys(notes))
         found[split] = Census(notes=tuple(notes)) + found[split]
     return {split: census for split, census in found.items() if census != Census()}

@@ -11,7 +11,7 @@ from data_pipeline.census import Census
 from data_pipeline.crops import TransformedSource
 from data_pipeline.doctor.doubles import Twin, find_twins
 from data_pipeline.doctor.statistics import Findings, describe
-from data_pipeline.sources.source import NO_MODALITIES, Note, Sample, key_of
+from data_pipeline.sources.source import NO_MODALITIES, Note, Sample, key_of, notes_of
 from tokenizers.base import Choices, Values
 from tokenizers.spread import evenly_spread
 
@@ -80,7 +80,7 @@ def examine(
                         raw[name].append(sample[name])
                 checked.append((original, source.check(sample, original)))
             progress(len(chunk))
-        own = [n for n in getattr(source.source, "notes", ()) if n not in seen]
+        own = [n for n in notes_of(source.source) if n not in seen]
         seen.update(dict.fromkeys(own))
         census = Census.of([sample for _, sample in checked], own)
         notes[split] = list(census.notes)

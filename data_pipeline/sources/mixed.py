@@ -19,6 +19,7 @@ from data_pipeline.sources.source import (
     Source,
     file_of,
     key_of,
+    notes_of,
     state_of,
 )
 from tokenizers.settings.checked import name_knob
@@ -141,7 +142,7 @@ class MixedSource:
         self.notes = [
             self._named(number, note)
             for number, source in enumerate(self._sources)
-            for note in getattr(source, "notes", ())
+            for note in notes_of(source)
         ]
 
     def __len__(self) -> int:

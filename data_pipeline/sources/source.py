@@ -60,6 +60,9 @@ class Source(Protocol):
     def __getitems__(self, indices: Sequence[int]) -> list[Sample]:
         """Returns several samples at once, which some sources do much faster than one by one."""
 
+    # A source may also have `views`, `notes`, `keys`, `file_of` and `state_of`. What holds of one
+    # that does not is said once, by the functions of these names below: `views_of` and so on.
+
 
 @runtime_checkable
 class DataConfig(Protocol):
@@ -135,6 +138,16 @@ def state_of(source: Source, index: int) -> str:
     """Returns a text that changes when the files behind a sample do; empty where there are none."""
     ask = getattr(source, "state_of", None)
     return str(ask(index)) if ask else ""
+
+
+def views_of(source: Source) -> int:
+    """Returns how many samples in a row are views of one: 1 where a source does not say `views`."""
+    return int(getattr(source, "views", 1))
+
+
+def notes_of(source: Source) -> Sequence[Note]:
+    """Returns what a source has to say of its files; none where it has no `notes`."""
+    return getattr(source, "notes", ())
 
 
 def key_of(source: Source, index: int) -> str:

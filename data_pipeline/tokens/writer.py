@@ -28,6 +28,7 @@ from data_pipeline.sources.source import (
     Sample,
     Source,
     state_of,
+    views_of,
 )
 from data_pipeline.tokens.index import INDEX, Counts, Shard, StoreIndex
 from data_pipeline.tokens.read_ahead import Chunk, read_ahead, read_chunk
@@ -293,7 +294,7 @@ def _write_shard(
         if layout.kind != "features"
     }
     tally = Tally(counts, [], [], [])
-    views = getattr(source, "views", 1)
+    views = views_of(source)
     records = _records(chunks, views, tokenizers, plan, tally, progress)
     try:
         _write_records(temporary, records)

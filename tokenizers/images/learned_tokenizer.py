@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, Shaped
 
-from tokenizers.base import RawBatch
+from tokenizers.base import RawBatch, check_ids
 from tokenizers.images.quantizers import LinearlyMovedQuantizer, Quantizer, VectorQuantizer
 from tokenizers.images.several_codes import SeveralCodes
 from tokenizers.settings.plain import to_part
@@ -144,9 +144,7 @@ class DenseTokenizer(nnx.Module):
             raise ValueError(
                 f"Ids have shape {ids.shape[1:]}; this tokenizer takes {self.token_shape}."
             )
-        wrong = ids[(ids < 0) | (ids >= self.vocab_size)]
-        if wrong.size:
-            raise ValueError(f"There is no id {wrong[0]}; ids are 0 to {self.vocab_size - 1}.")
+        check_ids(ids, self.vocab_size)
         return ids
 
     def decode_expected(

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Int, Int32
 
-from tokenizers.base import PADDING, SequenceTokens
+from tokenizers.base import PADDING, SequenceTokens, check_ids
 
 
 def pad_sequences(
@@ -46,12 +46,7 @@ def read_sequences(
     Raises:
         ValueError: If an id is neither `PADDING` nor in [0, vocab_size).
     """
-    wrong = ids[(ids != PADDING) & ((ids < 0) | (ids >= vocab_size))]
-    if wrong.size:
-        raise ValueError(
-            f"Token {wrong[0]} is out of range: this tokenizer has ids 0 to {vocab_size - 1}, "
-            f"and {PADDING} for padding; check that the ids come from the same tokenizer."
-        )
+    check_ids(ids, vocab_size, may_pad=True)
     is_end = ids == special.end
     before_end = np.cumsum(is_end, axis=1) == 0
     sentinel = ids - special.first_sentinel

@@ -289,7 +289,7 @@ def test_wrong_values_and_ids_are_refused(trained):
     with pytest.raises(ValueError, match=r"this tokenizer takes \(8, 16\)"):
         trained.encode(np.zeros((1, 8, 8), np.float32))
     for ids in (np.full((1, 2, 4), 16), np.full((1, 2, 4), -1)):
-        with pytest.raises(ValueError, match="ids are 0 to 15"):
+        with pytest.raises(ValueError, match="has ids 0 to 15"):
             trained.decode_with(ids, jax.random.key(0))
     codes, start = jnp.zeros((1, 2, 4, 4)), jnp.zeros((1, 8, 16, 2))
     with pytest.raises(ValueError, match="step_noise is missing; ddpm needs it"):
