@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from configs.runs.further import load_run
     from configs.schema import RunConfig
     from data_pipeline.crops import CropConfig
+    from data_pipeline.sources.arrays.data import ArraysData
     from data_pipeline.sources.coco import CocoData, coco_class_names
     from data_pipeline.sources.files.data import FilesData
     from data_pipeline.sources.files.splits import SplitByColumn, SplitByFolder, SplitByFraction
@@ -94,6 +95,7 @@ __all__ = [
     "SEMSEG_CLASSES",
     "SHAPES",
     "ArrayFile",
+    "ArraysData",
     "Better",
     "BoxList",
     "BoxTokenizerConfig",
@@ -201,6 +203,7 @@ MODULES = {
     "configs.runs.further": ("load_run",),
     "configs.schema": ("RunConfig",),
     "data_pipeline.crops": ("CropConfig",),
+    "data_pipeline.sources.arrays.data": ("ArraysData",),
     "data_pipeline.sources.coco": ("CocoData", "coco_class_names"),
     "data_pipeline.sources.files.data": ("FilesData",),
     "tokenizers.formats.cells": ("FolderName", "TableColumn", "TableRow"),

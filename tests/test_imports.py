@@ -59,7 +59,11 @@ MAY_KNOW: dict[str, set[str]] = {
         *("tokenizers/signals", "tokenizers/shapes", "tokenizers/palettes"),
     },
     "data_pipeline/__init__": set(),
-    "data_pipeline/sources": {"data_pipeline/sources/files", "data_pipeline/sources/scenes"},
+    "data_pipeline/sources": {
+        *("data_pipeline/sources/files", "data_pipeline/sources/scenes"),
+        "data_pipeline/sources/arrays",
+    },
+    "data_pipeline/sources/arrays": {"data_pipeline/sources", "data_pipeline/sources/files"},
     "data_pipeline/sources/files": {"data_pipeline/sources"},
     "data_pipeline/sources/scenes": {"data_pipeline/sources"},
     "data_pipeline/crops": {"data_pipeline/sources"},
@@ -164,10 +168,13 @@ DISTRIBUTIONS = {
     "scipy": "jax",
     "threadpoolctl": "scikit-learn",
     "absl": "tensorflow-datasets",
+    "tensorstore": "orbax-checkpoint",
     "pyarrow": "tensorflow-datasets",
     "fsspec": "tokenizers",
     "huggingface_hub": "tokenizers",
 }
+# Only those who have such data need them; what asks for one says how to install it.
+EXTRAS = {"h5py", "zarr"}
 MAX_LINES = 450
 
 
@@ -307,7 +314,7 @@ def test_requirements_name_every_package_that_is_imported():
     local = {path.stem for path in python_files("tests")}
     missing = {}
     for path in EVERYTHING:
-        for name in roots_of(path) - ours - local - set(sys.stdlib_module_names):
+        for name in roots_of(path) - ours - local - set(sys.stdlib_module_names) - EXTRAS:
             if DISTRIBUTIONS.get(name, name).lower().replace("_", "-") not in pinned:
                 missing.setdefault(name, name_of(path))
     assert not missing

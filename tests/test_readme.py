@@ -62,6 +62,7 @@ FOLDERS = (
     "data_pipeline/doctor",
     "data_pipeline/sources",
     "data_pipeline/sources/files",
+    "data_pipeline/sources/arrays",
     "data_pipeline/sources/scenes",
     "data_pipeline/tokens",
     "configs",

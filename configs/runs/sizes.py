@@ -17,6 +17,7 @@ import jax
 from configs.presets.components import any_to_any, complete_from, one_to_all
 from configs.presets.scenes import SINGLE_PASS
 from configs.schema import RunConfig
+from data_pipeline.sources.arrays.data import ArraysData
 from data_pipeline.sources.files.data import FilesData
 from data_pipeline.sources.mixed import MixedData
 from data_pipeline.sources.parquet import ParquetData
@@ -119,6 +120,10 @@ def _with_formats(data: Any, formats: dict[str, FileFormat]) -> Any:
             return replace(data, modalities=formats)
         case ParquetData():
             wanted = data.columns or data.formats or formats
+            chosen = {name: each for name, each in formats.items() if name in wanted}
+            return replace(data, formats=chosen | data.formats)
+        case ArraysData():
+            wanted = data.arrays or data.formats or formats
             chosen = {name: each for name, each in formats.items() if name in wanted}
             return replace(data, formats=chosen | data.formats)
         case MixedData(sources=sources):

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from data_pipeline.sources.arrays.data import ArraysData
 from data_pipeline.sources.coco import CocoData, Part
 from data_pipeline.sources.files.data import FilesData
 from data_pipeline.sources.mixed import MixedData
@@ -19,7 +20,7 @@ from tokenizers.shapes.polygons import Polygons
 from tokenizers.text.sentencepiece import Text
 from tokenizers.values import Classes, Colors
 
-KINDS = ("scenes", "files", "tfds", "parquet", "coco", "none")
+KINDS = ("scenes", "files", "tfds", "parquet", "arrays", "coco", "none")
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,9 @@ class NoData(Checked):
         )
 
 
-AnyData = ScenesData | FilesData | TfdsData | ParquetData | CocoData | MixedData | NoData
+AnyData = (
+    ScenesData | FilesData | TfdsData | ParquetData | ArraysData | CocoData | MixedData | NoData
+)
 
 
 def blank_data(kind: str, values: Mapping[str, Values]) -> AnyData:
@@ -61,6 +64,10 @@ def blank_data(kind: str, values: Mapping[str, Values]) -> AnyData:
             return TfdsData()
         case "parquet":
             return ParquetData(
+                formats={name: format_for(name, each) for name, each in values.items()}
+            )
+        case "arrays":
+            return ArraysData(
                 formats={name: format_for(name, each) for name, each in values.items()}
             )
         case "coco":

@@ -12,6 +12,7 @@ import numpy as np
 from data_pipeline.sources.files.storage import MayBeRemote, local_path
 from data_pipeline.sources.row_groups import ParquetRows, parquet, schema_of
 from data_pipeline.sources.slices import (
+    group_by_split,
     name_of_slice,
     rows_of_slice,
     split_of_path,
@@ -126,20 +127,8 @@ class ParquetData(MayBeRemote):
             (path.relative_to(root).as_posix() for path in root.rglob("*.parquet")),
             key=natural_order,
         )
-        found: dict[str, list[Path]] = {}
-        for path in inner:
-            if not any(part.startswith(".") for part in path.split("/")):
-                split = split_of_path(path.removesuffix(".parquet"), names)
-                found.setdefault(split, []).append(root / path)
-        if "" in found:
-            if len(found) > 1:
-                raise ValueError(
-                    f"The name of {found[''][0]} says no split, as those of other files do "
-                    f"({', '.join(filter(None, found))}); rename it, or set --data.split-names."
-                )
-            return {"train": found[""]}
-        order = ["train", "validation", "test", *found]
-        return {name: found[name] for name in dict.fromkeys(order) if name in found}
+        found = group_by_split(inner, names, ".parquet")
+        return {split: [root / path for path in paths] for split, paths in found.items()}
 
 
 class _Column(NamedTuple):

@@ -68,6 +68,34 @@ def split_of_path(path: str, names: Collection[str] = ()) -> str:
     return meant[found[-1]] if found else ""
 
 
+def group_by_split(
+    paths: Sequence[str], names: Collection[str] = (), ending: str = ""
+) -> dict[str, list[str]]:
+    """Returns paths by the splits that they name; all are for training if none names any.
+
+    Args:
+        paths: Of files or folders, below that of the data set; in natural order.
+        names: Splits with names of their own.
+        ending: What is no part of a name.
+
+    Raises:
+        ValueError: If some name a split and others don't.
+    """
+    found: dict[str, list[str]] = {}
+    for path in paths:
+        if not any(part.startswith(".") for part in path.split("/")):
+            found.setdefault(split_of_path(path.removesuffix(ending), names), []).append(path)
+    if "" in found:
+        if len(found) > 1:
+            raise ValueError(
+                f"The name of {found[''][0]} says no split, as those of other files do "
+                f"({', '.join(filter(None, found))}); rename it, or set --data.split-names."
+            )
+        return {"train": found[""]}
+    order = ["train", "validation", "test", *found]
+    return {name: found[name] for name in dict.fromkeys(order) if name in found}
+
+
 def usual_splits(found: Sequence[str]) -> dict[str, str]:
     """Returns which splits data has of which these were found, each with what it is made of."""
     if len(found) > 1:

@@ -10,6 +10,7 @@ import pytest
 
 from configs.command_line import PRESETS
 from configs.schema import CropConfig, RunConfig
+from data_pipeline.sources.arrays.data import ArraysData
 from data_pipeline.sources.coco import CocoData
 from data_pipeline.sources.files.data import FilesData
 from data_pipeline.sources.files.splits import SplitByFolder, SplitByFraction
@@ -78,7 +79,7 @@ CONFIG_CLASSES = {
     *(ScalarTokenizerConfig, ViTTokenizerConfig, CodeEncoderConfig, QuantizerConfig),
     *(NetworkConfig, DecoderConfig, DiffusionTokenizerConfig, DiffusionConfig, SamplingConfig),
     *(UNetConfig, Codes, Vectors, WordPieceTokenizerConfig, SavedTokenizerConfig),
-    *(MeshConfig, NoData, PublishedOptions, Ml4mRules, ParquetData),
+    *(MeshConfig, NoData, PublishedOptions, Ml4mRules, ParquetData, ArraysData),
     *(CocoData, MixedData, CodesFile, Embedding, EmbeddingTokenizerConfig),
     *(Points, Polygons, InstanceTokenizerConfig, InstancesFile),
     *(CodesTokenizerConfig, VectorsTokenizerConfig, FolderName),

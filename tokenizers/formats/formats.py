@@ -160,7 +160,12 @@ class ArrayFile(FileFormat):
             )
 
     def read(self, data: bytes, extension: str) -> Shaped[np.ndarray, "..."]:
-        array, is_picture = self._stored(data, extension)
+        return self.read_array(*self._stored(data, extension))
+
+    def read_array(
+        self, array: Shaped[np.ndarray, "..."], is_picture: bool = False
+    ) -> Shaped[np.ndarray, "..."]:
+        """Returns what stored numbers mean; see `read`."""
         if array.size == 0:
             raise ValueError(f"holds an empty array, of shape {array.shape}")
         stored = array.stored if isinstance(array, Picture) else Stored()
