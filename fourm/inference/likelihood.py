@@ -88,6 +88,51 @@ def likelihood_of_tokens(
     return _estimate_grid(request, keys, num_draws, relative)
 
 
+def likelihood_of_pairs(
+    model: FourM,
+    known: Known,
+    name: str,
+    ids: Int[np.ndarray, "answers tokens"],
+    num_draws: int,
+    seed: int,
+    relative: bool = True,
+) -> Float[np.ndarray, "inputs answers"]:
+    """Returns how likely each of some answers is, given each of some inputs.
+
+    The encoder runs once for each input where the answers are sequences. Grids are estimated as
+    `likelihood_of_tokens` does it, every answer with the same draws for all inputs, so that what
+    they have in common does not tell them apart.
+
+    Args:
+        model: The trained model.
+        known: Tokens of other modalities.
+        name: The modality of the answers.
+        ids: Their tokens.
+        num_draws: Pairs of passes over a grid, at least 2.
+        seed: Of these passes.
+        relative: Whether to subtract the log-likelihood of the answer given nothing, as pointwise
+            mutual information does.
+    """
+    entry, answers = model.space[name], len(ids)
+    count = len(next(iter(known.values())))
+    keys = jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(seed)))(np.arange(answers))
+    graph, state = nnx.split(model)
+    alone = np.zeros(answers)
+    if relative:
+        alone = likelihood_of_tokens(model, {}, name, ids, keys, num_draws).total
+    found = np.empty((count, answers))
+    for row in range(count):
+        own = {other: jnp.asarray(array[row : row + 1]) for other, array in known.items()}
+        if entry.kind == "sequence":
+            tokens = _sequence_log_probabilities(graph, state, own, jnp.asarray(ids), entry)
+            found[row] = np.nansum(np.asarray(tokens), axis=1) - alone
+        else:
+            repeated = {n: jnp.repeat(array, answers, axis=0) for n, array in own.items()}
+            part = likelihood_of_tokens(model, repeated, name, ids, keys, num_draws)
+            found[row] = part.total - alone
+    return found
+
+
 def _given_nothing(request: tuple) -> tuple:
     graph, state, _, *others = request
     return graph, state, {}, *others
@@ -98,10 +143,13 @@ def _sequence_log_probabilities(
     graph: nnx.GraphDef,
     state: nnx.State,
     known: Known,
-    ids: Int[Array, "batch tokens"],
+    ids: Int[Array, "answers tokens"],
     entry: TokenRange,
-) -> Float[Array, "batch tokens"]:
-    """Returns what `generate_sequence` draws each token with, at temperature 1."""
+) -> Float[Array, "answers tokens"]:
+    """Returns what `generate_sequence` draws each token with, at temperature 1.
+
+    Either every answer has inputs of its own, or all have the same.
+    """
     model = nnx.merge(graph, state)
     special = entry.special
     end, first = special.end, special.first_sentinel
@@ -120,6 +168,9 @@ def _sequence_log_probabilities(
         is_real=is_real,
     )
     context = model.build_context(model.encode(inputs), inputs)
+    if len(ids) != len(context):  # One input, several answers.
+        repeat = functools.partial(jnp.repeat, repeats=len(ids), axis=0)
+        context, inputs = jax.tree.map(repeat, (context, inputs))
     logits = model.logits(model.decode(targets, context, inputs), entry).astype(jnp.float32)
     number = jnp.arange(entry.vocab_size)
     is_closing = (number == end) | ((number == first + 1) & (special.num_sentinels > 1))

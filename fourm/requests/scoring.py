@@ -1,0 +1,217 @@
+"""What likelihoods are good for: naming classes, matching, and finding what does not belong.
+
+All of it compares log p(a | b) with log p(a), the pointwise mutual information: what is common in
+itself, such as a short caption, counts for nothing.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from fourm.inference.likelihood import TokenLikelihood, likelihood_of_pairs
+from fourm.model.transformer import FourM
+from tokenizers.base import PADDING, RawBatch, Tokenizer
+
+TEMPLATES = ("{}",)
+CHUNK = 64
+"""Answers that are scored at once."""
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """What scoring needs of a run: `fourm.any2any.Any2Any`."""
+
+    model: FourM
+    tokenizers: dict[str, Tokenizer]
+
+    def encode_inputs(self, samples: Mapping[str, RawBatch | Any]) -> dict[str, np.ndarray]:
+        """Returns all that the encoder reads of raw values."""
+
+    def tokenize(self, samples: Mapping[str, RawBatch | Any]) -> dict[str, np.ndarray]:
+        """Returns ids [batch, tokens] by modality."""
+
+    def embed(self, inputs: Mapping[str, RawBatch | Any]) -> Float[np.ndarray, "batch dim"]:
+        """Returns the encoder's features."""
+
+
+class Ranks(NamedTuple):
+    """How well pairs find each other among all.
+
+    Attributes:
+        ranks: Of every pair's own answer among all answers, 0 for the first.
+        among: How many answers there are.
+    """
+
+    ranks: Int[np.ndarray, "pairs"]
+    among: int
+
+    def recall(self, at: int) -> float:
+        """Returns the share of pairs whose own answer is among the first `at`."""
+        return float((self.ranks < at).mean())
+
+
+def score_pairs(
+    run: Scorer,
+    inputs: Mapping[str, RawBatch | Any],
+    answers: Mapping[str, RawBatch | Any],
+    *,
+    relative: bool = True,
+    num_draws: int = 2,
+    seed: int = 0,
+) -> Float[np.ndarray, "inputs answers"]:
+    """Returns the log-likelihood, in nats, of each answer given each input.
+
+    Args:
+        run: Trained.
+        inputs: Raw values by modality.
+        answers: One modality and its raw values, any number of them.
+        relative: Whether what an answer has given nothing is subtracted.
+        num_draws: Pairs of passes where the answers are grids.
+        seed: Of these passes.
+
+    Raises:
+        ValueError: If there is not one modality of answers, or it is among the inputs.
+    """
+    if len(answers) != 1:
+        raise ValueError(f"Answers are of one modality; {', '.join(answers) or 'none'} is given.")
+    (name,) = answers
+    if name in inputs or not inputs:
+        raise ValueError(f"The inputs of a score are other modalities than {name}; give one.")
+    known, ids = run.encode_inputs(inputs), run.tokenize(answers)[name]
+    parts = []
+    for start in range(0, len(ids), CHUNK):
+        chunk = ids[start : start + CHUNK]
+        # Filled up, so that one program serves all chunks.
+        filled = np.concatenate([chunk, np.repeat(chunk[:1], min(CHUNK, len(ids)) - len(chunk), 0)])
+        to_score = run.model, known, name, filled, num_draws, seed, relative
+        parts.append(likelihood_of_pairs(*to_score)[:, : len(chunk)])
+    return np.concatenate(parts, axis=1)
+
+
+def classify(
+    run: Scorer,
+    inputs: Mapping[str, RawBatch | Any],
+    classes: Sequence[str],
+    target: str,
+    templates: Sequence[str] = TEMPLATES,
+) -> Float[np.ndarray, "batch classes"]:
+    """Returns the probability of each class by what is written of it, without any training.
+
+    A class has the log-likelihood of its prompts, less that which they have given nothing, so that
+    common words are no more likely to be chosen; over several templates their mean probability
+    counts. All classes are equally likely beforehand.
+
+    Args:
+        run: Trained.
+        inputs: What is to be classified, by modality.
+        classes: Their names.
+        target: The modality that names them, such as caption.
+        templates: Texts with {} in the place of a name, such as "a photograph of a {}".
+
+    Raises:
+        ValueError: If there are fewer than two classes, or a template has no {}.
+    """
+    if len(set(classes)) < 2 or len(set(classes)) < len(classes):
+        raise ValueError(f"The classes are {', '.join(classes)}; give at least two, each once.")
+    wrong = [template for template in templates if "{}" not in template]
+    if wrong or not templates:
+        raise ValueError(f"The template {wrong[0] if wrong else ''!r} has no {{}} for a class.")
+    prompts = [template.replace("{}", name) for name in classes for template in templates]
+    scores = score_pairs(run, inputs, {target: prompts})
+    scores = scores.reshape(len(scores), len(classes), len(templates))
+    return _softmax(_log_mean_exp(scores))
+
+
+def _log_mean_exp(scores: Float[np.ndarray, "batch classes last"]) -> np.ndarray:
+    most = scores.max(axis=-1, keepdims=True)
+    return most[..., 0] + np.log(np.exp(scores - most).mean(axis=-1))
+
+
+def _softmax(scores: Float[np.ndarray, "batch classes"]) -> Float[np.ndarray, "batch classes"]:
+    weights = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def cosine(
+    run: Scorer, inputs: Mapping[str, RawBatch | Any], answers: Mapping[str, RawBatch | Any]
+) -> Float[np.ndarray, "inputs answers"]:
+    """Returns how alike the encoder's features of each input and each answer are, -1 to 1.
+
+    Each modality's own mean is taken off first: what all of its samples have in common tells none
+    of them apart.
+    """
+    first, second = run.embed(inputs), run.embed(answers)
+    first, second = first - first.mean(axis=0), second - second.mean(axis=0)
+    lengths = np.linalg.norm(first, axis=1)[:, None] * np.linalg.norm(second, axis=1)[None]
+    return first @ second.T / np.maximum(lengths, 1e-12)
+
+
+def rank_pairs(scores: Float[np.ndarray, "pairs answers"]) -> Ranks:
+    """Returns at which place each input has its own answer, which has the same number.
+
+    Of answers with equal scores half count as better, rounded up.
+    """
+    own = np.diagonal(scores)[:, None]
+    better, equal = (scores > own).sum(1), (scores == own).sum(1) - 1
+    return Ranks(better + (equal + 1) // 2, scores.shape[1])
+
+
+def area_under_roc(scores: Float[np.ndarray, "n"], is_positive: Bool[np.ndarray, "n"]) -> float:
+    """Returns how often a positive has a higher score than a negative, ties as half; NaN if none.
+
+    That is the area under the ROC curve (Hanley and McNeil 1982).
+    """
+    positives, negatives = is_positive.sum(), (~is_positive).sum()
+    if not positives or not negatives:
+        return float("nan")
+    unique, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    del unique
+    last = np.cumsum(counts)
+    rank = (last - (counts - 1) / 2)[inverse]  # From 1; equals share their mean.
+    wins = rank[is_positive].sum() - positives * (positives + 1) / 2
+    return float(wins / (positives * negatives))
+
+
+def word_scores(
+    text: str,
+    scores: Float[np.ndarray, "tokens"],
+    tokenizer: Tokenizer,
+) -> list[tuple[str, float]]:
+    """Returns the words of a text, each with the sum of its tokens' scores.
+
+    Args:
+        text: As it was scored.
+        scores: One for each token, as `TokenLikelihood.tokens` has them.
+        tokenizer: Of the text.
+    """
+    (ids,) = np.asarray(tokenizer.encode([text]))
+    real = ids[(ids != PADDING) & (ids != tokenizer.special.end)]
+    found: list[tuple[str, float]] = []
+    known = 0
+    for number in range(1, len(real) + 1):
+        words = tokenizer.decode(_padded(real[:number], len(ids)))[0].split()
+        score = float(scores[number - 1])
+        if len(words) > known:
+            found += [(word, 0.0) for word in words[known:]]
+            known = len(words)
+        if found:
+            found[-1] = words[-1], found[-1][1] + score
+    return found
+
+
+def _padded(ids: Int[np.ndarray, "tokens"], length: int) -> Int[np.ndarray, "1 length"]:
+    return np.pad(ids, (0, length - len(ids)), constant_values=PADDING)[None].astype(np.int32)
+
+
+def surprise_map(
+    likelihood: TokenLikelihood, shape: tuple[int, int]
+) -> Float[np.ndarray, "batch y x"]:
+    """Returns how unlikely each token of a grid is, in nats, given all that was shown.
+
+    Args:
+        likelihood: Of the grid; with `relative=True` only what the inputs say of it counts.
+        shape: Height and width of the grid.
+    """
+    return -likelihood.tokens.reshape(-1, *shape)
