@@ -92,7 +92,7 @@ MAY_KNOW: dict[str, set[str]] = {
         "fourm/run_directory",
     },
     "fourm/inputs": set(),
-    "fourm/requests": {"fourm/token_space", "fourm/inference"},
+    "fourm/requests": {"fourm/token_space", "fourm/inference", "fourm/model"},
     "fourm/load_run": {
         *("fourm/any2any", "fourm/model", "fourm/inference", "fourm/run_directory"),
     },
