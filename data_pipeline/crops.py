@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from data_pipeline.sources.source import (
+    CROPS,
     METADATA,
     NO_MODALITIES,
     NOTES,
@@ -19,6 +20,7 @@ from data_pipeline.sources.source import (
     key_of,
     state_of,
 )
+from data_pipeline.sources.windows import crops_of
 from tokenizers.base import (
     REFERENCES,
     Choices,
@@ -29,6 +31,8 @@ from tokenizers.base import (
     largest_window,
 )
 from tokenizers.settings.checked import Checked, name_knob
+
+WHOLE = Crop(0.0, 0.0, 1.0, 1.0, flip=False)
 
 LEAST_SHOWN = 0.1
 """Share of a picture that a view should show; if it can't, that is noted."""
@@ -247,6 +251,8 @@ class TransformedSource:
                 notes.append(Note(kind, name, key, self._file(original, name), reason))
             if usable:
                 checked[name] = Choices(usable) if isinstance(value, Choices) else usable[0]
+        if CROPS in sample:
+            notes += self._take_windows(checked, sample[CROPS], original, key)
         notes += self._take_misaligned(checked, original, key, place)
         if METADATA in sample:
             checked[METADATA] = sample[METADATA]
@@ -278,7 +284,9 @@ class TransformedSource:
         shapes = {
             name: value.shape[:2]
             for name, value in sample.items()
-            if _is_picture(value, self._values[name])
+            if name not in NO_MODALITIES
+            and _is_picture(value, self._values[name])
+            and not (CROPS in sample and self._is_of_view(name))
         }
         notes = []
         # Crops are shares of height and width: they fit any resolution but one aspect ratio.
@@ -298,14 +306,48 @@ class TransformedSource:
                 del sample[name]
         return notes
 
+    def _take_windows(
+        self, sample: Sample, windows: np.ndarray | None, original: int, key: str
+    ) -> list[Note]:
+        """Adds the crops of windows that are given, and removes what is not of all; returns why."""
+        reason, crops = "its sample has no crop settings that can be used", Choices()
+        if windows is not None:
+            try:
+                crops = Choices(crops_of(windows, self._shape_if_seen(sample, True)))
+                reason = f"has another number of views than its sample's {len(crops)} crop settings"
+            except ValueError as error:
+                reason = str(error)
+        notes = []
+        for name in [name for name in sample if self._is_of_view(name)]:
+            count = len(sample[name]) if isinstance(sample[name], Choices) else 1
+            if count != len(crops):
+                notes.append(Note("unusable", name, key, self._file(original, name), reason))
+                del sample[name]
+        if crops:
+            sample[CROPS] = crops
+        return notes
+
+    def _is_of_view(self, name: str) -> bool:
+        return name not in NO_MODALITIES and getattr(self._values[name], "is_of_view", False)
+
     def view(self, sample: Sample, index: int) -> Sample:
         """Returns a checked sample as the view `index` shows it."""
-        crop = self._crop(self._shape_of(sample), index)
+        is_given = CROPS in sample
+        crop = (
+            self._choose(sample[CROPS], index)
+            if is_given
+            else self._crop(self._shape_of(sample), index)
+        )
         seen = {
             name: value
             if name in NO_MODALITIES
-            else self._values[name].crop(self._choose(value, index), crop, self._sizes[name])
+            else self._values[name].crop(
+                self._choose(value, index),
+                WHOLE if is_given and self._is_of_view(name) else crop,
+                self._sizes[name],
+            )
             for name, value in sample.items()
+            if name != CROPS
         }
         seen = {name: value for name, value in seen.items() if value is not None}
         if self.views == 1 and (references := self._references(sample, crop)):
@@ -356,10 +398,15 @@ class TransformedSource:
 
     def _shape_of(self, sample: Sample) -> tuple[int, int]:
         """Returns height and width of the first dense modality; those wanted if there is none."""
+        return self._shape_if_seen(sample, CROPS in sample) or self._aspect
+
+    def _shape_if_seen(self, sample: Sample, has_windows: bool) -> tuple[int, int] | None:
         for name, value in sample.items():
+            if has_windows and self._is_of_view(name):
+                continue
             if name in self._values and _is_picture(value, self._values[name]):
                 return value.shape[0], value.shape[1]
-        return self._aspect
+        return None
 
 
 def _is_picture(value: Any, values: Values) -> bool:

@@ -212,7 +212,8 @@ class Values(Protocol):
     sequence, `is_sequence` is True. `vectors(values)`, float [batch, n], makes of them what simple
     methods read that a model is compared with. `taken_as_unknown(value)` says in a few words what
     of a raw value that passed `check` became unknown though nothing in it says so, such as a
-    negative distance; empty if nothing did. All four may be left out.
+    negative distance; empty if nothing did. Values that are made of a view, and can't be cropped
+    any more, have `is_of_view` True. All five may be left out.
     """
 
     metrics: dict[str, Better]

@@ -6,7 +6,7 @@ are ids, which the tokenizer that made them can turn into what they mean.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Array, Int, UInt8
@@ -27,6 +27,8 @@ class Codes(Checked):
     """(height, width) of a grid, (count,) of a set; (longest length,) of a sequence."""
     is_sequence: bool = False
     """Whether the ids are in order and their number varies."""
+
+    is_of_view: ClassVar[bool] = True
 
     @property
     def metrics(self) -> dict[str, Better]:

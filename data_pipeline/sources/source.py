@@ -15,7 +15,9 @@ METADATA = "metadata"
 """
 NOTES = ":notes"
 """Under which name a sample has a list of `Note`, if there is anything to say of its values."""
-NO_MODALITIES = (METADATA, NOTES, REFERENCES)
+CROPS = ":crops"
+"""Under which name a sample has the windows of its views, if they are given (`windows.py`)."""
+NO_MODALITIES = (METADATA, NOTES, REFERENCES, CROPS)
 """Names under which a sample has no values."""
 
 Sample = dict[str, Any]

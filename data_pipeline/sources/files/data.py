@@ -6,6 +6,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from data_pipeline.sources.files.folder_names import folder_cells
 from data_pipeline.sources.files.layout import Layout
 from data_pipeline.sources.files.listing import is_archive
@@ -27,13 +29,14 @@ from data_pipeline.sources.files.tables import (
     numbers_of,
     rows_of,
 )
-from data_pipeline.sources.source import NOTES, Note, Sample
+from data_pipeline.sources.source import CROPS, NOTES, Note, Sample
+from data_pipeline.sources.windows import read_windows
 from tokenizers.base import Mended
 from tokenizers.content.kinds import PICTURE_KINDS, describe, kind_of
 from tokenizers.content.limits import MAX_PIXELS
 from tokenizers.formats.cells import FolderName
 from tokenizers.formats.file_names import natural_order
-from tokenizers.formats.formats import FileFormat
+from tokenizers.formats.formats import CodesFile, FileFormat
 from tokenizers.settings.checked import name_knob
 
 MOST_LOOKED_AT = 20
@@ -74,6 +77,10 @@ class FilesData(MayBeRemote):
     class_folders: bool = False
     """Whether the folder in front of a key (rgb/dog/0001.jpg) is the sample's class, which then
     becomes metadata `class`."""
+    crop_settings: str = ""
+    """Folder of 4M's crop settings, `crop_settings` as a rule: npy files [views, 5] with the
+    windows of which the ids of `CodesFile`s were made. Each view of a sample is then one of them,
+    and all else is cropped and mirrored as it is; `crops.scale` and `crops.flip` do not apply."""
     pattern: str = ""
     """Names of the files below the path, such as {split}/{modality}/{key}.{ext}, or
     {split}/{scene}/{modality}/{frame}.png; empty for the layouts above. `{split}` and
@@ -128,6 +135,7 @@ class FilesData(MayBeRemote):
         _check_is_no_sample(self._root)
         layout = self._layout(split)
         files = layout.find(self.pattern)
+        windows = files.pop(CROPS, None)
         table = self._table_of(split, files)
         known = set().union(*files.values())
         for name, each in self.modalities.items():
@@ -154,7 +162,7 @@ class FilesData(MayBeRemote):
             for name, each in self.modalities.items()
         }
         formats = {name: each.settled(_first(files[name])) for name, each in formats.items()}
-        return FilesSource(chosen, formats, files, columns, notes)
+        return FilesSource(chosen, formats, files, columns, notes, windows)
 
     @property
     def _root(self) -> Path:
@@ -166,6 +174,8 @@ class FilesData(MayBeRemote):
             for name, each in self.modalities.items()
             if not isinstance(each, TableColumn | FolderName)
         }
+        if self.crop_settings:
+            formats[CROPS] = CodesFile(folder=self.crop_settings, extension="npy", shape=(5,))
         return Layout(self._root, self.splits_by.folder_of(split), formats)
 
     def _classes(self, split: str, keys: Sequence[str]) -> dict[str, str]:
@@ -268,11 +278,13 @@ class FilesSource:
         files: dict[str, dict[str, Location]],
         columns: dict[str, dict[str, str]],
         notes: Sequence[Note] = (),
+        windows: Mapping[str, Location] | None = None,
     ):
         self.keys = list(keys)
         self.notes = list(notes)
         self._formats = formats
         self._files = files
+        self._windows = windows
         self.present = {name: sum(key in each for key in keys) for name, each in files.items()}
         self._metadata: dict[str, dict[str, float | int]] = {}
         self.metadata_names: dict[str, tuple[str, ...]] = {}
@@ -305,6 +317,8 @@ class FilesSource:
                     notes.append(Note("mended", name, key, file, value.how))
                     value = value.value
                 sample[name] = value
+        if self._windows is not None:
+            sample[CROPS] = self._crops(key, notes)
         if notes:
             sample[NOTES] = notes
         if self._metadata:
@@ -323,8 +337,19 @@ class FilesSource:
     def state_of(self, index: int) -> str:
         """Returns a text that is another one if a file of a sample has changed; reads nothing."""
         key = self.keys[index]
-        states = {name: files[key].state for name, files in self._files.items() if key in files}
+        places = {**self._files, **({CROPS: self._windows} if self._windows else {})}
+        states = {name: files[key].state for name, files in places.items() if key in files}
         return " ".join(f"{name}:{state}" for name, state in states.items())
+
+    def _crops(self, key: str, notes: list[Note]) -> np.ndarray | None:
+        location = (self._windows or {}).get(key)
+        if location is None:
+            return None
+        try:
+            return read_windows(read_bytes(location))
+        except ValueError as error:
+            notes.append(Note("crop settings unreadable", "", key, str(location), str(error)))
+            return None
 
     def _read(self, name: str, location: Location) -> Any:
         data = read_bytes(location)
