@@ -181,3 +181,19 @@ def test_a_map_without_a_size_of_its_own_is_refused():
     assert Modality(MAP, size=4).tokenizer == EmbeddingTokenizerConfig(
         num_heads=1, codebook_size=0, batch_size=16
     )
+
+
+def test_neighbours_keep_their_labels_through_the_round_trip():
+    """Handwritten digits by their 64 shades, before any training: 4 ids keep nearly all labels."""
+    from sklearn.datasets import load_digits
+    from sklearn.neighbors import KNeighborsClassifier
+
+    raw, labels = load_digits(return_X_y=True)
+    raw, values = raw.astype(np.float32), Embedding(64)
+    tokenizer = EmbeddingTokenizerConfig(codebook_size=128).fit(
+        values, raw[:1200], jax.random.key(0)
+    )
+    nearest = KNeighborsClassifier(5, metric="cosine").fit(raw[:1200], labels[:1200])
+    before = nearest.score(raw[1200:], labels[1200:])
+    after = nearest.score(tokenizer.decode(tokenizer.encode(raw[1200:])), labels[1200:])
+    assert before > 0.9 and after > before - 0.06
