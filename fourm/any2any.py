@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -21,7 +21,7 @@ from fourm.inference.embedding import embed_tokens
 from fourm.inference.generate_tokens import generate_tokens
 from fourm.inference.likelihood import TokenLikelihood, likelihood_of_tokens
 from fourm.inference.settings import GenerationConfig
-from fourm.inputs.files import FileReader, InputsAre
+from fourm.inputs.files import FileReader
 from fourm.inputs.samples import Samples, prepare
 from fourm.model.transformer import FourM
 from fourm.requests.batching import batches, check_whole, count_samples, draw_keys
@@ -111,30 +111,24 @@ class Any2Any:
         """
         return self._encode(samples, with_numbers=True)
 
-    def prepare(
+    def reader(
         self,
-        inputs: Mapping[str, Any],
-        inputs_are: InputsAre = "auto",
+        inputs_are: str = "auto",
         say: Callable[[str], None] = warnings.warn,
         tells_formats: bool = False,
-    ) -> Samples:
-        """Returns inputs as the model reads them: files read, pictures cut and resized.
+    ) -> FileReader:
+        """Returns what reads files for this run, see `FileReader` for the arguments."""
+        settings = self.format_notes, inputs_are, say, tells_formats
+        return FileReader(self.tokenizers, self.formats, *settings)
 
-        Args:
-            inputs: As `generate` takes them.
-            inputs_are: What files hold, see `fourm.inputs.files.FileReader`.
-            say: Gets a sentence for whatever should be known of what is read.
-            tells_formats: Whether it also gets what a modality's format does to numbers.
+    def prepare(self, inputs: Mapping[str, Any], inputs_are: str = "auto") -> Samples:
+        """Returns inputs, as `generate` takes them, as the model reads them.
 
         Raises:
             ValueError: One sentence, if a modality is unknown, or something is not allowed.
         """
-        self._check_names(inputs)
-        if inputs_are not in get_args(InputsAre):
-            allowed = ", ".join(get_args(InputsAre))
-            raise ValueError(f"inputs_are is {inputs_are!r}; {allowed} are allowed.")
-        settings = self.format_notes, inputs_are, say, tells_formats
-        return prepare(inputs, FileReader(self.tokenizers, self.formats, *settings))
+        self.check_names(inputs)
+        return prepare(inputs, self.reader(inputs_are))
 
     def _encode(
         self, samples: Mapping[str, RawBatch | Any], with_numbers: bool
@@ -159,7 +153,7 @@ class Any2Any:
             ValueError: If the modality is unknown, or probabilities are given to a tokenizer
                 that can't decode them.
         """
-        self._check_names([name])
+        self.check_names([name])
         tokenizer = self.tokenizers[name]
         tokens = tokens if isinstance(tokens, jax.Array) else np.asarray(tokens)
         shape = (len(tokens), *tokenizer.token_shape)
@@ -189,6 +183,8 @@ class Any2Any:
         conditions: Sequence[tuple[Mapping[str, RawBatch | Any], float] | Any] = (),
         num_draws: int = 1,
         combine: Combine = "auto",
+        places: Sequence[int] | None = None,
+        inputs_are: str = "auto",
     ) -> Generated:
         """Generates `targets` in their order; each becomes a condition of those after it.
 
@@ -217,18 +213,22 @@ class Any2Any:
             combine: How several draws become one value: "mean", "median" or "vote" as its kind
                 allows, "medoid" for the draw that is most like the others, "auto" for the kind's
                 usual way, or "none" for the first draw, with all of them in `draws`.
+            places: A number per sample, 0 to 2^31 - 1, in place of its place in the batch: what is
+                drawn then depends on it and the seed, in whichever batch the sample is.
+            inputs_are: What files among the inputs hold, see `FileReader`.
 
         Raises:
             ValueError: If a modality is unknown, a value is not allowed, or lengths differ.
         """
         targets = [targets] if isinstance(targets, str) else list(targets)
-        self._check_names(targets)
+        self.check_names(targets)
         if not targets:
             raise ValueError(f"No target was given; choose from {', '.join(self.space.names)}.")
         twice = [name for name in targets if targets.count(name) > 1]
         if twice:
             raise ValueError(f"{twice[0]} is named twice as a target; name it once.")
         self._check_settings(settings)
+        inputs = self.prepare(inputs, inputs_are).values
         ids = self._gather_known(inputs, targets, known or {})
         weighted = [weigh(each, self.encode_inputs) for each in conditions]
         lengths = lengths_of(weighted)
@@ -239,15 +239,18 @@ class Any2Any:
         check_whole("seed", seed, 0, 2**32 - 1)
         check_whole("num_draws", num_draws, 1)
         check_combine(combine)
+        drawn = np.arange(count) if places is None else np.asarray(places, np.int64)
+        if len(drawn) != count:
+            raise ValueError(f"There are {count} samples and {len(drawn)} places; give one each.")
         chain = self._chain(targets, ids, settings)
         per_target = {name: self._settings_of(name, settings) for name in chain}
         key = jax.random.key(seed)
         parts: dict[str, list[RawBatch]] = {name: [] for name in targets}
         tokens: dict[str, list[np.ndarray]] = {name: [] for name in targets}
         # All draws of a sample follow each other.
-        for places, real in batches(count * num_draws, batch_size):
-            rows = places // num_draws
-            keys = draw_keys(key, rows, places % num_draws)
+        for numbers, real in batches(count * num_draws, batch_size):
+            rows = numbers // num_draws
+            keys = draw_keys(key, drawn[rows], numbers % num_draws)
             part = {name: array[rows] for name, array in ids.items()}
             further = [each.of_rows(rows) for each in weighted]
             generated = generate_tokens(self.model, part, chain, keys, per_target, further)
@@ -367,7 +370,7 @@ class Any2Any:
         chain: list[str] = []
         for name in targets:
             via = self._settings_of(name, settings).via
-            self._check_names(via)
+            self.check_names(via)
             chain += [step for step in via if step not in {*given, *targets, *chain}]
             chain.append(name)
         return chain
@@ -378,7 +381,7 @@ class Any2Any:
         targets: Sequence[str],
         known: Mapping[str, np.ndarray],
     ) -> dict[str, np.ndarray]:
-        self._check_names(name for name in known if not is_features_name(name, self.space))
+        self.check_names(name for name in known if not is_features_name(name, self.space))
         twice = [name for name in known if name in inputs]
         if twice:
             raise ValueError(f"{twice[0]} is given both as raw values and as tokens; give one.")
@@ -394,7 +397,7 @@ class Any2Any:
     def _check_settings(self, settings: Settings | Mapping[str, Any]) -> None:
         if settings is None or isinstance(settings, GenerationConfig):
             return
-        self._check_names(settings)
+        self.check_names(settings)
         for name, given in settings.items():
             if not isinstance(given, GenerationConfig):
                 raise ValueError(
@@ -428,7 +431,8 @@ class Any2Any:
             parts.append(np.asarray(embed_tokens(graph, state, part))[:real])
         return np.concatenate(parts)
 
-    def _check_names(self, names: Iterable[str]) -> None:
+    def check_names(self, names: Iterable[str]) -> None:
+        """Raises ValueError, with the nearest name, for a modality that the run does not have."""
         for name in names:
             if name not in self.tokenizers:
                 nearest = difflib.get_close_matches(name, self.tokenizers, 1, cutoff=0.5)

@@ -3,6 +3,7 @@
 python -m fourm.generate runs/scenes --caption "a red sphere by a blue cube" --targets rgb depth
 python -m fourm.generate runs/scenes --rgb photo.png --targets depth normals caption
 python -m fourm.generate runs/scenes --targets rgb caption --num-samples 4
+python -m fourm.generate runs/scenes --rgb photos/ --targets depth --out depths     a whole folder
 python -m fourm.generate runs/mine --targets rgb --code mine.py     classes of your own file
 """
 
@@ -18,11 +19,22 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
+from tqdm import tqdm
 
 from fourm.any2any import Any2Any
 from fourm.inference.settings import GenerationConfig
-from fourm.inputs.files import SUFFIXES, InputsAre
-from fourm.inputs.generated import GeneratedFolder
+from fourm.inputs.files import SUFFIXES, InputsAre, path_of
+from fourm.inputs.folders import (
+    LeftOut,
+    Sources,
+    digests_of,
+    find_samples,
+    place_of,
+    read_sample,
+    write_left_out,
+)
+from fourm.inputs.generated import GeneratedFolder, Output
+from fourm.inputs.samples import Seen, in_original_size, prepare
 from fourm.load_run import load
 from fourm.model.saved_model import load_shape
 from fourm.presentation.files import draw_sheet, drawn_size, outputs_of
@@ -35,8 +47,10 @@ from tokenizers.settings.checked import check_all, checked_later
 from tokenizers.settings.plain import to_plain
 from tokenizers.storage.folders import fingerprint_together
 from tokenizers.storage.pieces import digest_of
-from tokenizers.storage.run_paths import MODEL, TOKENIZERS
+from tokenizers.storage.run_paths import LEFT_OUT, MODEL, TOKENIZERS
 
+AT_ONCE = 64
+"""Samples of a folder that are generated and written together."""
 MOST_SAMPLES = 100_000
 """Samples of one command, all of which are kept in memory."""
 
@@ -60,6 +74,9 @@ class Command:
     """What given files hold: numbers as the files of the run's data store them (stored), or values
     in the units of their modality (values). If auto, they are stored ones, except where
     generated.json, beside them, lists them as generated."""
+    original_size: bool = False
+    """Enlarge generated pictures to the pixels of the part that was read of the first picture that
+    is given."""
     use: str = "last"
     """Which parameters: of the end of the training (last), of the checkpoint of the lowest held-out
     loss (best), or of that of a step."""
@@ -90,7 +107,8 @@ def build_command(names: Sequence[str]) -> type[Command]:
     ]
     inputs = dataclasses.make_dataclass("Inputs", options, frozen=True)
     about = f"What is given: the value itself, such as a text, or a file ({', '.join(SUFFIXES)}). "
-    about += "Files are read as those of the run's data are, and pictures cut to their middle."
+    about += "A folder gives a sample per file, whose name says which of another folder belongs to "
+    about += "it. Files are read as those of the run's data are, and pictures cut to their middle."
     group = Annotated[inputs, tyro.conf.OmitArgPrefixes, tyro.conf.arg(help=about)]
     field = ("inputs", group, dataclasses.field(default_factory=inputs))
     command = dataclasses.make_dataclass("Command", [field], bases=(Command,), frozen=True)
@@ -116,11 +134,12 @@ def read_inputs(
     given: dict[str, tuple[str, ...]],
     num_samples: int,
     inputs_are: InputsAre = "auto",
-) -> tuple[dict[str, RawBatch], int]:
+) -> tuple[dict[str, RawBatch], list[tuple[int, int] | None]]:
     """Reads all inputs and repeats each; a single one serves all samples of the others.
 
     Returns:
-        Raw values by modality, and how many samples there are.
+        Raw values by modality; and of every sample height and width of the part of its first
+        picture that is read, if it has one.
     """
     if num_samples < 1:
         raise ValueError(f"--num-samples is {num_samples}; it must be at least 1.")
@@ -139,14 +158,16 @@ def read_inputs(
             )
         inputs[name] = [as_given(text, model.formats.get(name)) for text in texts]
         inputs[name] *= count // len(texts)
-    read = model.prepare(inputs, inputs_are, say=tell, tells_formats=True).values
+    model.check_names(inputs)
+    read, windows = prepare(inputs, model.reader(inputs_are, tell, tells_formats=True))
     for name, values in read.items():
         check_near(name, values, model.tokenizers[name])
     repeated = {
         name: [value for value in values for _ in range(num_samples)]
         for name, values in read.items()
     }
-    return repeated, count * num_samples
+    seen = windows or [None] * count
+    return repeated, [window for window in seen for _ in range(num_samples)]
 
 
 def as_given(text: str, file_format: FileFormat | None) -> str | Path:
@@ -154,7 +175,7 @@ def as_given(text: str, file_format: FileFormat | None) -> str | Path:
     own = file_format.extension.replace(",", " ").split() if file_format else []
     is_file = Path(text).suffix.lower() in SUFFIXES or kind_of(text) in {*own} - {""}
     is_packed = text.lower().endswith(".gz") and f".{kind_of(text)}" in SUFFIXES
-    return Path(text).expanduser() if is_file or is_packed else text
+    return path_of(text) if is_file or is_packed else text
 
 
 def check_near(name: str, values: Iterable[Any], tokenizer: Tokenizer) -> None:
@@ -194,6 +215,7 @@ def describe(
         "targets": list(command.targets),
         "settings": to_plain(dict(settings)),
         "inputs_are": command.inputs_are,
+        "original_size": command.original_size,
         "inputs": to_plain(dict(given)),
         "values": {
             name: to_plain(tokenizer.values)
@@ -229,9 +251,14 @@ def generate(arguments: Sequence[str]) -> Path:
         for name in command.targets
     }
     folder = command.out or command.run / "generated"
+    samples = find_samples(given, model.formats)
     folder.mkdir(parents=True, exist_ok=True)
-    inputs, count = read_inputs(model, given, command.num_samples, command.inputs_are)
     results = GeneratedFolder(folder, describe(model, command, given, settings))
+    if samples:
+        generate_folder(model, command, samples, settings, results)
+        return folder
+    inputs, windows = read_inputs(model, given, command.num_samples, command.inputs_are)
+    count = len(windows)
     generated = model.generate(
         inputs, command.targets, num_samples=count, seed=command.seed, settings=settings
     )
@@ -241,6 +268,8 @@ def generate(arguments: Sequence[str]) -> Path:
         for number, value in enumerate(raw):
             stem = f"{name}_{number:03}"
             size = drawn_size(model.tokenizers, 256)
+            if command.original_size:
+                value = in_original_size(value, windows[number], model.tokenizers[name])
             files, shown = outputs_of(name, stem, value, values[name], size)
             outputs += files
             if shown is not None:
@@ -255,10 +284,99 @@ def generate(arguments: Sequence[str]) -> Path:
         sheet,
         [(name, role, [values[name].draw(v, size) for v in raw]) for name, role, raw in columns],
     )
-    samples = "1 sample" if count == 1 else f"{count} samples"
-    made = " and ".join(filter(None, [", ".join(command.targets[:-1]), command.targets[-1]]))
-    print(make_visible(f"Wrote {samples} of {made} to {folder}; {sheet} shows them together."))
+    told = told_of(count, command.targets)
+    print(make_visible(f"Wrote {told} to {folder}; {sheet} shows them together."))
     return folder
+
+
+def told_of(count: int, targets: Sequence[str]) -> str:
+    """Returns how many samples there are of what, in words."""
+    made = " and ".join(filter(None, [", ".join(targets[:-1]), targets[-1]]))
+    return f"{'1 sample' if count == 1 else f'{count} samples'} of {made}"
+
+
+def generate_folder(
+    model: Any2Any,
+    command: Command,
+    samples: Mapping[str, Sources],
+    settings: Mapping[str, GenerationConfig],
+    results: GeneratedFolder,
+) -> None:
+    """Generates from many files, some at a time, and writes OUT/MODALITY/KEY.
+
+    What the same command wrote before from the same files is not made again, and what a sample
+    becomes does not depend on which others there are. Damaged files are listed.
+
+    Raises:
+        ValueError: If no sample can be used.
+    """
+    reader = model.reader(command.inputs_are, tell, tells_formats=True)
+    repeats = command.num_samples
+    if repeats < 1:
+        raise ValueError(f"--num-samples is {repeats}; it must be at least 1.")
+    notes: list[LeftOut] = []
+    kept: set[str] = set()
+    keys, made = list(samples), 0
+    at_once = max(AT_ONCE // repeats, 1)
+    with tqdm(total=len(keys), desc="generated", unit="sample", dynamic_ncols=True) as bar:
+        for start in range(0, len(keys), at_once):
+            chunk = keys[start : start + at_once]
+            digests = {key: digests_of(samples[key]) for key in chunk}
+            found = {}
+            for key in chunk:
+                if results.has(key, digests[key], command.targets, repeats):
+                    kept.add(key)
+                    continue
+                sample, left_out = read_sample(key, samples[key], reader)
+                notes += left_out
+                if sample.values:
+                    found[key] = sample
+            if found:
+                results.write(outputs_of_samples(model, command, found, settings, digests))
+                made += len(found)
+            bar.update(len(chunk))
+    results.close()
+    write_left_out(results.folder, notes, kept)
+    listed = f"; {results.folder / LEFT_OUT} lists {len(notes)} that were left out" if notes else ""
+    if not made and not kept:
+        raise ValueError(f"Not one of {len(keys)} samples can be used{listed}: {notes[0].reason}")
+    before = f", beside {len(kept)} that were there" if kept else ""
+    told = told_of(made * repeats, command.targets)
+    print(make_visible(f"Wrote {told} to {results.folder}{before}{listed}."))
+
+
+def outputs_of_samples(
+    model: Any2Any,
+    command: Command,
+    samples: Mapping[str, Seen],
+    settings: Mapping[str, GenerationConfig],
+    digests: Mapping[str, Mapping[str, str]],
+) -> list[Output]:
+    """Generates from some samples, by key, and returns the files to be written."""
+    rows = [(key, number) for key in samples for number in range(command.num_samples)]
+    names = dict.fromkeys(name for sample in samples.values() for name in sample.values)
+    generated = model.generate(
+        {name: [samples[key].values.get(name) for key, _ in rows] for name in names},
+        command.targets,
+        seed=command.seed,
+        settings=settings,
+        places=[place_of(key, number) for key, number in rows],
+    )
+    outputs = []
+    for name, raw in generated.values.items():
+        tokenizer, size = model.tokenizers[name], drawn_size(model.tokenizers, 256)
+        for (key, number), value in zip(rows, raw, strict=True):
+            if command.original_size:
+                value = in_original_size(value, samples[key].window, tokenizer)
+            files, _ = outputs_of(name, "value", value, tokenizer.values, size)
+            stem = f"{name.replace('/', '_')}/{key}"
+            stem += f"_{number:03}" if command.num_samples > 1 else ""
+            about = {"key": key, "inputs": dict(digests[key])}
+            outputs += [
+                each._replace(name=f"{stem}{Path(each.name).suffix}", sample=about)
+                for each in files
+            ]
+    return outputs
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax.numpy as jnp
 import numpy as np
@@ -57,7 +57,7 @@ class FileReader:
     """How the files of its data are stored; as is usual where there is none."""
     notes: Mapping[str, str] = field(default_factory=dict)
     """What to know of a modality's files, a sentence each."""
-    inputs_are: InputsAre = "auto"
+    inputs_are: str = "auto"
     """What files hold: what those of the run's data hold (stored), or values in the units of their
     modality, as generated files do (values). If auto, values where `generated.json` lists them."""
     say: Callable[[str], None] = lambda sentence: None
@@ -66,6 +66,11 @@ class FileReader:
     """Whether to say, once of each modality, what its format does to numbers."""
 
     _said: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        if self.inputs_are not in get_args(InputsAre):
+            allowed = ", ".join(get_args(InputsAre))
+            raise ValueError(f"inputs_are is {self.inputs_are!r}; {allowed} are allowed.")
 
     def read(self, path: Path, name: str) -> Read:
         """Returns the value of one file, of a modality.
@@ -174,6 +179,22 @@ class FileReader:
         if sentence not in self._said:
             self._said.add(sentence)
             self.say(sentence)
+
+
+def path_of(text: str) -> Path:
+    """Returns the path that a text names, whether there is such a file or not."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:  # A tilde in front of somebody who is not known: no path, but a text.
+        return Path(text)
+
+
+def is_there(path: Path, as_folder: bool = False) -> bool:
+    """True for a file, or a folder, that exists; False for what can't be the name of any."""
+    try:
+        return path.is_dir() if as_folder else path.is_file()
+    except OSError:  # No name can be that long.
+        return False
 
 
 def describe_format(file_format: FileFormat, usual: FileFormat) -> str:

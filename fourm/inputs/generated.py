@@ -16,9 +16,11 @@ written: one that is there without an entry was not generated.
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from tokenizers.storage.unfinished import write_file
@@ -36,6 +38,8 @@ class Output(NamedTuple):
     modality: str
     holds: str
     """"value", or "drawing" where the numbers are elsewhere."""
+    sample: Mapping[str, Any] = MappingProxyType({})
+    """What else is kept of it: the key of the sample, and digests of what it was generated from."""
 
 
 class Origin(NamedTuple):
@@ -51,23 +55,24 @@ def find_origin(file: Path, content: bytes, modality: str) -> Origin | None:
     """Returns where a file comes from if it was generated, None if it was not.
 
     Args:
-        file: Its path; `generated.json` is looked for in its folder.
+        file: Its path; `generated.json` is looked for in its folder, and in those above.
         content: Its bytes.
         modality: That it is given as; of several files with the same bytes, one of it is preferred.
 
     Raises:
         ValueError: If there is a `generated.json` which can't be read.
     """
-    record = file.parent / GENERATED
-    if file.name == GENERATED or not record.is_file():
-        return None
-    digest = digest_of(content)
+    record = find_record(file)
     found = None
-    for each, command in _entries(record):
-        if each["sha256"] == digest and (found is None or each["modality"] == modality):
-            values = command.get("values", {}).get(each["modality"])
-            found = Origin(each["modality"], each["holds"], values)
+    for each in _by_digest(record).get(digest_of(content), ()) if record else ():
+        found = each if found is None or each.modality == modality else found
     return found
+
+
+def find_record(file: Path) -> Path | None:
+    """Returns the nearest `generated.json`, in the folder of a file or above, if there is one."""
+    folders = file.absolute().parents
+    return next((each / GENERATED for each in folders if (each / GENERATED).is_file()), None)
 
 
 def digest_of(content: bytes) -> str:
@@ -75,10 +80,21 @@ def digest_of(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _entries(record: Path) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """Returns the entries of all files, each with the command that made it."""
+def _by_digest(record: Path) -> dict[str, list[Origin]]:
+    state = record.stat()
+    return _read_by_digest(record, state.st_mtime_ns, state.st_size)
+
+
+@lru_cache(maxsize=4)
+def _read_by_digest(record: Path, changed: int, size: int) -> dict[str, list[Origin]]:
+    """Returns where files come from by their digest; a record that has changed is read again."""
     content = read_record(record)
-    return [(each, content["commands"][each["command"]]) for each in content["files"]]
+    found: dict[str, list[Origin]] = {}
+    for each in content["files"]:
+        values = content["commands"][each["command"]].get("values", {}).get(each["modality"])
+        origin = Origin(each["modality"], each["holds"], values)
+        found.setdefault(each["sha256"], []).append(origin)
+    return found
 
 
 def read_record(record: Path) -> dict[str, Any]:
@@ -118,14 +134,28 @@ class GeneratedFolder:
         before = read_record(record) if record.is_file() else {"commands": [], "files": []}
         self._before = before
 
-    @property
-    def done(self) -> dict[str, str]:
-        """Digest, by name, of the files that the same command wrote before."""
-        return {
-            each["name"]: each["sha256"]
-            for each in self._before["files"]
-            if self._before["commands"][each["command"]] == self.command
-        }
+        self._done: dict[str, list[dict[str, Any]]] = {}
+        for each in before["files"]:
+            if before["commands"][each["command"]] == self.command and "key" in each:
+                self._done.setdefault(each["key"], []).append(each)
+
+    def has(self, key: str, inputs: Mapping[str, str], targets: Sequence[str], count: int) -> bool:
+        """True if the same command wrote a sample before, of the same inputs, and it is there.
+
+        Args:
+            key: Of the sample.
+            inputs: Digests of what it is generated from.
+            targets: Modalities that it must have.
+            count: How many of each.
+        """
+        entries = self._done.get(key, [])
+        if any(each.get("inputs") != dict(inputs) for each in entries):
+            return False
+        held = [each["modality"] for each in entries if each["holds"] == "value"]
+        if any(held.count(name) != count for name in targets):
+            return False
+        files = [(self.folder / each["name"], each["sha256"]) for each in entries]
+        return all(file.is_file() and digest_of(file.read_bytes()) == sha for file, sha in files)
 
     def write(self, outputs: Sequence[Output]) -> None:
         """Lists and writes some files.
@@ -139,16 +169,24 @@ class GeneratedFolder:
                 "sha256": digest_of(each.content),
                 "modality": each.modality,
                 "holds": each.holds,
+                **each.sample,
             }
             for each in outputs
         ]
         # Files that are about to be replaced stay listed until they are.
-        self._write_record(self._before["files"])
+        new = {(each["name"], each["sha256"]) for each in self._own}
+        earlier = [
+            each for each in self._before["files"] if (each["name"], each["sha256"]) not in new
+        ]
+        self._write_record(earlier)
         for each in outputs:
+            (self.folder / each.name).parent.mkdir(parents=True, exist_ok=True)
             write_file(self.folder / each.name, each.content)
 
     def close(self) -> None:
         """Leaves no entry of files that have been replaced."""
+        if not self._own:
+            return
         written = {each["name"] for each in self._own}
         self._write_record([each for each in self._before["files"] if each["name"] not in written])
 

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from PIL import Image, ImageOps
 
-from fourm.inputs.files import SUFFIXES, FileReader
+from fourm.inputs.files import SUFFIXES, FileReader, is_there, path_of
 from tokenizers.base import Boxes, Choices, Crop, Instances, RawBatch, Tokenizer, centre_crop
 from tokenizers.values import Colors
 
@@ -37,12 +37,21 @@ class Samples(NamedTuple):
     windows: list[tuple[int, int] | None]
 
 
-class _Value(NamedTuple):
+class Given(NamedTuple):
     """One value of one sample."""
 
     value: Any
     is_seen: bool
     """Whether it shows what the model sees, however large other pictures of the sample are."""
+
+
+class Seen(NamedTuple):
+    """One sample as the model sees it."""
+
+    values: dict[str, Any]
+    """By modality; none of those that it lacks."""
+    window: tuple[int, int] | None
+    """As in `Samples`."""
 
 
 def prepare(inputs: Mapping[str, Any], reader: FileReader) -> Samples:
@@ -76,11 +85,11 @@ def prepare(inputs: Mapping[str, Any], reader: FileReader) -> Samples:
     windows: list[tuple[int, int] | None] = []
     for row in range(count.pop()):
         sample = {
-            name: _read(raw[row], name, reader)
+            name: read(raw[row], name, reader)
             for name, raw in batches.items()
             if row < len(raw) and raw[row] is not None
         }
-        seen, window = _as_seen(sample, reader.tokenizers)
+        seen, window = as_seen(sample, reader.tokenizers)
         windows.append(window)
         for name, raw in batches.items():
             if row < len(raw):
@@ -160,34 +169,38 @@ def _is_ready(raw: RawBatch, size: tuple[int, int] | None, tokenizer: Tokenizer)
     )
 
 
-def _read(value: Any, name: str, reader: FileReader) -> _Value:
-    """Returns one value, checked."""
+def read(value: Any, name: str, reader: FileReader) -> Given:
+    """Returns one value, checked.
+
+    Raises:
+        ValueError: One sentence, if it can't be read or is not allowed.
+    """
     tokenizer = reader.tokenizers[name]
     if isinstance(value, str) and not _is_allowed(value, tokenizer):
-        value = _file_of(value) or value
+        file = _file_of(value)
+        if file is None and _size_of(tokenizer) is not None:
+            raise ValueError(
+                f"{name} is {value[:60]!r}, and there is no such file; give the path of one, an "
+                "image or an array."
+            )
+        value = file or value
     if isinstance(value, Path):
-        read = reader.read(value, name)
-        return _Value(read.value, read.is_value)
+        return Given(*reader.read(value, name))
     if isinstance(value, Image.Image):
-        read = reader.read_bytes(_stored(value, name), Path(f"the image of {name}.png"), name)
-        return _Value(read.value, read.is_value)
+        content, named = _stored(value, name), Path(f"the image of {name}.png")
+        return Given(*reader.read_bytes(content, named, name))
     value = value[0] if isinstance(value, Choices) else value
     if isinstance(value, np.ndarray | jax.Array):
         value = _as_colors(_as_numpy(value), name, tokenizer)
     checked = tokenizer.values.check(value, name)
     size = _size_of(tokenizer)
-    return _Value(checked, size is not None and np.shape(checked)[:2] == size)
+    return Given(checked, size is not None and np.shape(checked)[:2] == size)
 
 
 def _file_of(text: str) -> Path | None:
     """Returns the file that a text names, None if it names none."""
-    path = Path(text).expanduser()
-    if path.suffix.lower() in SUFFIXES:
-        return path
-    try:
-        return path if path.is_file() else None
-    except OSError:  # No name can be that long.
-        return None
+    path = path_of(text)
+    return path if path.suffix.lower() in SUFFIXES or is_there(path) else None
 
 
 def _stored(image: Image.Image, name: str) -> bytes:
@@ -203,10 +216,12 @@ def _stored(image: Image.Image, name: str) -> bytes:
     return content.getvalue()
 
 
-def _as_seen(
-    sample: Mapping[str, _Value], tokenizers: Mapping[str, Tokenizer]
-) -> tuple[dict[str, Any], tuple[int, int] | None]:
-    """Returns the values of one sample as the model sees them, and the window's size in pixels."""
+def as_seen(sample: Mapping[str, Given], tokenizers: Mapping[str, Tokenizer]) -> Seen:
+    """Returns one sample as the model sees it.
+
+    Raises:
+        ValueError: If pictures can't show the same.
+    """
     sizes = {name: _size_of(tokenizers[name]) for name in tokenizers if name in sample}
     pictures = {name: size for name, size in sizes.items() if size is not None}
     largest = max((size for each in tokenizers.values() if (size := _size_of(each))), default=None)
@@ -226,7 +241,7 @@ def _as_seen(
             seen[name] = each.value
         else:
             seen[name] = _cut(each.value, name, crop, tokenizers)
-    return {name: each for name, each in seen.items() if each is not None}, window
+    return Seen({name: each for name, each in seen.items() if each is not None}, window)
 
 
 def _cut(value: Any, name: str, crop: Crop, tokenizers: Mapping[str, Tokenizer]) -> Any:
@@ -248,3 +263,16 @@ def _check_aligned(shapes: Mapping[str, tuple[int, int]]) -> None:
                 "of one sample may differ in resolution but must show the same, of one aspect "
                 "ratio."
             )
+
+
+def in_original_size(value: Any, window: tuple[int, int] | None, tokenizer: Tokenizer) -> Any:
+    """Returns a generated picture in the pixels of what it was generated from.
+
+    Args:
+        value: Of any modality; what is no picture stays as it is.
+        window: Height and width of the part of the first picture that the model saw, see `Samples`.
+        tokenizer: Of the modality.
+    """
+    if window is None or _size_of(tokenizer) is None or value.shape[:2] == window:
+        return value
+    return tokenizer.values.crop(value, Crop(0, 0, 1, 1, False), window)

@@ -11,6 +11,7 @@ from PIL import Image
 
 from fourm.generate import main, read_inputs
 from fourm.inference.settings import GenerationConfig
+from fourm.inputs.generated import GENERATED, GeneratedFolder
 from fourm.load_run import load
 from tests.fourm.tiny_run import make_pictures, make_run, write_run
 from tokenizers.formats.formats import ArrayFile
@@ -284,3 +285,137 @@ def test_help_lists_every_modality_and_knob_and_typos_get_the_nearest(folder, ca
         generate(folder, "--targets", "rgb", "--captoin", "a red cube")
     assert ended.value.code == 2
     assert "--caption" in capsys.readouterr().err
+
+
+def write_folder(folder, number=5):
+    """Pictures of several sizes, captions of some, one of each damaged."""
+    for name in ("rgb/a", "caption"):
+        (folder / name).mkdir(parents=True)
+    for place, picture in enumerate(make_pictures(number)):
+        wide = np.tile(picture, (1, 2, 1)) if place == 1 else picture
+        Image.fromarray(wide).save(folder / "rgb" / "a" / f"{place}.png")
+    (folder / "rgb" / "a" / "2.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"x" * 40)
+    (folder / "caption" / "a").mkdir()
+    for place in (0, 2, 9):
+        (folder / "caption" / "a" / f"{place}.txt").write_text("a red cube")
+    (folder / "caption" / "a" / "3.txt").write_bytes(b"\xff\xfe\x00")
+
+
+def run_folder(folder, source, out, *more):
+    arguments = ["--rgb", source / "rgb", "--caption", source / "caption", "--out", out, *more]
+    return generate(folder, *arguments, "--targets", "depth", "count")
+
+
+def contents(out):
+    return {
+        path.relative_to(out).as_posix(): path.read_bytes()
+        for path in sorted(out.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.mark.slow
+def test_a_folder_becomes_a_folder(folder, tmp_path, capsys):
+    source, out = tmp_path / "data", tmp_path / "out"
+    write_folder(source)
+    assert run_folder(folder, source, out) == 0
+    said = capsys.readouterr().out
+    assert f"Wrote 6 samples of depth and count to {out}; {out / 'left_out.jsonl'} lists 2" in said
+    depth = {path.stem for path in (out / "depth" / "a").glob("*.npy")}
+    # 2 has a caption left, 3 a picture, 9 never had one.
+    assert depth == {"0", "1", "2", "3", "4", "9"}
+    notes = [json.loads(line) for line in (out / "left_out.jsonl").read_text().splitlines()]
+    found = [(note["kind"], note["modality"], note["key"]) for note in notes]
+    assert found == [("unreadable", "rgb", "a/2"), ("unreadable", "caption", "a/3")]
+    # What was generated is a value wherever in the folder it lies.
+    value = np.load(out / "depth" / "a" / "0.npy")
+    given = read_inputs(load(folder), {"depth": (str(out / "depth" / "a" / "0.npy"),)}, 1)[0]
+    assert np.array_equal(given["depth"][0], value)
+    # So a folder of generated values is one of inputs, without the drawings.
+    again = ["--depth", out / "depth", "--targets", "caption", "--out", tmp_path / "more"]
+    assert generate(folder, *again) == 0
+    assert len(list((tmp_path / "more" / "caption" / "a").glob("*.txt"))) == 6
+
+
+@pytest.mark.slow
+def test_a_folder_goes_on_where_it_stopped_with_the_same_values(
+    folder, tmp_path, monkeypatch, capsys
+):
+    source, whole, out = tmp_path / "data", tmp_path / "whole", tmp_path / "out"
+    write_folder(source)
+    assert run_folder(folder, source, whole) == 0
+    monkeypatch.setattr("fourm.generate.AT_ONCE", 2)
+    made = []
+    write = GeneratedFolder.write
+
+    def stop_at_the_second(self, outputs):
+        if len(made) == 1:
+            raise KeyboardInterrupt
+        made.append(outputs)
+        write(self, outputs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(GeneratedFolder, "write", stop_at_the_second)
+        assert run_folder(folder, source, out) == 130
+    assert {key.split("/")[-1] for key in contents(out / "depth")} == {
+        "0.npy",
+        "0.png",
+        "1.npy",
+        "1.png",
+    }
+    capsys.readouterr()
+    assert run_folder(folder, source, out) == 0
+    assert "Wrote 4 samples of depth and count" in (said := capsys.readouterr().out)
+    assert "beside 2 that were there" in said
+    first, second = (contents(each) for each in (whole, out))
+    assert {n for n in first if n != GENERATED} == {n for n in second if n != GENERATED}
+    assert all(second[name] == content for name, content in first.items() if name != GENERATED)
+    # A file that has changed is made anew, and so is one that was lost; nothing else is.
+    Image.fromarray(make_pictures(1, seed=9)[0]).save(source / "rgb" / "a" / "4.png")
+    (out / "depth" / "a" / "0.npy").unlink()
+    assert run_folder(folder, source, out) == 0
+    assert "Wrote 2 samples of depth and count" in capsys.readouterr().out
+    third = contents(out)
+    assert third["depth/a/0.npy"] == first["depth/a/0.npy"]
+    assert third["depth/a/4.npy"] != first["depth/a/4.npy"]
+    assert third["left_out.jsonl"] == first["left_out.jsonl"]
+    # Another seed is another command.
+    assert run_folder(folder, source, out, "--seed", 1) == 0
+    assert "Wrote 6 samples" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_outputs_in_the_size_of_the_picture(folder, tmp_path):
+    (tmp_path / "rgb").mkdir()
+    Image.fromarray(np.zeros((20, 40, 3), np.uint8)).save(tmp_path / "rgb" / "a.png")
+    arguments = ["--targets", "depth", "caption", "--original-size", "--num-samples", 2]
+    for given, name in (
+        (tmp_path / "rgb" / "a.png", "depth_001"),
+        (tmp_path / "rgb", "depth/a_001"),
+    ):
+        assert generate(folder, "--rgb", given, *arguments, "--out", tmp_path / "out") == 0
+        assert np.load(tmp_path / "out" / f"{name}.npy").shape == (20, 20)
+        assert Image.open(tmp_path / "out" / f"{name}.png").size == (20, 20)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("write", "arguments", "told"),
+    [
+        (lambda d: None, ["--rgb", "rgb"], "rgb has no file of rgb; readable are png"),
+        (lambda d: [(d / "rgb" / n).write_bytes(b"") for n in ("a.png", "a.npy")],
+         ["--rgb", "rgb"], "are both the rgb of the sample a; leave one"),
+        (lambda d: [(d / n).write_bytes(b"") for n in ("rgb/a.png", "depth/b.npy")],
+         ["--rgb", "rgb", "--depth", "depth"], "No file of rgb, such as a, has the key of one"),
+        (lambda d: (d / "rgb" / "a.png").write_bytes(b""),
+         ["--rgb", "rgb"], "Not one of 1 samples can be used"),
+    ],
+    ids=["empty", "twice", "apart", "damaged"],
+)  # fmt: skip
+def test_a_folder_of_no_use_is_one_sentence(folder, tmp_path, capsys, write, arguments, told):
+    for name in ("rgb", "depth"):
+        (tmp_path / name).mkdir()
+    write(tmp_path)
+    given = [word if word.startswith("--") else tmp_path / word for word in arguments]
+    assert generate(folder, *given, "--targets", "count", "--out", tmp_path / "out") == 2
+    assert told in capsys.readouterr().err.splitlines()[-1]

@@ -67,20 +67,22 @@ def test_what_is_written_is_read_as_the_same_value_whatever_the_format(case, tmp
 
 
 def test_only_listed_bytes_are_values(tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
     value = np.full((8, 8), 2.0, np.float32)
-    GeneratedFolder(tmp_path, COMMAND).write([Output("x_000.npy", npy(value), "x", "value")])
+    GeneratedFolder(out, COMMAND).write([Output("x_000.npy", npy(value), "x", "value")])
     reader = reader_of({"x": Reals(1)}, {"x": ArrayFile(scale=3.0)})
-    assert reader.read(tmp_path / "x_000.npy", "x").value.max() == 2
+    assert reader.read(out / "x_000.npy", "x").value.max() == 2
     # Renamed, it is the same; with other bytes, or elsewhere, it is a file like any other.
-    (tmp_path / "b.npy").write_bytes(npy(value))
-    assert reader.read(tmp_path / "b.npy", "x").value.max() == 2
-    (tmp_path / "x_000.npy").write_bytes(npy(value + 1))
-    assert reader.read(tmp_path / "x_000.npy", "x").value.max() == 9
+    (out / "b.npy").write_bytes(npy(value))
+    assert reader.read(out / "b.npy", "x").value.max() == 2
+    (out / "x_000.npy").write_bytes(npy(value + 1))
+    assert reader.read(out / "x_000.npy", "x").value.max() == 9
     (tmp_path / "else").mkdir()
     (tmp_path / "else" / "x_000.npy").write_bytes(npy(value))
     assert reader.read(tmp_path / "else" / "x_000.npy", "x").value.max() == 6
     stored = replace(reader, inputs_are="stored")
-    assert stored.read(tmp_path / "b.npy", "x").value.max() == 6
+    assert stored.read(out / "b.npy", "x").value.max() == 6
 
 
 def test_earlier_files_stay_listed_until_they_are_replaced(tmp_path):
