@@ -3,6 +3,7 @@
 import json
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,7 +61,7 @@ def annotation_files(root: Path) -> list[Path]:
         files = sorted(each for each in folder.glob("*.json") if not each.name.startswith("."))
         if len(files) <= MOST_FILES:
             found += [each for each in files if _are_annotations(each)]
-    return [each for each in found if not SKIPPED.search(each.name)]
+    return found
 
 
 def infer_coco(root: Path, files: list[Path]) -> FoundCoco:
@@ -73,7 +74,8 @@ def infer_coco(root: Path, files: list[Path]) -> FoundCoco:
     Raises:
         ValueError: If they can't be read, or their pictures are nowhere.
     """
-    groups = _grouped(root, files)
+    skipped = [each for each in files if SKIPPED.search(each.name)]
+    groups = _grouped(root, [each for each in files if each not in skipped] or files)
     texts = {text: split_meant(text) for each in groups for text in each.files if text}
     own = next((text for text, split in texts.items() if split == "train"), "")
     own = own or next(iter(texts), "")
@@ -83,13 +85,13 @@ def infer_coco(root: Path, files: list[Path]) -> FoundCoco:
     folder = _picture_folder(root, pictures)
     image_folder = _replaced(folder, own) if own else folder
     split_names = _split_names(root, groups, texts, image_folder) if own else {}
-    told: tuple[str, ...] = ()
+    told = tuple(f"left alone: {each.relative_to(root).as_posix()}" for each in skipped)
     if len(split_names) < 2:
         name = own or "train"
         split_names = {"train": f"{name}[:90%]", "validation": f"{name}[90%:]"}
     lacking = sorted(set(texts) - {each.partition("[")[0] for each in split_names.values()})
     if lacking:
-        told = (f"left alone: the split {', '.join(lacking)}, not all of which is there",)
+        told += (f"left alone: the split {', '.join(lacking)}, not all of which is there",)
     data = CocoData(
         path=str(root),
         image_folder=image_folder or ".",
@@ -106,8 +108,6 @@ def _described(
     own: str,
     told: tuple[str, ...],
 ) -> FoundCoco:
-    from dataclasses import replace
-
     annotations = [each for content in contents.values() for each in content["annotations"]]
     shown = ", ".join(each.template for each in groups)
     parts: dict[str, Part] = {"rgb": "image"}

@@ -17,7 +17,7 @@ from configs.from_folder.coco import annotation_files, infer_coco
 from configs.from_folder.content import infer
 from configs.from_folder.parquet import infer_parquet, parquet_files
 from configs.from_folder.places import data_folder_in
-from configs.from_folder.structure import TABLES, Structure, find_structure
+from configs.from_folder.structure import HINTS, TABLES, Structure, find_structure
 from configs.from_folder.tables import find_table, splits_for
 from configs.schema import RunConfig
 from data_pipeline.crops import CropConfig
@@ -67,6 +67,8 @@ def config_from_folder(root: Path) -> FromFolder:
     Raises:
         ValueError: If nothing in it can be read, or nobody could tell what it is.
     """
+    if root.is_file() and (hint := HINTS.get(root.suffix[1:].lower())):
+        raise ValueError(f"{root} is a file {hint}; write one that names its arrays.")
     if root.is_file() and not root.name.lower().endswith(DATA_ENDINGS):
         raise ValueError(
             f"{root} is a single file; give the folder that holds it and others like it, of at "

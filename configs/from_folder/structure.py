@@ -35,6 +35,10 @@ USUAL_NAMES = (
 )
 """Names of modalities whose files lie together, by extension."""
 PICTURE_NAMES = ("rgb", "image", "photo", "picture", "img", "color", "colour")
+HINTS: dict[str, str] = dict.fromkeys(
+    ("h5", "hdf5", "nc", "nc4"), "which a configuration with ArraysData reads"
+)
+"""What to do about files that are left alone, by extension."""
 MOST_TOLD = 8
 """Kinds of files that are said to be left alone."""
 MANY_FOLDERS = 8
@@ -114,7 +118,7 @@ def _unreadable(files: Files) -> tuple[str, ...]:
         counted[name.rpartition("/")[0], each.extension] += 1
     return tuple(
         f"{count:,} of {f'.{extension}' if extension else 'no extension'}"
-        f"{f' in {folder}' if folder else ''}, which can not be read"
+        f"{f' in {folder}' if folder else ''}, {HINTS.get(extension, 'which can not be read')}"
         for (folder, extension), count in sorted(counted.items())[:MOST_TOLD]
     )
 

@@ -15,6 +15,7 @@ from configs.from_folder.content import (
     text_modality,
 )
 from configs.from_folder.places import SPLIT_NAMES, Files, split_meant
+from configs.from_folder.structure import modality_name
 from data_pipeline.sources.files.splits import (
     SplitByColumn,
     SplitByFolder,
@@ -242,7 +243,7 @@ def _modalities_of(rows: Sequence[Mapping[str, Any]], key_column: str) -> FoundT
     texts = [name for name, each in kinds.items() if each.holds == "text"]
     for name in texts:
         is_caption = name.lower() in CAPTION_FIELDS and "caption" not in modalities
-        called = "caption" if is_caption else modality_of(name)
+        called = "caption" if is_caption else modality_name(name)
         reason = f"the column {name}, {kinds[name].why}"
         add(called, text_modality(kinds[name].longest), TableColumn(column=name), reason)
     others = {name: each for name, each in kinds.items() if each.holds in ("label", "number")}
@@ -258,11 +259,11 @@ def _modalities_of(rows: Sequence[Mapping[str, Any]], key_column: str) -> FoundT
         reason = f"the column {name}, {each.why}"
         if each.holds == "number":
             file_format = TableColumn(column=name, holds="number")
-            add(modality_of(name), Modality(Scalar()), file_format, reason)
+            add(modality_name(name), Modality(Scalar()), file_format, reason)
             continue
         names = each.names if each.is_named else ()
         file_format = TableColumn(column=name, holds="class", class_names=names)
-        add(modality_of(name), Modality(Label(each.names)), file_format, reason)
+        add(modality_name(name), Modality(Label(each.names)), file_format, reason)
     if together:
         numbers = tuple(name for name, each in together.items() if each.holds == "number")
         categories = {name: each.names for name, each in together.items() if each.holds == "label"}
@@ -280,13 +281,6 @@ def _modalities_of(rows: Sequence[Mapping[str, Any]], key_column: str) -> FoundT
         for name in facts[:MOST_LISTED]
     )
     return FoundTable("", "", modalities, formats, why, told, splits_by)
-
-
-def modality_of(column: str) -> str:
-    """Returns a column's name as one that can be typed."""
-    from configs.from_folder.structure import modality_name
-
-    return modality_name(column)
 
 
 def _is_target(name: str, column: Column) -> bool:

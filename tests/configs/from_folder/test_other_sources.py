@@ -253,7 +253,9 @@ def test_annotations_as_coco_has_them(tmp_path):
         place = tmp_path / "annotations"
         write(place / f"instances_{split}2017.json", coco(count, split))
         write(place / f"captions_{split}2017.json", coco(count, split, captions=True))
-    config, _ = infer(tmp_path)
+    write(tmp_path / "annotations/person_keypoints_val2017.json", coco(3, "val"))
+    config, told = infer(tmp_path)
+    assert "left alone: annotations/person_keypoints_val2017.json" in told
     assert config.modalities["boxes"].values == BoxList(("cup", "jar"), max_boxes=1)
     assert config.modalities["classes"].values == Classes(("nothing", "cup", "jar"))
     assert config.modalities["caption"].values == Text()
@@ -291,6 +293,7 @@ def test_annotations_without_their_pictures_are_refused(tmp_path):
     [
         ("photo.png", "is a single file; give the folder that holds it"),
         ("number.npy", "is a single file; give the folder that holds it"),
+        ("galaxies.h5", "is a file which a configuration with ArraysData reads"),
         ("about.md", "is a single file; give the folder that holds it"),
         ("about.json", "is no file of annotations as COCO has them"),
         ("damaged.tar", "has no file that can be read"),
