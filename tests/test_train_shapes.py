@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 import fourm
+from configs.doctor import main as doctor
 from fourm.generate import main as generate
 from train import main
 
@@ -136,3 +137,11 @@ def test_ids_lie_as_the_kinds_say(run):
     assert space["dino"].token_shape == (2, 3)
     assert space["eyes"].token_shape == (2 * 5 + 1,)
     assert space["parts"].token_shape == (2 * 9 + 1,)
+
+
+def test_the_doctor_draws_all_kinds(scenes, tmp_path):
+    (tmp_path / "scenes.py").write_text(CONFIG)
+    asked = [tmp_path / "scenes.py", "--data.path", scenes, "--out", tmp_path / "out"]
+    assert doctor(list(map(str, asked))) == 0
+    page = (tmp_path / "out" / "doctor.html").read_text()
+    assert "instances a sample" in page and page.count("<img") >= 7

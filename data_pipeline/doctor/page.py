@@ -5,8 +5,8 @@ import html
 import io
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from data_pipeline.doctor.examination import Health, SplitHealth
@@ -140,8 +140,9 @@ def _split_section(split: SplitHealth, values: Mapping[str, Values]) -> list[str
     return parts
 
 
-def _draw(values: Values, value: object) -> str:
-    height, width = getattr(value, "shape", (1, 1))[:2] if np.ndim(value) >= 2 else (1, 1)
+def _draw(values: Values, value: Any) -> str:
+    is_picture = getattr(values, "is_picture", True) and getattr(value, "ndim", 0) >= 2
+    height, width = value.shape[:2] if is_picture else (1, 1)
     scale = CELL / max(height, width)
     size = (max(round(height * scale), 1), max(round(width * scale), 1))
     drawn = values.draw(value, size)
