@@ -1,5 +1,7 @@
 """What a file is, told by its first bytes: names lie."""
 
+import unicodedata
+
 SIGNATURES: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"\x89PNG\r\n\x1a\n", "png", "a PNG picture"),
     (0, b"\xff\xd8\xff", "jpeg", "a JPEG picture"),
@@ -109,6 +111,16 @@ def _is_utf8(start: bytes) -> bool:
     except UnicodeDecodeError as error:
         return error.start > len(start) - 4 > 0  # A letter may be cut in two.
     return True
+
+
+def is_blank(text: str) -> bool:
+    """True for a text that shows nothing, of which no character is any to be seen.
+
+    Example:
+        >>> is_blank(" \\u200b\\ufeff"), is_blank("a")
+        (True, False)
+    """
+    return all(unicodedata.category(letter)[0] in "CZ" for letter in text)
 
 
 def read_text(data: bytes) -> str:

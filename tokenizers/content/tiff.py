@@ -68,7 +68,7 @@ def read_tiff(
     except Exception as error:  # tifffile raises whatever comes up in damaged files.
         if type(error) is ValueError:
             raise
-        reason = str(error) or type(error).__name__
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"is damaged (a TIFF picture: {reason})") from error
 
 
@@ -103,6 +103,7 @@ def _read(file: Any, data: bytes, max_pixels: int, background: Color, pages: Pag
             raise ValueError(f"has a mask of shape {known.shape} over pixels of {numbers.shape}")
         unknown |= ~known if numbers.ndim == 2 else ~known[..., None]
     orientation = first.tags.valueof(ORIENTATION, 1)
+    orientation = orientation if isinstance(orientation, int) else 1
     numbers = np.ascontiguousarray(turn_upright(numbers, orientation))
     if unknown.any():
         unknown = np.ascontiguousarray(turn_upright(unknown, orientation))

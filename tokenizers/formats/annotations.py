@@ -19,6 +19,8 @@ ROUNDING = 1e-3
 """How far a box may lie outside of its picture without a word, as a share of height and width."""
 SLIGHTLY = 0.1
 """How far it may, to be cut at the edge. What lies further out is in another unit, or wrong."""
+LEAST_IN_PIXELS = 8
+"""Sides of a picture from which on boxes that end at 1 are taken for fractions, not for pixels."""
 MOST_CLASSES = 1 << 20
 WIDTHS = ("image_width", "width", "imageWidth")
 HEIGHTS = ("image_height", "height", "imageHeight")
@@ -92,6 +94,12 @@ class BoxesFile(FileFormat):
                 stored = _read_instances(parse_json(data))
             case _:
                 stored = _read_yolo(text, self.long_lines)
+        wrong = next((each.score for each in stored.boxes if not 0 <= each.score <= 1), None)
+        if self.minimum_score and wrong is not None:
+            raise ValueError(
+                f"has a box of the score {wrong:g}, and minimum_score is of those from 0 to 1; set "
+                "it to 0 to take all boxes"
+            )
         kept = [each for each in stored.boxes if each.score >= self.minimum_score]
         numbers = [class_number(each.name, each.number, self.class_names) for each in kept]
         classes = np.array(numbers, np.int32)
@@ -119,6 +127,11 @@ class BoxesFile(FileFormat):
                 raise ValueError(
                     "has boxes in pixels and not the size of the picture, such as "
                     f"{WIDTHS[0]} and {HEIGHTS[0]}; add it, or convert the boxes to fractions"
+                )
+            if corners.size and corners.max() <= 1 and min(stored.size) > LEAST_IN_PIXELS:
+                raise ValueError(
+                    "has no box of more than a pixel; if these are fractions, set `unit` of the "
+                    "modality's format"
                 )
             corners[:, :2] -= self.first_pixel
             corners[:, 2:] -= 0 if kind == "xyxy" else self.first_pixel

@@ -16,7 +16,7 @@ from tokenizers.boxes import BoxList
 from tokenizers.codes import Codes
 from tokenizers.content.arrays import choose_bands, read_npy, read_npz
 from tokenizers.content.colors import WHITE, Color, from_grey, with_white_at
-from tokenizers.content.kinds import PICTURE_KINDS, describe, kind_of, read_text
+from tokenizers.content.kinds import PICTURE_KINDS, describe, is_blank, kind_of, read_text
 from tokenizers.content.limits import unpack_gzip
 from tokenizers.content.pictures import read_picture
 from tokenizers.content.sounds import read_sound
@@ -294,7 +294,9 @@ def _tidy(array: np.ndarray, is_lossy: bool = False) -> np.ndarray:
 def _array_of(content: Any) -> np.ndarray:
     try:
         array = np.asarray(content)
-    except (ValueError, OverflowError) as error:
+        if array.dtype.kind == "O":  # With null, as JSON has no NaN.
+            array = array.astype(float)
+    except (ValueError, OverflowError, TypeError) as error:
         raise ValueError("does not hold an array of numbers, as its rows differ") from error
     if array.dtype.kind not in "biuf":
         raise ValueError("does not hold an array of numbers; `field` picks an entry")
@@ -356,7 +358,7 @@ class TextFile(FileFormat):
         else:
             text = read_text(unpack_gzip(data))
             found = text.splitlines() if self.lines else [text]
-        texts = [each.strip() for each in found if each.strip()]
+        texts = [each.strip() for each in found if not is_blank(each)]
         if not texts:
             raise ValueError("holds no caption, as it is empty")
         return texts[0] if len(texts) == 1 else Choices(texts)

@@ -54,6 +54,11 @@ class Colors(DenseValues):
                 f"{name} has shape {array.shape}; colours must be [height, width, 3]: set "
                 "channels_first to True if the files store them the other way round."
             )
+        if array.ndim == 3 and array.shape[-1] == 4:
+            raise ValueError(
+                f"{name} has shape {array.shape}; colours must be [height, width, 3]: set the "
+                "format's bands to those that are red, green and blue, such as (0, 1, 2)."
+            )
         array = require_plane(array, name, 3, "colours")
         if array.dtype != np.uint8:
             raise ValueError(

@@ -240,7 +240,11 @@ def require_plane(value: Any, name: str, channels: int | None, hint: str) -> np.
     wanted = "[height, width]" if channels is None else f"[height, width, {channels}]"
     ndim = 2 if channels is None else 3
     if array.ndim != ndim or 0 in array.shape or (channels and array.shape[-1] != channels):
-        raise ValueError(f"{name} has shape {array.shape}; {hint} must be {wanted}.")
+        is_many = channels is None and array.ndim == 3
+        more = ": set the format's bands to one of them, or give the colors of classes"
+        raise ValueError(
+            f"{name} has shape {array.shape}; {hint} must be {wanted}{more if is_many else ''}."
+        )
     if array.dtype.kind not in "biuf":
         raise ValueError(f"{name} has dtype {array.dtype}; {hint} must be numbers.")
     if min(array.shape[:2]) == 1 and max(array.shape[:2]) >= LONGEST_ROW:

@@ -175,3 +175,17 @@ def test_xml_is_read_in_the_encoding_that_it_declares():
         assert len(corners_of(names.read(stored, "xml"))) == 1
     with pytest.raises(ValueError, match="is XML of another encoding than UTF-8"):
         names.read(text.encode("latin-1"), "xml")
+
+
+def test_fractions_that_are_said_to_be_pixels_are_refused():
+    names = BoxesFile(class_names=("chair",))
+    text = VOC.format(xmin=0.1).replace("20", "0.2").replace("50", "0.5").replace("60", "0.7")
+    with pytest.raises(ValueError, match="no box of more than a pixel; if these are fractions"):
+        names.read(text.encode(), "xml")
+
+
+def test_scores_that_are_no_shares_are_refused_where_they_count():
+    data = b"0 0.5 0.5 0.2 0.4 17\n"  # The number of a track, say.
+    assert len(corners_of(BoxesFile().read(data, "txt"))) == 1
+    with pytest.raises(ValueError, match="score 17, and minimum_score is of those from 0 to 1"):
+        BoxesFile(minimum_score=0.5).read(data, "txt")

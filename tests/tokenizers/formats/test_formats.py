@@ -421,3 +421,26 @@ def test_bands_are_not_chosen_among_palette_numbers():
 def test_files_of_no_readable_kind_can_be_left_out():
     with pytest.raises(ValueError, match=r"is a FLAC sound, and no array.*by setting extension"):
         ArrayFile().read(b"fLaC" + bytes(40), "flac")
+
+
+def test_a_caption_that_shows_nothing_is_empty():
+    with pytest.raises(ValueError, match="holds no caption, as it is empty"):
+        TextFile().read("\u200b\ufeff \u00a0".encode(), "txt")
+    assert TextFile().read('["\u200b", "a\u200bb"]'.encode(), "json") == "a\u200bb"
+
+
+def test_null_in_an_array_of_json_is_unknown():
+    read = ArrayFile().read(b"[[1, null], [NaN, 2]]", "json")
+    np.testing.assert_array_equal(read, [[1, np.nan], [np.nan, 2]])
+    for wrong in (b'[["a", null]]', b"[[1, null], [2]]", b'[{"a": 1}]'):
+        with pytest.raises(ValueError, match="does not hold an array of numbers"):
+            ArrayFile().read(wrong, "json")
+
+
+def test_values_of_too_many_channels_are_told_how_to_take_one():
+    colors = np.zeros((6, 8, 3), np.uint8)
+    for values in (Distances(), Classes(("a", "b"))):
+        with pytest.raises(ValueError, match="set the format's bands to one of them"):
+            values.check(colors, "x")
+    with pytest.raises(ValueError, match=r"set the format's bands .* such as \(0, 1, 2\)"):
+        Colors().check(np.zeros((6, 8, 4), np.uint8), "x")
