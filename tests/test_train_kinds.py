@@ -8,9 +8,11 @@ import pytest
 from PIL import Image
 
 import fourm
+from configs.schema import RunConfig
 from fourm.generate import main as generate
 from fourm.run_directory.sample_set import load_heldout
 from tests.paths import ROOT
+from tokenizers.settings.plain import from_plain
 from train import main
 
 # Tests of one group run in one process, which makes the run that they share once.
@@ -81,6 +83,25 @@ def test_a_table_a_signal_a_picture_and_a_label_become_a_run(run):
     config = json.loads((run / "config.json").read_text())
     assert config["modalities"]["ecg"]["tokenizer"]["patch_steps"] == 16
     assert config["generation"]["finding"]["decode"] == "expected"
+
+
+def test_files_are_read_by_the_run_as_training_read_them(run, clinic):
+    model = fourm.load(run)
+    config = from_plain(json.loads((run / "config.json").read_text()), RunConfig)
+    formats = {n: each for n, each in config.data.modalities.items() if n != "xray"}
+    assert {name: model.formats[name] for name in formats} == formats
+    assert json.loads((run / "pieces.json").read_text())["pieces"]["formats.json"]
+    values = {name: tokenizer.values for name, tokenizer in model.tokenizers.items()}
+    source = config.crops.apply(config.data.open("train"), values, config.sizes, 0, False)
+    compared = 0
+    for number, key in enumerate(source.keys):
+        trained = source[number]
+        files = {name: next((clinic / name).glob(f"{key}.*"), None) for name in NAMES[1:]}
+        given = model.prepare({name: file for name, file in files.items() if file}).values
+        for name, found in given.items():
+            np.testing.assert_array_equal(found[0], trained[name])
+            compared += 1
+    assert compared > 20
 
 
 def test_any_predicts_any(run, clinic, tmp_path, capsys):
