@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from data_pipeline.sources.tfds import TfdsData
     from fourm.devices.layout import MeshConfig
     from fourm.evaluation.directions import EvaluationConfig, RegionConfig
+    from fourm.evaluation.likelihood_config import LikelihoodTasks
     from fourm.evaluation.probes import ProbeConfig
     from fourm.inference.settings import GenerationConfig
     from fourm.masking.mixture import MaskingComponent, MaskingConfig
@@ -131,6 +132,7 @@ __all__ = [
     "JsonFile",
     "Label",
     "LabelTokenizerConfig",
+    "LikelihoodTasks",
     "LogMel",
     "LossConfig",
     "MaskingComponent",
@@ -229,6 +231,7 @@ MODULES = {
     "data_pipeline.sources.tfds": ("TfdsData",),
     "fourm.devices.layout": ("MeshConfig",),
     "fourm.evaluation.directions": ("EvaluationConfig", "RegionConfig"),
+    "fourm.evaluation.likelihood_config": ("LikelihoodTasks",),
     "fourm.evaluation.probes": ("ProbeConfig",),
     "fourm.inference.settings": ("GenerationConfig",),
     "fourm.masking.mixture": ("MaskingComponent", "MaskingConfig"),

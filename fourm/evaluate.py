@@ -23,6 +23,7 @@ from typing import Any
 import tyro
 
 from fourm.evaluation.directions import EvaluationConfig, Evaluator
+from fourm.evaluation.likelihood_tasks import format_tasks, measure_likelihoods
 from fourm.evaluation.matrix import (
     MatrixConfig,
     compare_matrices,
@@ -73,6 +74,9 @@ class Command:
     matrix: bool = False
     """Also predict every modality from single others and from all others, and write
     matrix_SPLIT.json, .md, .csv and .png. What is there already is not measured again."""
+    likelihoods: bool = False
+    """Also measure what the run's likelihoods find: swapped texts, pairs, odd places, and facts
+    without training."""
     cells: MatrixConfig = dataclasses.field(default_factory=MatrixConfig)
     """Which cells the matrix has."""
     compare: Path | None = None
@@ -120,6 +124,10 @@ def evaluate_run(command: Command) -> dict[str, Any]:
         ]
         print(f"\n{as_text(cells)}")
     notes = notes_of(found["results"], found.get("matrix", []))
+    if command.likelihoods or config.likelihoods:
+        found["likelihoods"] = measure_likelihoods(model, heldout, config.likelihood_tasks)
+        notes += notes_of(found["likelihoods"])
+        print(f"\n{format_tasks(found['likelihoods'])}")
     if command.compare is not None:
         found["compared"] = compare_with(command, folder)
         print(f"\n{comparison_as_text(found['compared'])}")
@@ -219,6 +227,11 @@ def measure_run(
             notes += told
         except Exception as error:  # Whatever it is: the rest of the report stands.
             notes.append(why_failed("The probes", error))
+    tasks: list[dict[str, Any]] = []
+    if evaluation.likelihoods:
+        with stage("likelihoods", folder / REPORT_PAGE):
+            tasks = measure_likelihoods(model, heldout, evaluation.likelihood_tasks)
+            notes += notes_of(tasks)
     with stage("pictures", folder / SAMPLES_PICTURE):
         try:
             draw_samples(folder / SAMPLES_PICTURE, model, heldout, evaluator.examples)
@@ -230,6 +243,7 @@ def measure_run(
         results=results,
         other_splits=elsewhere,
         probes=rows,
+        likelihoods=tasks,
         notes=notes,
         split=split,
         num_samples=min(heldout.size, evaluation.num_samples),

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from tqdm import tqdm
 
+from fourm.evaluation.likelihood_config import LikelihoodTasks
 from fourm.evaluation.results import Pair, Row, readable, why_failed
 from fourm.evaluation.rivals import SCORED, answer_simply
 from fourm.run_directory.sample_set import SampleSet
@@ -75,6 +76,11 @@ class EvaluationConfig(Checked):
     rivals: bool = True
     """Whether to say beside each direction what a simple method makes of the same samples: a random
     forest on pixels, ridge regression, or the most similar training sample."""
+
+    likelihoods: bool = False
+    """Whether the report has what likelihoods find, see `fourm.evaluation.likelihood_tasks`."""
+    likelihood_tasks: LikelihoodTasks = field(default_factory=LikelihoodTasks)
+    """Of what likelihoods find: on which samples, and which facts without training."""
 
     EARLIER_DEFAULTS: ClassVar[dict[str, Any]] = {"rivals": False}
 

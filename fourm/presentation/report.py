@@ -97,6 +97,14 @@ def say_overfitted(metrics: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
+LIKELIHOODS = (
+    "Held-out texts of which some were exchanged, pictures with a piece of another one, and all "
+    "pairs of texts and samples: how well the run's own likelihoods tell what belongs together. An "
+    "auc is how often what does not belong has the higher score; recall@k is how often the own "
+    "answer is among the first k."
+)
+
+
 @dataclass(frozen=True)
 class Report:
     """The contents of report.md and report.json."""
@@ -111,6 +119,8 @@ class Report:
     """As `Evaluator.evaluate` returns them."""
     probes: list[dict[str, Any]] = field(default_factory=list)
     """As `probe` returns them."""
+    likelihoods: list[dict[str, Any]] = field(default_factory=list)
+    """As `measure_likelihoods` returns them."""
     device: str = field(default_factory=describe_device)
     """What it ran on, such as "cpu, 4 cores"."""
     command: str = "python train.py"
@@ -133,8 +143,8 @@ class Report:
 def write_report(folder: Path, report: Report) -> None:
     """Writes `report.json` and `report.md` into a run directory, each whole or not at all.
 
-    `report.json` has the keys seconds, tokenizers, results, probes, device and config, and data
-    and other_splits if there are any; a number that could not be measured is null.
+    `report.json` has the keys seconds, tokenizers, results, probes, device and config, and data,
+    likelihoods and other_splits if there are any; a number that could not be measured is null.
     """
     folder = Path(folder)
     content = {
@@ -147,6 +157,8 @@ def write_report(folder: Path, report: Report) -> None:
     }
     if report.data:
         content["data"] = list(report.data)
+    if report.likelihoods:
+        content["likelihoods"] = report.likelihoods
     if report.other_splits:
         content["other_splits"] = report.other_splits
     write_piece(folder, REPORT, format_json(content).encode())
@@ -194,6 +206,8 @@ def _measured(report: Report) -> list[str]:
         parts += [f"### On {split}", _results_table(rows)]
     if report.probes:
         parts += ["## Linear probes", _probes_table(report.probes), PROBES]
+    if any("note" not in row for row in report.likelihoods):
+        parts += ["## What likelihoods find", _tasks_table(report.likelihoods), LIKELIHOODS]
     parts += ["## Tokenizers", _tokenizers_table(report.tokenizers)]
     parts.append(
         "The round trip of held-out samples through the tokenizer alone, by its main metric. "
@@ -306,6 +320,16 @@ def _probes_table(probes: Sequence[Mapping[str, Any]]) -> str:
         told = "-" if strength is None else f"{strength:.3g}"
         lines.append((row["task"], f"**{numbers[0]}**", *numbers[1:], told))
     return _table(("task", *columns.values(), "C"), lines)
+
+
+def _tasks_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    lines = []
+    for row in rows:
+        if "note" not in row:
+            low, high = map(_number, row["interval"] or (None, None))
+            told = row["task"], row["of"], row["metric"], _number(row["floor"])
+            lines.append((*told, f"**{_number(row['value'])}**", f"{low} to {high}"))
+    return _table(("task", "of", "metric", "floor", "value", "95 %"), lines)
 
 
 def _table(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:

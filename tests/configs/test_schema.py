@@ -21,6 +21,7 @@ from data_pipeline.sources.scenes.data import ScenesData
 from data_pipeline.sources.tfds import TfdsData
 from fourm.devices.layout import MeshConfig
 from fourm.evaluation.directions import EvaluationConfig, RegionConfig
+from fourm.evaluation.likelihood_config import LikelihoodTasks
 from fourm.evaluation.probes import ProbeConfig
 from fourm.inference.settings import GenerationConfig
 from fourm.masking.mixture import MaskingComponent, MaskingConfig, Ml4mRules
@@ -70,7 +71,15 @@ from tokenizers.values import Classes, Colors, Directions, Distances, Reals
 
 CONFIG_CLASSES = {
     *(RunConfig, CropConfig, Modality, EvaluationConfig, RegionConfig, GenerationConfig),
-    *(LossConfig, MaskingComponent, MaskingConfig, ModelConfig, ProbeConfig, OptimizerConfig),
+    *(
+        LikelihoodTasks,
+        LossConfig,
+        MaskingComponent,
+        MaskingConfig,
+        ModelConfig,
+        ProbeConfig,
+        OptimizerConfig,
+    ),
     *(TrainingConfig, ScenesData, FilesData, TfdsData, SplitByFolder, SplitByFraction),
     *(ArrayFile, BoxesFile, NumberFile, TextFile, Colors, Distances, Directions, Classes, Reals),
     *(Text, BoxList, Scalar, ImageTokenizerConfig, TextTokenizerConfig, BoxTokenizerConfig),
