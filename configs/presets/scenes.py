@@ -7,6 +7,7 @@ from configs.schema import CropConfig, RunConfig
 from data_pipeline.sources.scenes.data import SEMSEG_CLASSES, ScenesData
 from data_pipeline.sources.scenes.sampler import COLOR_NAMES, SHAPES
 from fourm.evaluation.directions import EvaluationConfig, RegionConfig
+from fourm.evaluation.likelihood_config import LikelihoodTasks
 from fourm.evaluation.probes import ProbeConfig
 from fourm.inference.settings import GenerationConfig
 from fourm.masking.mixture import MaskingConfig
@@ -126,6 +127,11 @@ def scenes() -> RunConfig:
                 "caption->semseg",
             ),
             region=RegionConfig(modality="semseg", classes=SHAPES),
+            likelihood_tasks=LikelihoodTasks(
+                zero_shot={"dominant_color": COLOR_NAMES, "dominant_shape": SHAPES},
+                # Articles and sizes as captions have them, of which every object has one.
+                templates=("a large {}", "a small {}", "a large shiny {}", "a small shiny {}"),
+            ),
         ),
         probes=ProbeConfig(
             input="rgb",
