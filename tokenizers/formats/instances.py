@@ -127,7 +127,7 @@ class InstancesFile(FileFormat):
 
 
 def fit_into_picture(
-    parts: Sequence[Float[np.ndarray, "points 2"]], classes: Sequence[int], outlines: bool
+    parts: Sequence[Float[np.ndarray, "_ 2"]], classes: Sequence[int], outlines: bool
 ) -> Instances | Mended:
     """Returns things given in fractions, without what lies outside of the picture.
 
