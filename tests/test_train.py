@@ -346,6 +346,7 @@ def test_nyuv2_runs_to_its_report(tmp_path):
         *("--crops.size", "32", "--crops.views", "1", "--tokenizer-samples", "16"),
         *("--probes.num-train", "16", "--probes.num-test", "16", "--training.steps", "2"),
         *("--evaluation.num-samples", "4", "--evaluation.pairs", "rgb->depth", "rgb->boxes"),
+        *("--training.evaluate-every", "0"),
     ]
     assert main(arguments) == 0
     check_report(report_of(folder), ("rgb", "depth", "normals", "semseg", "caption", "boxes"))
