@@ -17,7 +17,7 @@ from configs.from_folder.coco import annotation_files, infer_coco
 from configs.from_folder.content import infer
 from configs.from_folder.parquet import infer_parquet, parquet_files
 from configs.from_folder.places import data_folder_in
-from configs.from_folder.structure import HINTS, TABLES, Structure, find_structure
+from configs.from_folder.structure import HINTS, TABLES, Structure, find_structure, pattern_of
 from configs.from_folder.tables import find_table, splits_for
 from configs.schema import RunConfig
 from data_pipeline.crops import CropConfig
@@ -146,10 +146,21 @@ def _from_files(root: Path) -> FromFolder:
             f"{LEAST_SAMPLES} are needed, to train on, to validate and to test."
         )
     told = [*structure.told, *(table.told if table else ())]
+    required: tuple[str, ...] = ()
+    if table and isinstance(table.splits_by, SplitByFolder) and found and formats:
+        # The files of all splits lie together, and those with a row of its table are a split's.
+        for part in parts:
+            file_format = replace(found[part.name].file_format, folder="", pattern=pattern_of(part))
+            found[part.name] = replace(found[part.name], file_format=file_format)
+        required = (next(iter(formats)),)
+        told.append(
+            f"{table.table} says of which split samples are; without {required[0]}, of none"
+        )
     data = FilesData(
         path=str(root if folder is root else folder),
         modalities={name: each.file_format for name, each in found.items()} | formats,
         splits_by=splits_for(structure.splits_by, table),
+        required=required,
         table=table.table if table and (modalities or table.splits_by) else "",
         key_column=table.key_column if table else FilesData().key_column,
         class_folders=bool(structure.class_names),

@@ -398,6 +398,11 @@ def is_array_file(location: Location) -> bool:
     return location.extension in (*PICTURES, *ARRAYS)
 
 
+def pattern_of(part: Part) -> str:
+    """Returns the pattern of a part's files."""
+    return part.pattern or _pattern_of(part.folder, part.affix, part.files)
+
+
 def knobs_of(part: Part) -> dict[str, Any]:
     """Returns the settings of a format that say where a part's files are."""
     extension = ", ".join(part.extensions)
@@ -410,7 +415,7 @@ def knobs_of(part: Part) -> dict[str, Any]:
                 return {"folder": "" if last == part.name else last, "extension": extension}
         elif part.folder in ("", SPLIT):
             return {"folder": ".", "extension": extension}
-    pattern = _pattern_of(part.folder, part.affix, part.files)
+    pattern = pattern_of(part)
     return {"pattern": pattern, "extension": extension, "skip": part.skip}
 
 

@@ -141,10 +141,6 @@ def find_table(
         told=tuple(told),
         splits_by=splits,
     )
-    # What another split's table says is not left alone.
-    left_alone = [
-        each for each in left_alone if not (by_table and each.split(",")[0].endswith(name[-4:]))
-    ]
     return found, tuple(left_alone)
 
 
@@ -206,7 +202,8 @@ def _template(
     if isinstance(splits_by, SplitByFolder) and name.startswith(f"{own}/"):
         return "{split}" + name[len(own) :], None
     stem, extension = split_name(name)
-    if split_meant(stem) == "train" and not has_files:
+    is_divided = has_files and splits_by != SplitByFraction(folder="")
+    if split_meant(stem) == "train" and not is_divided:
         there = {split_name(each)[0]: each for each in names}
         texts = {
             split: word

@@ -108,6 +108,24 @@ def test_a_table_for_every_split(tmp_path):
     assert config.data.open("test")[2]["caption"] == "something of number 2 in test"
 
 
+def test_tables_may_divide_files_that_lie_together(tmp_path):
+    for number in range(14):
+        save(tmp_path / f"images/{number}.png", np.full((16, 16, 3), number, np.uint8))
+    for split, numbers in (("train", range(8)), ("val", range(8, 12))):
+        rows = [{"image": f"{number}.png", "label": BREEDS[number % 2]} for number in numbers]
+        write(tmp_path / f"{split}.csv", table(rows))
+    config, told = infer(tmp_path)
+    assert kinds(config) == {"images": "Colors", "label": "Label"}
+    assert config.data.splits_by == SplitByFolder({"train": "train", "validation": "val"})
+    for split, numbers in (("train", range(8)), ("validation", range(8, 12))):
+        source = config.data.open(split)
+        assert source.keys == [str(number) for number in numbers]
+        for index, number in enumerate(numbers):
+            assert source[index]["images"][0, 0, 0] == number
+            assert source[index]["label"] == number % 2
+    assert any("without label, of none" in line for line in told)
+
+
 def test_a_column_may_say_the_split(tmp_path):
     rows = []
     for number in range(12):
