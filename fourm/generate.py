@@ -328,7 +328,7 @@ def generate_folder(
                     kept.add(key)
                     continue
                 sample, left_out = read_sample(key, samples[key], reader)
-                notes += left_out
+                notes += [*left_out, *take_outlandish(key, samples[key], sample, model)]
                 if sample.values:
                     found[key] = sample
             if found:
@@ -343,6 +343,24 @@ def generate_folder(
     before = f", beside {len(kept)} that were there" if kept else ""
     told = told_of(made * repeats, command.targets)
     print(make_visible(f"Wrote {told} to {results.folder}{before}{listed}."))
+
+
+def take_outlandish(key: str, sources: Sources, sample: Seen, model: Any2Any) -> list[LeftOut]:
+    """Removes the numbers of which training has seen nothing like; returns why.
+
+    Raises:
+        ValueError: If it is one that was typed, for all samples.
+    """
+    notes = []
+    for name, value in list(sample.values.items()):
+        try:
+            check_near(name, [value], model.tokenizers[name])
+        except ValueError as error:
+            if isinstance(sources[name], str):
+                raise
+            notes.append(LeftOut("unusable", name, key, str(sources[name]), str(error)))
+            del sample.values[name]
+    return notes
 
 
 def outputs_of_samples(

@@ -23,7 +23,7 @@ class LeftOut:
     """A value that could not be used, or a sample; as `left_out.jsonl` of a run has it."""
 
     kind: str
-    """"unreadable", or "misaligned" for pictures that can't show the same."""
+    """"unreadable"; "misaligned" for pictures that can't show the same; or "unusable"."""
     modality: str
     """Of the value; empty if it is the whole sample."""
     key: str

@@ -409,8 +409,10 @@ def test_outputs_in_the_size_of_the_picture(folder, tmp_path):
          ["--rgb", "rgb", "--depth", "depth"], "No file of rgb, such as a, has the key of one"),
         (lambda d: (d / "rgb" / "a.png").write_bytes(b""),
          ["--rgb", "rgb"], "Not one of 1 samples can be used"),
+        (lambda d: Image.fromarray(make_pictures(1)[0]).save(d / "rgb" / "a.png"),
+         ["--rgb", "rgb", "--count=-500"], "the numbers that this run was trained on lie between"),
     ],
-    ids=["empty", "twice", "apart", "damaged"],
+    ids=["empty", "twice", "apart", "damaged", "outlandish"],
 )  # fmt: skip
 def test_a_folder_of_no_use_is_one_sentence(folder, tmp_path, capsys, write, arguments, told):
     for name in ("rgb", "depth"):
