@@ -1,8 +1,9 @@
 """Parquet files, as data sets on Hugging Face are stored: a row per sample, read in any order."""
 
+import contextlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +32,8 @@ from tokenizers.formats.file_names import natural_order
 from tokenizers.formats.formats import ArrayFile, BoxesFile, FileFormat, TextFile
 from tokenizers.settings.checked import name_knob
 
+MOST_LOOKED_AT = 20
+"""Values of a modality that are looked at for what all of them must share."""
 BOX_LABELS = ("category", "category_id", "label", "labels", "class", "classes")
 """How the field beside `bbox` is called that says of which class a box is."""
 
@@ -180,6 +183,10 @@ class ParquetSource:
         read = dict.fromkeys([_path_to_read(schema, each) for each in wanted] + self._size_columns)
         self._rows = ParquetRows(files, list(read), config.cache_megabytes * 2**20)
         self._chosen = rows_of_slice(part, len(self._rows))
+        self._formats = {
+            name: each.settled(self._first(self._columns[name])) if name in self._columns else each
+            for name, each in config.formats.items()
+        }
         self.metadata_names = {
             name: column.class_names for name, column in self._facts.items() if column.class_names
         }
@@ -187,6 +194,15 @@ class ParquetSource:
             _find_column(schema, config.key_column, files[0])
             keys = self._rows.column(config.key_column)
             self.keys = [str(keys[row]) for row in self._chosen]
+
+    def _first(self, column: _Column) -> Iterator[bytes]:
+        """Yields the bytes of the first few values that can be read."""
+        for row_number in self._chosen[:MOST_LOOKED_AT]:
+            with contextlib.suppress(ValueError):
+                value = _value_at(self._rows.row(row_number), column)
+                value = value.get("bytes") if isinstance(value, dict) else value
+                if isinstance(value, bytes):
+                    yield value
 
     def __len__(self) -> int:
         return len(self._chosen)
@@ -235,7 +251,7 @@ class ParquetSource:
 
     def _value(self, row: dict, sample: Sample, name: str, column: _Column) -> Any:
         value, path = _value_at(row, column), ""
-        file_format = self._config.formats.get(name)
+        file_format = self._formats.get(name)
         if isinstance(value, dict):
             if "bytes" not in value:
                 raise ValueError(

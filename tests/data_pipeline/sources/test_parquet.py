@@ -3,6 +3,7 @@
 import io
 import json
 import pickle
+import wave
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from data_pipeline.sources.row_groups import ParquetRows
 from data_pipeline.sources.source import NOTES, DataConfig
 from tokenizers.base import Choices, Mended
 from tokenizers.formats.formats import ArrayFile, BoxesFile, NumberFile, TextFile
+from tokenizers.formats.signals import SignalFile
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -242,3 +244,20 @@ def test_row_groups_are_read_in_blocks_that_fit_the_cache(tmp_path):
         assert plain(reader.row(index)) == {"number": numbers[index]}
         assert reader._kept_bytes <= 4000
     assert plain(pickle.loads(pickle.dumps(reader)).row(7)) == {"number": numbers[7]}
+
+
+def test_all_sounds_have_the_rate_of_the_first(tmp_path):
+    sounds = []
+    for rate in (8000, 8000, 16000):
+        stream = io.BytesIO()
+        with wave.open(stream, "wb") as file:
+            file.setparams((1, 2, rate, 0, "NONE", ""))
+            file.writeframes(np.arange(20, dtype="<i2").tobytes())
+        sounds.append({"bytes": stream.getvalue(), "path": None})
+    pq.write_table(pa.table({"sound": sounds}), tmp_path / "train.parquet")
+    data = ParquetData(
+        str(tmp_path), formats={"sound": SignalFile()}, split_names={"train": "train"}
+    )
+    first, _, last = data.open("train").__getitems__([0, 1, 2])
+    assert first["sound"].shape == (20, 1)
+    assert "16000 steps per second, and 8000 are wanted" in last[NOTES][0].reason
