@@ -112,11 +112,10 @@ def test_any_predicts_any(run, scenes, tmp_path):
     assert generate([str(run), *map(str, asked)]) == 0
     assert np.load(out / "clip_000.npy").shape == (6,)
     assert np.load(out / "dino_000.npy").shape == (2, 3, 8)
-    asked = ["--eyes", out / "eyes_000.json", "--parts", tmp_path / "parts.json", "--out", out]
-    eyes = {"points": [[0.1, 0.2], [None, None]], "lengths": [2], "classes": [1]}
-    parts = {"points": [[0, 0], [1, 0], [1, 1]], "lengths": [3], "classes": [0]}
-    out.mkdir(exist_ok=True)
-    (out / "eyes_000.json").write_text(json.dumps(eyes))
+    asked = ["--eyes", tmp_path / "eyes.json", "--parts", tmp_path / "parts.json", "--out", out]
+    eyes = {"instances": [{"points": [[0.1, 0.2], None], "class_name": "dog"}]}
+    parts = {"instances": [{"points": [[0, 0], [1, 0], [1, 1]], "class_name": "cat"}]}
+    (tmp_path / "eyes.json").write_text(json.dumps(eyes))
     (tmp_path / "parts.json").write_text(json.dumps(parts))
     asked += ["--hues", "#ff0000:0.5 #0000ff:0.5", "--targets", "clip"]
     assert generate([str(run), *map(str, asked)]) == 0

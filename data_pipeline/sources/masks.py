@@ -41,7 +41,7 @@ def region(stored: Any, height: int, width: int) -> Bool[np.ndarray, "height wid
     return covered
 
 
-def outlines_of(stored: Any) -> list[Float[np.ndarray, "corners 2"]]:
+def outlines_of(stored: Any) -> list[Float[np.ndarray, "_ 2"]]:
     """Returns the outlines of a `segmentation`, in pixels.
 
     Raises:
