@@ -29,6 +29,7 @@ from fourm.requests.editing import plan_edit
 from fourm.requests.ensembles import Combine, check_combine, token_spread
 from fourm.requests.ensembles import combine as combine_draws
 from fourm.requests.known_tokens import check_known, is_features_name, lengths_of, weigh
+from fourm.requests.plan import as_targets
 from fourm.requests.raw_values import encode_values
 from fourm.token_space import TokenSpace
 from tokenizers.base import PADDING, ExpectedDecoder, RawBatch, Tokenizer
@@ -198,7 +199,7 @@ class Any2Any:
                 Pillow, is read as the files of the run's data are; a `str` is one if the modality
                 does not take such a text. Pictures are cut to their middle, see
                 `fourm.inputs.samples`.
-            targets: Modalities to generate, or one.
+            targets: Modalities to generate, one, or a plan, see `fourm.requests.plan`.
             num_samples: How many to generate; needed only where there is no input.
             seed: Of everything random, 0 to 2^32 - 1.
             settings: How to generate.
@@ -220,13 +221,8 @@ class Any2Any:
         Raises:
             ValueError: If a modality is unknown, a value is not allowed, or lengths differ.
         """
-        targets = [targets] if isinstance(targets, str) else list(targets)
+        targets, settings = as_targets(targets, settings, self.settings, self.space.names)
         self.check_names(targets)
-        if not targets:
-            raise ValueError(f"No target was given; choose from {', '.join(self.space.names)}.")
-        twice = [name for name in targets if targets.count(name) > 1]
-        if twice:
-            raise ValueError(f"{twice[0]} is named twice as a target; name it once.")
         self._check_settings(settings)
         inputs = self.prepare(inputs, inputs_are).values
         ids = self._gather_known(inputs, targets, known or {})

@@ -93,6 +93,22 @@ def test_tokens_with_their_numbers_may_be_known(run):
     assert np.array_equal(by_tokens.ids["depth"], by_values.ids["depth"])
 
 
+def test_a_plan_says_on_one_line_what_is_generated_and_how(run):
+    inputs = {"caption": CAPTIONS[:2]}
+    planned = run.generate(inputs, "count -> depth[num_steps=1, guidance=2]")
+    config = {"depth": GenerationConfig(num_steps=1, guidance=2.0)}
+    listed = run.generate(inputs, ["count", "depth"], settings=config)
+    assert list(planned.ids) == ["count", "depth"]
+    assert all(np.array_equal(planned.ids[name], listed.ids[name]) for name in planned.ids)
+    common = GenerationConfig(temperature=0.0)
+    both = run.generate(inputs, "count -> depth[num_steps=1]", settings=common)
+    config = {"count": common, "depth": GenerationConfig(temperature=0.0, num_steps=1)}
+    listed = run.generate(inputs, ["count", "depth"], settings=config)
+    assert all(np.array_equal(both.ids[name], listed.ids[name]) for name in both.ids)
+    with pytest.raises(ValueError, match="no modality 'dept' in this run; did you mean depth"):
+        run.generate(inputs, "dept[num_steps=1]")
+
+
 @pytest.mark.parametrize(
     ("ask", "told"),
     [
