@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     from data_pipeline.sources.source import DataConfig, Sample, Source
     from data_pipeline.sources.tfds import TfdsData
     from fourm.devices.layout import MeshConfig
-    from fourm.evaluation.directions import EvaluationConfig, RegionConfig
-    from fourm.evaluation.likelihood_config import LikelihoodTasks
+    from fourm.evaluation.config import EvaluationConfig, LikelihoodTasks, RegionConfig
     from fourm.evaluation.probes import ProbeConfig
     from fourm.inference.settings import GenerationConfig
     from fourm.masking.mixture import MaskingComponent, MaskingConfig
@@ -230,8 +229,7 @@ MODULES = {
     "data_pipeline.sources.source": ("DataConfig", "Sample", "Source"),
     "data_pipeline.sources.tfds": ("TfdsData",),
     "fourm.devices.layout": ("MeshConfig",),
-    "fourm.evaluation.directions": ("EvaluationConfig", "RegionConfig"),
-    "fourm.evaluation.likelihood_config": ("LikelihoodTasks",),
+    "fourm.evaluation.config": ("EvaluationConfig", "LikelihoodTasks", "RegionConfig"),
     "fourm.evaluation.probes": ("ProbeConfig",),
     "fourm.inference.settings": ("GenerationConfig",),
     "fourm.masking.mixture": ("MaskingComponent", "MaskingConfig"),

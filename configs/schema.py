@@ -9,7 +9,7 @@ from typing import Any
 from data_pipeline.crops import CropConfig, aspect_of
 from data_pipeline.sources.kinds import AnyData, NoData
 from fourm.devices.layout import MeshConfig
-from fourm.evaluation.directions import EvaluationConfig
+from fourm.evaluation.config import EvaluationConfig
 from fourm.evaluation.probes import ProbeConfig
 from fourm.evaluation.results import Pair
 from fourm.inference.settings import GenerationConfig

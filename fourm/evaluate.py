@@ -22,7 +22,8 @@ from typing import Any
 
 import tyro
 
-from fourm.evaluation.directions import EvaluationConfig, Evaluator
+from fourm.evaluation.config import EvaluationConfig
+from fourm.evaluation.directions import Evaluator
 from fourm.evaluation.likelihood_tasks import format_tasks, measure_likelihoods
 from fourm.evaluation.matrix import (
     MatrixConfig,

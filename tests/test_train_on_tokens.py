@@ -28,7 +28,7 @@ from tokenizers.formats.formats import ArrayFile, NumberFile, TextFile
 from configs.command_line import parse_command_line
 from data_pipeline.sources.files.data import FilesData
 from data_pipeline.sources.kinds import NoData
-from fourm.evaluation.directions import EvaluationConfig
+from fourm.evaluation.config import EvaluationConfig
 from fourm.training.masked_loss import LossConfig
 from fourm.masking.mixture import MaskingComponent, MaskingConfig
 from fourm.model.config import ModelConfig

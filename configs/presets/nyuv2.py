@@ -5,7 +5,7 @@ from configs.presets.scenes import SINGLE_PASS
 from configs.schema import CropConfig, RunConfig
 from data_pipeline.sources.files.data import FilesData
 from data_pipeline.sources.files.splits import SplitByFraction
-from fourm.evaluation.directions import EvaluationConfig
+from fourm.evaluation.config import EvaluationConfig
 from fourm.evaluation.probes import ProbeConfig
 from fourm.inference.settings import GenerationConfig
 from fourm.masking.mixture import MaskingConfig

@@ -6,8 +6,7 @@ from configs.presets.components import any_to_any, complete_from, one_to_all
 from configs.schema import CropConfig, RunConfig
 from data_pipeline.sources.scenes.data import SEMSEG_CLASSES, ScenesData
 from data_pipeline.sources.scenes.sampler import COLOR_NAMES, SHAPES
-from fourm.evaluation.directions import EvaluationConfig, RegionConfig
-from fourm.evaluation.likelihood_config import LikelihoodTasks
+from fourm.evaluation.config import EvaluationConfig, LikelihoodTasks, RegionConfig
 from fourm.evaluation.probes import ProbeConfig
 from fourm.inference.settings import GenerationConfig
 from fourm.masking.mixture import MaskingConfig

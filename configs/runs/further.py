@@ -9,7 +9,7 @@ from configs.presets.components import any_to_any
 from configs.presets.published import DOMAINS, mixture
 from configs.schema import CropConfig, RunConfig
 from data_pipeline.sources.files.data import FilesData
-from fourm.evaluation.directions import EvaluationConfig
+from fourm.evaluation.config import EvaluationConfig
 from fourm.evaluation.probes import ProbeConfig
 from fourm.inference.settings import read_settings
 from fourm.masking.mixture import MaskingConfig

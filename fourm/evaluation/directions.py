@@ -1,20 +1,20 @@
 """How well every modality is predicted from others, between a floor and a ceiling."""
 
+import functools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from tqdm import tqdm
 
-from fourm.evaluation.likelihood_config import LikelihoodTasks
+from fourm.evaluation import distributions
+from fourm.evaluation.config import EvaluationConfig
 from fourm.evaluation.results import Pair, Row, readable, why_failed
 from fourm.evaluation.rivals import SCORED, answer_simply
 from fourm.run_directory.sample_set import SampleSet
 from tokenizers.base import Better, RawBatch, Tokenizer, Values, main_metric
-from tokenizers.settings.checked import Checked, name_knob
 from tokenizers.spread import evenly_spread, spread_order, take_rows
 from tokenizers.text.sentencepiece import Text
 
@@ -39,63 +39,6 @@ class Predictor(Protocol):
 
     def embed(self, inputs: dict[str, RawBatch]) -> Float[np.ndarray, "batch dim"]:
         """Returns the encoder's features."""
-
-
-@dataclass(frozen=True)
-class RegionConfig(Checked):
-    """Pixels on which dense metrics are also reported apart, told by a class map."""
-
-    modality: str = ""
-    """Modality of class maps; empty for no region."""
-    classes: tuple[str, ...] = ()
-    """Names of the classes whose pixels make up the region."""
-    name: str = "objects"
-    """Ends the names of the metrics there, such as abs_rel_objects."""
-
-
-@dataclass(frozen=True)
-class EvaluationConfig(Checked):
-    """What is predicted from what, on how many held-out samples."""
-
-    pairs: tuple[str, ...] = ()
-    """Directions, like rgb->depth, caption+semseg->rgb, or caption->rgb->caption, which has the
-    model also read the caption back from its own picture. If none is named: from the first
-    modality to every other."""
-    num_samples: int = 512
-    """Held-out samples, evenly spread over the split; fewer if there are fewer."""
-    num_samples_elsewhere: int = 256
-    """The same on test splits other than the first."""
-    region: RegionConfig = field(default_factory=RegionConfig)
-    """Pixels on which dense metrics are also reported apart."""
-    matrix: bool = False
-    """Whether to predict every modality from every other, too."""
-    matrix_samples: int = 64
-    """Held-out samples for each direction of the matrix."""
-    seed: int = 0
-    """Seed of generation."""
-    rivals: bool = True
-    """Whether to say beside each direction what a simple method makes of the same samples: a random
-    forest on pixels, ridge regression, or the most similar training sample."""
-
-    likelihoods: bool = False
-    """Whether the report has what likelihoods find, see `fourm.evaluation.likelihood_tasks`."""
-    likelihood_tasks: LikelihoodTasks = field(default_factory=LikelihoodTasks)
-    """Of what likelihoods find: on which samples, and which facts without training."""
-
-    EARLIER_DEFAULTS: ClassVar[dict[str, Any]] = {"rivals": False}
-
-    def check_knobs(self, knob: str) -> None:
-        for pair in self.pairs:
-            Pair.parse(pair)
-        if not 0 <= self.seed < 2**32:
-            raise ValueError(
-                f"{name_knob(knob, 'seed')} is {self.seed}; it must be 0 to {2**32 - 1}."
-            )
-        for name in ("num_samples", "num_samples_elsewhere", "matrix_samples"):
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    f"{name_knob(knob, name)} is {getattr(self, name)}; it must be at least 1."
-                )
 
 
 class Bounds(NamedTuple):
@@ -215,6 +158,11 @@ class Evaluator:
             scores = values.score(predicted, truth, bounds.where)
             own = _as_rows(pair, values.metrics, bounds, scores, "{}" + bounds.suffix)
             found += own if score_rival is None else score_rival(own, bounds.where)
+        if self.config.distributions and len(self.model.tokenizers[pair.target].token_shape) == 2:
+            embed = functools.partial(self._embed, pair.target)
+            to_compare = predicted, truth, self.model.reconstruct(pair.target, truth)
+            own = distributions.measure(pair.target, embed, *to_compare)
+            found += [{"inputs": list(pair.inputs), **row} for row in own]
         if pair.readback is not None:
             read = self._read(pair.target, readable(predicted, values), pair.readback)
             found += self._score_read(pair, read, rows)
@@ -348,6 +296,9 @@ class Evaluator:
             {}, [target], known=known, seed=self.config.seed, settings=self.settings
         )
         return made.values[target]
+
+    def _embed(self, name: str, raw: RawBatch) -> Float[np.ndarray, "batch dim"]:
+        return self.model.embed({name: raw})
 
     def _predict(self, inputs: dict[str, RawBatch], target: str) -> RawBatch:
         answer = self.model.generate(

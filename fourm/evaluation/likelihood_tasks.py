@@ -13,8 +13,8 @@ from jaxtyping import Bool, Int
 from tqdm import tqdm
 
 from fourm.any2any import Any2Any
+from fourm.evaluation.config import LikelihoodTasks
 from fourm.evaluation.intervals import NUM_RESAMPLES, interval_of
-from fourm.evaluation.likelihood_config import LikelihoodTasks
 from fourm.evaluation.results import why_failed
 from fourm.requests.scoring import area_under_roc, classify, cosine, rank_pairs, score_pairs
 from fourm.run_directory.sample_set import SampleSet

@@ -20,7 +20,7 @@ from configs.command_line import (
 from configs.launch import Launch
 from configs.runs.sizes import Machine, choose_sizes
 from configs.schema import RunConfig
-from fourm.evaluation.directions import EvaluationConfig
+from fourm.evaluation.config import EvaluationConfig
 from fourm.evaluation.results import Pair
 from fourm.model.transformer import FourM
 from fourm.token_space import TokenSpace

@@ -20,8 +20,7 @@ from data_pipeline.sources.parquet import ParquetData
 from data_pipeline.sources.scenes.data import ScenesData
 from data_pipeline.sources.tfds import TfdsData
 from fourm.devices.layout import MeshConfig
-from fourm.evaluation.directions import EvaluationConfig, RegionConfig
-from fourm.evaluation.likelihood_config import LikelihoodTasks
+from fourm.evaluation.config import EvaluationConfig, LikelihoodTasks, RegionConfig
 from fourm.evaluation.probes import ProbeConfig
 from fourm.inference.settings import GenerationConfig
 from fourm.masking.mixture import MaskingComponent, MaskingConfig, Ml4mRules

@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from fourm.evaluate import configs_of_run, main
-from fourm.evaluation.directions import EvaluationConfig, RegionConfig
+from fourm.evaluation.config import EvaluationConfig, RegionConfig
 from fourm.evaluation.probes import ProbeConfig
 from fourm.run_directory.sample_set import TRAINING, save_heldout
 from tests.fourm.fakes import FakeModel, make_set

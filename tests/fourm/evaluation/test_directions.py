@@ -4,7 +4,8 @@ import math
 import numpy as np
 import pytest
 
-from fourm.evaluation.directions import EvaluationConfig, Evaluator, RegionConfig
+from fourm.evaluation.config import EvaluationConfig, RegionConfig
+from fourm.evaluation.directions import Evaluator
 from fourm.evaluation.results import Pair, format_table, notes_of, readable
 from fourm.run_directory.sample_set import Column, SampleSet
 from tests.fourm.fakes import MODALITIES, FakeModel, make_sample, make_set
@@ -100,6 +101,19 @@ def test_captions_are_compared_with_all_that_a_sample_has():
     )
     evaluator._predict = lambda inputs, target: true
     assert all(row["value"] == 1 for row in evaluator.evaluate())
+
+
+def test_pictures_may_be_compared_as_a_whole_with_true_ones():
+    model = FakeModel("perfect")
+    for tokenizer in model.tokenizers.values():
+        tokenizer.token_shape = (1, 1)
+    config = EvaluationConfig(("depth->rgb", "rgb->caption"), rivals=False, distributions=True)
+    model.tokenizers["caption"].token_shape = (1,)
+    rows = Evaluator(model, make_set(40, seed=1), make_set(60), config).evaluate()
+    found = [row for row in rows if row["metric"] in ("frechet", "precision", "recall")]
+    assert [row["target"] for row in found] == ["rgb"] * 3
+    assert all(row["inputs"] == ["depth"] for row in found)
+    assert found[0]["value"] == found[0]["ceiling"] < found[0]["floor"]
 
 
 def test_samples_that_lack_a_modality_are_left_out():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fourm.evaluation.likelihood_config import LikelihoodTasks
+from fourm.evaluation.config import LikelihoodTasks
 from fourm.evaluation.likelihood_tasks import (
     _per_token,
     format_tasks,

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from fourm.evaluation.directions import EvaluationConfig, Evaluator
+from fourm.evaluation.config import EvaluationConfig
+from fourm.evaluation.directions import Evaluator
 from fourm.evaluation.matrix import (
     Cell,
     MatrixConfig,

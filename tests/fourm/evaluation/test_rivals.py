@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from fourm.evaluation import directions
-from fourm.evaluation.directions import EvaluationConfig, Evaluator
+from fourm.evaluation.config import EvaluationConfig
+from fourm.evaluation.directions import Evaluator
 from fourm.evaluation.results import beats_rival, format_table
 from fourm.evaluation.rivals import answer_simply
 from fourm.run_directory.sample_set import SampleSet

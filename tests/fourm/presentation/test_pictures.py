@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fourm.evaluation.directions import EvaluationConfig, Evaluator
+from fourm.evaluation.config import EvaluationConfig
+from fourm.evaluation.directions import Evaluator
 from fourm.presentation.pictures import CELL, Column, _compose, _fit_text, draw_curves, draw_samples
 from fourm.run_directory.sample_set import SampleSet
 from tests.fourm.fakes import MODALITIES, FakeModel, make_sample, make_set

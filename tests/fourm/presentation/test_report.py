@@ -6,7 +6,8 @@ import re
 import jax
 import numpy as np
 
-from fourm.evaluation.directions import EvaluationConfig, Evaluator
+from fourm.evaluation.config import EvaluationConfig
+from fourm.evaluation.directions import Evaluator
 from fourm.evaluation.probes import ProbeConfig, probe
 from fourm.evaluation.results import (
     beats_floor,

@@ -1,0 +1,109 @@
+"""What of a run is measured, and on how many samples."""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from fourm.evaluation.results import Pair
+from tokenizers.settings.checked import Checked, name_knob
+
+
+@dataclass(frozen=True)
+class LikelihoodTasks(Checked):
+    """Which of these tasks are measured, and on how many samples."""
+
+    text: str = ""
+    """Modality of texts that tell of the others; the first one if empty."""
+    shown: str = ""
+    """Modality that texts are compared with, and in which odd places are looked for; the first that
+    is a grid if empty."""
+    num_samples: int = 256
+    """Held-out samples; fewer if there are fewer."""
+    swapped: float = 0.2
+    """Share of texts that are exchanged."""
+    zero_shot: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Facts that are told by what is written of them, without training: what is written for each
+    value of a fact, for whole numbers in their order from 0, such as
+    {"dominant_color": ("red", "blue")}."""
+    templates: tuple[str, ...] = ("{}",)
+    """Texts with {} in the place of what is written for a value; the mean over them counts."""
+    num_draws: int = 8
+    """Pairs of passes over a grid."""
+    seed: int = 0
+    """Of what is exchanged, and of these passes."""
+
+    def check_knobs(self, knob: str) -> None:
+        if self.num_samples < 2 or not 0 < self.swapped < 1 or self.num_draws < 2:
+            raise ValueError(
+                f"{name_knob(knob, 'num_samples')} is {self.num_samples}, swapped {self.swapped} "
+                f"and num_draws {self.num_draws}; allowed are at least 2, a share between 0 and 1, "
+                "and at least 2."
+            )
+        if not self.templates or not all("{}" in template for template in self.templates):
+            raise ValueError(
+                f"{name_knob(knob, 'templates')} are {self.templates}; every template needs a {{}}."
+            )
+        if few := [fact for fact, classes in self.zero_shot.items() if len(set(classes)) < 2]:
+            raise ValueError(
+                f"{name_knob(knob, 'zero_shot')} has fewer than two classes for {few[0]!r}; give "
+                "what is written for each of its values."
+            )
+
+
+@dataclass(frozen=True)
+class RegionConfig(Checked):
+    """Pixels on which dense metrics are also reported apart, told by a class map."""
+
+    modality: str = ""
+    """Modality of class maps; empty for no region."""
+    classes: tuple[str, ...] = ()
+    """Names of the classes whose pixels make up the region."""
+    name: str = "objects"
+    """Ends the names of the metrics there, such as abs_rel_objects."""
+
+
+@dataclass(frozen=True)
+class EvaluationConfig(Checked):
+    """What is predicted from what, on how many held-out samples."""
+
+    pairs: tuple[str, ...] = ()
+    """Directions, like rgb->depth, caption+semseg->rgb, or caption->rgb->caption, which has the
+    model also read the caption back from its own picture. If none is named: from the first
+    modality to every other."""
+    num_samples: int = 512
+    """Held-out samples, evenly spread over the split; fewer if there are fewer."""
+    num_samples_elsewhere: int = 256
+    """The same on test splits other than the first."""
+    region: RegionConfig = field(default_factory=RegionConfig)
+    """Pixels on which dense metrics are also reported apart."""
+    matrix: bool = False
+    """Whether to predict every modality from every other, too."""
+    matrix_samples: int = 64
+    """Held-out samples for each direction of the matrix."""
+    seed: int = 0
+    """Seed of generation."""
+    rivals: bool = True
+    """Whether to say beside each direction what a simple method makes of the same samples: a random
+    forest on pixels, ridge regression, or the most similar training sample."""
+
+    distributions: bool = False
+    """Whether directions to pictures also say how near their distribution is to the true one, by
+    features of the run's own encoder: Fréchet distance, precision and recall."""
+    likelihoods: bool = False
+    """Whether the report has what likelihoods find, see `fourm.evaluation.likelihood_tasks`."""
+    likelihood_tasks: LikelihoodTasks = field(default_factory=LikelihoodTasks)
+    """Of what likelihoods find: on which samples, and which facts without training."""
+
+    EARLIER_DEFAULTS: ClassVar[dict[str, Any]] = {"rivals": False}
+
+    def check_knobs(self, knob: str) -> None:
+        for pair in self.pairs:
+            Pair.parse(pair)
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(
+                f"{name_knob(knob, 'seed')} is {self.seed}; it must be 0 to {2**32 - 1}."
+            )
+        for name in ("num_samples", "num_samples_elsewhere", "matrix_samples"):
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f"{name_knob(knob, name)} is {getattr(self, name)}; it must be at least 1."
+                )
