@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from configs.presets.components import any_to_any, complete_from, one_to_all
     from configs.runs.further import load_run
     from configs.schema import RunConfig
+    from data_pipeline.augment import AugmentConfig
     from data_pipeline.crops import CropConfig
     from data_pipeline.sources.arrays.data import ArraysData
     from data_pipeline.sources.coco import CocoData, coco_class_names
@@ -96,6 +97,7 @@ __all__ = [
     "SHAPES",
     "ArrayFile",
     "ArraysData",
+    "AugmentConfig",
     "Better",
     "BoxList",
     "BoxTokenizerConfig",
@@ -203,6 +205,7 @@ MODULES = {
     "configs.presets.components": ("any_to_any", "complete_from", "one_to_all"),
     "configs.runs.further": ("load_run",),
     "configs.schema": ("RunConfig",),
+    "data_pipeline.augment": ("AugmentConfig",),
     "data_pipeline.crops": ("CropConfig",),
     "data_pipeline.sources.arrays.data": ("ArraysData",),
     "data_pipeline.sources.coco": ("CocoData", "coco_class_names"),

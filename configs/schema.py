@@ -6,8 +6,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
-from data_pipeline.crops import CropConfig, aspect_of
+from data_pipeline.crops import CropConfig
 from data_pipeline.sources.kinds import AnyData, NoData
+from data_pipeline.sources.windows import aspect_of
 from fourm.devices.layout import MeshConfig
 from fourm.evaluation.config import EvaluationConfig
 from fourm.evaluation.probes import ProbeConfig
@@ -129,6 +130,7 @@ class RunConfig(Checked):
                         f"divide {knob}, {length}."
                     )
         aspect_of(self.sizes)
+        self.crops.augment.names({name: each.values for name, each in self.modalities.items()})
         for knob, value in _numbers_in(self, "-"):
             if math.isnan(value):
                 raise ValueError(f"{knob} is nan; it must be a number.")

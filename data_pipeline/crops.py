@@ -1,13 +1,13 @@
 """Crops, flips and turns that treat all modalities of a sample alike, so that they stay aligned."""
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from data_pipeline.augment import AugmentConfig
 from data_pipeline.sources.source import (
     CROPS,
     METADATA,
@@ -20,8 +20,9 @@ from data_pipeline.sources.source import (
     key_of,
     state_of,
 )
-from data_pipeline.sources.windows import crops_of
+from data_pipeline.sources.windows import aspect_of, crops_of
 from tokenizers.base import (
+    AUGMENTED,
     REFERENCES,
     Choices,
     Crop,
@@ -56,6 +57,8 @@ class CropConfig(Checked):
     turn: bool = False
     """Turn random windows by 0 to 3 right angles: for square pictures without an upper side, such
     as those taken from above."""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    """How pictures of random views are changed where they are shown."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -63,6 +66,7 @@ class CropConfig(Checked):
         return self.size, self.width or self.size
 
     def check_knobs(self, knob: str) -> None:
+        self.augment.check_views(self.views, knob)
         if self.width < 0:
             raise ValueError(
                 f"{name_knob(knob, 'width')} is {self.width}; at least 1 is allowed, or 0 for "
@@ -103,6 +107,7 @@ class CropConfig(Checked):
             flip=self.flip,
             turn=self.turn,
             seed=seed,
+            augment=self.augment,
         )
 
 
@@ -128,6 +133,7 @@ class TransformedSource:
         flip: bool = True,
         turn: bool = False,
         seed: int = 0,
+        augment: AugmentConfig = AugmentConfig(),  # noqa: B008  Frozen, so it may be shared.
     ):
         """Wraps a source.
 
@@ -142,9 +148,10 @@ class TransformedSource:
             flip: Whether random views are mirrored in half of the cases.
             turn: Whether random views are turned by 0 to 3 right angles; for squares only.
             seed: Of the random views.
+            augment: How pictures of the random views are changed where they are shown.
 
         Raises:
-            ValueError: If views, size, crop_scale or turn make no sense.
+            ValueError: If views, size, crop_scale, turn or augment make no sense.
         """
         low, high = crop_scale
         sizes = size if isinstance(size, Mapping) else dict.fromkeys(values, size)
@@ -165,7 +172,9 @@ class TransformedSource:
             raise ValueError(
                 f"The crops got turn=True and size={size}; only squares can be turned."
             )
-        self._seed = seed
+        self._seed, self._augment = seed, augment
+        self.augmented = augment.names(values) if views > 1 else ()
+        """The modalities that some views show changed."""
 
     def __len__(self) -> int:
         return self.views * len(self.source)
@@ -352,6 +361,9 @@ class TransformedSource:
         seen = {name: value for name, value in seen.items() if value is not None}
         if self.views == 1 and (references := self._references(sample, crop)):
             seen[REFERENCES] = references
+        if self.augmented and index % self.views:
+            key = self._seed, *divmod(index, self.views)
+            seen[AUGMENTED] = self._augment.apply(seen, self._values, key)
         return seen
 
     def _references(self, sample: Sample, crop: Crop) -> dict[str, Choices]:
@@ -413,24 +425,3 @@ def _is_picture(value: Any, values: Values) -> bool:
     """Tells what has a height and a width; vectors have two axes, too, but no place."""
     has_axes = isinstance(value, np.ndarray) and value.ndim >= 2
     return has_axes and getattr(values, "is_picture", True)
-
-
-def aspect_of(sizes: Mapping[str, tuple[int, int]]) -> tuple[int, int]:
-    """Returns the aspect ratio of the largest size in lowest terms, (1, 1) for squares.
-
-    Raises:
-        ValueError: If sizes differ in it, by more than the rounding to whole pixels.
-    """
-    if not sizes:
-        return 1, 1
-    largest = max(sizes, key=lambda name: math.prod(sizes[name]))
-    height, width = sizes[largest]
-    for name, (own_height, own_width) in sizes.items():
-        if 2 * abs(own_height * width - own_width * height) > max(height, width):
-            raise ValueError(
-                f"Pictures of {name} are to be {own_height}x{own_width} and those of {largest} "
-                f"{height}x{width}; modalities may differ in resolution but must be of one aspect "
-                "ratio: see --crops.size, --crops.width and those of --modalities."
-            )
-    common = math.gcd(height, width)
-    return height // common, width // common

@@ -66,7 +66,8 @@ MAY_KNOW: dict[str, set[str]] = {
     "data_pipeline/sources/arrays": {"data_pipeline/sources", "data_pipeline/sources/files"},
     "data_pipeline/sources/files": {"data_pipeline/sources"},
     "data_pipeline/sources/scenes": {"data_pipeline/sources"},
-    "data_pipeline/crops": {"data_pipeline/sources"},
+    "data_pipeline/augment": {"data_pipeline/sources"},
+    "data_pipeline/crops": {"data_pipeline/sources", "data_pipeline/augment"},
     "data_pipeline/census": {"data_pipeline/sources"},
     "data_pipeline/doctor": {
         *("data_pipeline/sources", "data_pipeline/crops", "data_pipeline/census"),

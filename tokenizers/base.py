@@ -73,6 +73,8 @@ class Choices(tuple):
 REFERENCES = ":references"
 """Under which name a view that is the only one of its sample has all texts of each modality that
 has several, as `Choices` by modality: what a prediction is compared with."""
+AUGMENTED = ":augmented"
+"""Under which name a view has changed values by modality, which are shown in place of its own."""
 
 
 class Mended(NamedTuple):
@@ -186,7 +188,8 @@ class TokenBatch(NamedTuple):
 
     Attributes:
         ids: Per modality, int32 [batch, tokens], each in the modality's own vocabulary
-            [0, vocab_size), or `PADDING` after the end of a sequence or where absent.
+            [0, vocab_size), or `PADDING` after the end of a sequence or where absent. Under
+            `shown(name)` what is shown in their place, absent where they are shown themselves.
         num_real: Per modality, int32 [batch]; how many leading ids are real; 0 = absent.
         index: int32 [batch], the sample's index in its data set. It keys the masking.
         features: Per modality that has vectors in place of ids, float [batch, tokens, width], and
@@ -370,6 +373,11 @@ def is_described(tokenizer: Any) -> TypeGuard[Described]:
 def described(name: str) -> str:
     """Returns under which name the numbers are kept that describe a modality's tokens."""
     return f"{name}:features"
+
+
+def shown(name: str) -> str:
+    """Returns under which name the ids are kept that are shown in place of a modality's own."""
+    return f"{name}:shown"
 
 
 def main_metric(values: Values) -> tuple[str, Better]:

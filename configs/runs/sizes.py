@@ -159,6 +159,8 @@ def choose_sizes(config: RunConfig, samples: int, machine: Machine) -> RunConfig
         can_crop = any(_is_dense(each.values) for each in config.modalities.values())
         can_crop &= not any(isinstance(each.values, Codes) for each in config.modalities.values())
         views = min(max(VIEWED // max(samples, 1), 1), 8) if can_crop else 1
+        if config.crops.augment.is_on:  # The first view is never changed.
+            views = max(views, 2)
     modalities = {
         name: _with_codes(each, samples) if _is_open(each) else each
         for name, each in config.modalities.items()

@@ -12,7 +12,7 @@ from data_pipeline.crops import TransformedSource
 from data_pipeline.doctor.doubles import Twin, find_twins
 from data_pipeline.doctor.statistics import Findings, describe
 from data_pipeline.sources.source import NO_MODALITIES, Note, Sample, key_of, notes_of
-from tokenizers.base import Choices, Values
+from tokenizers.base import AUGMENTED, Choices, Values
 from tokenizers.spread import evenly_spread
 
 CHUNK = 64
@@ -35,7 +35,8 @@ class SplitHealth:
     findings: dict[str, Findings]
     """By modality."""
     shown: list[tuple[str, Sample]]
-    """Key and cut values of some samples, in each of their first two views."""
+    """Key and cut values of some samples, in each of their first two views,
+    and what of a view is changed where it is shown."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,10 @@ def _views(
         for view in range(min(source.views, 2)):
             index = original * source.views + view
             key = key_of(source.source, original) + (f", view {view}" if view else "")
-            shown.append((key, _own(source.view(sample, index))))
+            seen = source.view(sample, index)
+            shown.append((key, _own(seen)))
+            if AUGMENTED in seen:
+                shown.append((f"{key}, as it is shown", seen[AUGMENTED]))
     return shown
 
 

@@ -7,7 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Int
 
-from tokenizers.base import REFERENCES
+from tokenizers.base import AUGMENTED, REFERENCES
 from tokenizers.settings.checked import Checked, name_knob
 
 METADATA = "metadata"
@@ -17,7 +17,7 @@ NOTES = ":notes"
 """Under which name a sample has a list of `Note`, if there is anything to say of its values."""
 CROPS = ":crops"
 """Under which name a sample has the windows of its views, if they are given (`windows.py`)."""
-NO_MODALITIES = (METADATA, NOTES, REFERENCES, CROPS)
+NO_MODALITIES = (METADATA, NOTES, REFERENCES, AUGMENTED, CROPS)
 """Names under which a sample has no values."""
 
 Sample = dict[str, Any]

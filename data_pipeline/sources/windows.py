@@ -1,8 +1,12 @@
-"""Windows that were chosen beforehand: the crop settings of 4M, by which tokens were made.
+"""Windows of pictures: of one aspect ratio, and those that were chosen beforehand.
 
-Source: https://github.com/apple/ml-4m, save_vq_tokens.py. The first window of a sample is the
-largest square in the middle, not mirrored; the others are random.
+These are the crop settings of 4M, by which tokens were made. The first window of a sample is the
+largest square in the middle, not mirrored; the others are random. Source:
+https://github.com/apple/ml-4m, save_vq_tokens.py.
 """
+
+import math
+from collections.abc import Mapping
 
 import numpy as np
 from jaxtyping import Float
@@ -63,3 +67,24 @@ def crops_of(
         size = min(height / whole[0], 1 - at[0]), min(width / whole[1], 1 - at[1])
         crops.append(Crop(*at, *size, flip=bool(flip)))
     return tuple(crops)
+
+
+def aspect_of(sizes: Mapping[str, tuple[int, int]]) -> tuple[int, int]:
+    """Returns the aspect ratio of the largest size in lowest terms, (1, 1) for squares.
+
+    Raises:
+        ValueError: If sizes differ in it, by more than the rounding to whole pixels.
+    """
+    if not sizes:
+        return 1, 1
+    largest = max(sizes, key=lambda name: math.prod(sizes[name]))
+    height, width = sizes[largest]
+    for name, (own_height, own_width) in sizes.items():
+        if 2 * abs(own_height * width - own_width * height) > max(height, width):
+            raise ValueError(
+                f"Pictures of {name} are to be {own_height}x{own_width} and those of {largest} "
+                f"{height}x{width}; modalities may differ in resolution but must be of one aspect "
+                "ratio: see --crops.size, --crops.width and those of --modalities."
+            )
+    common = math.gcd(height, width)
+    return height // common, width // common

@@ -10,7 +10,7 @@ from jaxtyping import Int
 from data_pipeline.batches import Batches, BatchOrder
 from data_pipeline.tokens.records import Layouts, build_layouts
 from data_pipeline.tokens.store import TokenStore
-from tokenizers.base import TokenBatch, Tokenizer
+from tokenizers.base import TokenBatch, Tokenizer, shown
 
 READERS = 4
 """Threads that read from disk. Of ids alone one would do; pixels are many times as large."""
@@ -48,6 +48,10 @@ class TokenMixture:
         """
         layouts = build_layouts(dict(tokenizers))
         stores = [open_store(folder, tokenizers, fingerprints, layouts) for folder in weights]
+        found = {name for store in stores for name in store.index.layouts}
+        if augmented := [name for name in tokenizers if shown(name) in found]:
+            layouts = build_layouts(dict(tokenizers), augmented)
+            stores = [TokenStore(store.folder, store.index, layouts) for store in stores]
         return cls(stores, tuple(weights.values()))
 
     def __len__(self) -> int:
@@ -104,7 +108,11 @@ class TokenMixture:
         It is the loss of a model that ignores its input and knows just how common every id is.
         """
         entropy = {}
-        for name in self.stores[0].wanted:
+        wanted = self.stores[0].wanted
+        of_inputs = {shown(name) for name in wanted}
+        for name in wanted:
+            if name in of_inputs:  # Which nobody predicts.
+                continue
             # How many of each id a draw brings on average.
             rates = [
                 weight / sum(self.weights) * store.index.counts[name] / len(store)

@@ -13,12 +13,13 @@ A record, all numbers little-endian:
 
 Modalities with ids come before those with features, both in the order of their names. One that is
 absent has no bytes; sequences have those of their real tokens only. The numbers that describe the
-tokens of a grid beside its ids lie there like a modality of their own, NAME:features.
+tokens of a grid beside its ids lie there like a modality of their own, NAME:features. So do the ids
+that are shown of an augmented view, NAME:shown; views that show their own have none.
 """
 
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -26,7 +27,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Bool, Int, Shaped
 
-from tokenizers.base import PADDING, TokenBatch, Tokenizer, described, is_described
+from tokenizers.base import PADDING, TokenBatch, Tokenizer, described, is_described, shown
 from tokenizers.features import FeatureTokenizer, PackedFeatures
 
 MOST_TOKENS = 2**16 - 1
@@ -138,12 +139,27 @@ Layouts = dict[str, ModalityLayout]
 """By modality: those with ids before those with features, each in the order of their names."""
 
 
-def build_layouts(tokenizers: dict[str, Tokenizer]) -> Layouts:
-    """Returns how the tokens of several tokenizers are laid out, in whatever order they come."""
+def build_layouts(tokenizers: dict[str, Tokenizer], augmented: Collection[str] = ()) -> Layouts:
+    """Returns how the tokens of several tokenizers are laid out, in whatever order they come.
+
+    Args:
+        tokenizers: By modality.
+        augmented: Modalities of which some samples show other values than their own.
+
+    Raises:
+        ValueError: If one of these is a sequence, or if there may be too many tokens of one.
+    """
     layouts = {name: ModalityLayout.of(each, name) for name, each in tokenizers.items()}
     for name, each in tokenizers.items():
         if is_described(each):
             layouts[described(name)] = ModalityLayout.of_features(each)
+        if name in augmented and layouts[name].kind == "sequence":
+            raise ValueError(
+                f"--crops.augment changes {name}, whose tokens are a sequence; only grids and "
+                "features can be shown changed: leave it out of --crops.augment.modalities."
+            )
+        if name in augmented and layouts[name].kind == "grid":
+            layouts[shown(name)] = layouts[name]
     return dict(sorted(layouts.items(), key=lambda entry: (entry[1].kind == "features", entry[0])))
 
 

@@ -33,7 +33,7 @@ from data_pipeline.sources.source import (
 from data_pipeline.tokens.index import INDEX, Counts, Shard, StoreIndex
 from data_pipeline.tokens.read_ahead import Chunk, read_ahead, read_chunk
 from data_pipeline.tokens.records import build_layouts, pack_record
-from tokenizers.base import PADDING, RawBatch, Tokenizer, described, is_described
+from tokenizers.base import AUGMENTED, PADDING, RawBatch, Tokenizer, described, is_described, shown
 from tokenizers.features import FeatureTokenizer
 from tokenizers.spread import evenly_spread
 from tokenizers.storage.unfinished import clear_unfinished, partial_name
@@ -75,9 +75,13 @@ def plan_store(
             f"{samples} samples can't be divided into {num_shards} shards; --num-shards must be 1 "
             "to the number of samples."
         )
-    layouts = build_layouts(tokenizers)
-    made_by = {name: fingerprints[name] for name in tokenizers}
-    made_by |= {described(name): made_by[name] for name in made_by if described(name) in layouts}
+    layouts = build_layouts(tokenizers, getattr(source, "augmented", ()))
+    made_by = {
+        own: fingerprints[name]
+        for name in tokenizers
+        for own in (name, described(name), shown(name))
+        if own in layouts
+    }
     return StoreIndex(samples, num_shards, layouts, made_by, made_from)
 
 
@@ -365,7 +369,8 @@ def encode_samples(
 
     Args:
         tokenizers: By modality.
-        samples: Raw values; what a sample lacks has no key.
+        samples: Raw values; what a sample lacks has no key. Under `AUGMENTED` those that are shown
+            in their place: of them are features, and ids beside those of the sample's own.
         keys: Names of the samples, for errors.
 
     Raises:
@@ -373,13 +378,22 @@ def encode_samples(
     """
     tokens: list[dict[str, np.ndarray]] = [{} for _ in samples]
     for name, tokenizer in tokenizers.items():
-        rows = [row for row, sample in enumerate(samples) if name in sample]
-        values = [samples[row][name] for row in rows]
-        encoded = encode(tokenizer, name, values, [keys[row] for row in rows])
-        for row, own in zip(rows, encoded, strict=True):
-            tokens[row][name] = own
-        if is_described(tokenizer) and values:
-            for row, own in zip(rows, tokenizer.pack(_stack(values)), strict=True):
+        own_values = {row: sample[name] for row, sample in enumerate(samples) if name in sample}
+        changed = {
+            row: samples[row][AUGMENTED][name]
+            for row in own_values
+            if name in samples[row].get(AUGMENTED, ())
+        }
+        read = own_values | changed
+        is_features = isinstance(tokenizer, FeatureTokenizer)
+        asked = {name: read} if is_features else {name: own_values, shown(name): changed}
+        for kept, values in asked.items():
+            encoded = encode(tokenizer, name, list(values.values()), [keys[row] for row in values])
+            for row, own in zip(values, encoded, strict=True):
+                tokens[row][kept] = own
+        if is_described(tokenizer) and read:
+            packed = tokenizer.pack(_stack(list(read.values())))
+            for row, own in zip(read, packed, strict=True):
                 tokens[row][described(name)] = own
     return tokens
 

@@ -43,6 +43,7 @@ from fourm.masking.mixture import (
 from fourm.masking.packing import (
     Split,
     add_feature_positions,
+    choose_shown_ids,
     gather_shown_features,
     is_predictable,
     split_modality,
@@ -131,7 +132,14 @@ def split_by_component(
             taken = count_spans(own, shown_budget, start, length)
             shown_budget, asked_budget = own.num_inputs, jnp.maximum(length - 1, 0)
         shown, targets = split_modality(
-            entry, ids[entry.name], tokens, own, start, shown_budget, asked_budget
+            entry,
+            ids[entry.name],
+            tokens,
+            own,
+            start,
+            shown_budget,
+            asked_budget,
+            choose_shown_ids(ids, num_real, entry),
         )
         if own is None:
             taken = [shown.count, targets.count, 0, 0, False]

@@ -18,6 +18,7 @@ from fourm.masking.mixture import (
 from fourm.masking.packing import (
     Split,
     add_feature_positions,
+    choose_shown_ids,
     gather_shown_features,
     is_predictable,
     split_modality,
@@ -110,7 +111,14 @@ def split_sample(
         if spans is not None:
             start = choose_window(draws.windows[entry.index], spans, asked_budget)
         shown, targets = split_modality(
-            entry, ids[entry.name], draws.tokens, spans, start, used[entry.index], asked_budget
+            entry,
+            ids[entry.name],
+            draws.tokens,
+            spans,
+            start,
+            used[entry.index],
+            asked_budget,
+            choose_shown_ids(ids, num_real, entry),
         )
         split.shown.append(shown)
         split.asked.append(targets)

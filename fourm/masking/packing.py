@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, Int
 
 from fourm.masking.spans import SpanCorruption, argsort_draws
 from fourm.token_space import MASK_ID, Inputs, Targets, TokenRange, TokenSpace
+from tokenizers.base import shown as shown_name
 
 
 class Stream(NamedTuple):
@@ -50,6 +51,19 @@ def add_feature_positions(
     return ids | {entry.name: jnp.arange(entry.num_tokens) for entry in features}
 
 
+def choose_shown_ids(
+    ids: dict[str, Int[Array, "_"]], num_real: dict[str, Int[Array, ""]], entry: TokenRange
+) -> Int[Array, "_"] | None:
+    """Returns what is shown of a modality of which some samples show other ids than their own.
+
+    None of modalities of which none does.
+    """
+    name = shown_name(entry.name)
+    if name not in ids:
+        return None
+    return jnp.where(num_real[name] > 0, ids[name], ids[entry.name])
+
+
 def is_predictable(entry: TokenRange) -> bool:
     """True if the modality can be predicted."""
     return entry.is_target and entry.kind != "features"
@@ -63,6 +77,7 @@ def split_modality(
     start: Int[Array, ""] | None,
     num_shown: Int[Array, ""],
     num_asked: Int[Array, ""],
+    shown_ids: Int[Array, "tokens"] | None = None,
 ) -> tuple[Stream, Stream]:
     """Splits one modality of a sample into what is shown and what is asked.
 
@@ -74,12 +89,13 @@ def split_modality(
         start: Of a sequence, where in the target stream the window begins.
         num_shown: How many tokens are shown.
         num_asked: How many are asked.
+        shown_ids: What is shown of a grid in place of `ids`, if that is something else.
     """
     if spans is not None:
         streams = split_sequence(spans, entry, num_shown, start, num_asked)
     else:
         own = draws[entry.first_position : entry.first_position + entry.num_tokens]
-        streams = split_grid(own, ids, entry, num_shown, num_asked)
+        streams = split_grid(own, ids, entry, num_shown, num_asked, shown_ids)
     return mask_unpredictable(*streams, entry)
 
 
@@ -89,8 +105,9 @@ def split_grid(
     entry: TokenRange,
     num_shown: Int[Array, ""],
     num_asked: Int[Array, ""],
+    shown_ids: Int[Array, "tokens"] | None = None,
 ) -> tuple[Stream, Stream]:
-    """Shows and asks disjoint random tokens of a grid."""
+    """Shows and asks disjoint random tokens of a grid; shows others in their place if given."""
     order = argsort_draws(draws)
     num_shown = jnp.minimum(num_shown, entry.num_tokens)
     shown = Stream(
@@ -101,7 +118,10 @@ def split_grid(
         count=num_shown,
     )
     num_asked = jnp.minimum(num_asked, entry.num_tokens - num_shown)
-    return shown, shown._replace(first=num_shown, count=num_asked)
+    asked = shown._replace(first=num_shown, count=num_asked)
+    if shown_ids is not None:
+        shown = shown._replace(ids=shown_ids[order] + entry.first_id)
+    return shown, asked
 
 
 def split_sequence(

@@ -10,6 +10,7 @@ import pytest
 
 from configs.command_line import PRESETS
 from configs.schema import CropConfig, RunConfig
+from data_pipeline.augment import AugmentConfig
 from data_pipeline.sources.arrays.data import ArraysData
 from data_pipeline.sources.coco import CocoData
 from data_pipeline.sources.files.data import FilesData
@@ -69,7 +70,15 @@ from tokenizers.text.wordpiece import WordPieceTokenizerConfig
 from tokenizers.values import Classes, Colors, Directions, Distances, Reals
 
 CONFIG_CLASSES = {
-    *(RunConfig, CropConfig, Modality, EvaluationConfig, RegionConfig, GenerationConfig),
+    *(
+        RunConfig,
+        CropConfig,
+        AugmentConfig,
+        Modality,
+        EvaluationConfig,
+        RegionConfig,
+        GenerationConfig,
+    ),
     *(
         LikelihoodTasks,
         LossConfig,
@@ -242,6 +251,15 @@ with checked_later():
         ),
         r"--crops\.views -1; both must be": dict(crops=CropConfig(views=-1)),
         r"--crops\.scale is 0\.9 0\.2": dict(crops=CropConfig(scale=(0.9, 0.2))),
+        r"--crops\.augment\.hue is 0\.6; it must be 0 to 0\.5": dict(
+            crops=CropConfig(augment=AugmentConfig(hue=0.6))
+        ),
+        r"--crops\.augment\.modalities names 'rbg'; the modalities are rgb, ": dict(
+            crops=CropConfig(augment=AugmentConfig(hue=0.1, modalities=("rbg",)))
+        ),
+        r"--crops\.augment is set and --crops\.views is 1; the first view": dict(
+            crops=CropConfig(views=1, augment=AugmentConfig(hue=0.1))
+        ),
         r"--seed is -1": dict(seed=-1),
         r"--tokenizer-samples is 0": dict(tokenizer_samples=0),
         r"no modalities": dict(modalities={}),
@@ -286,6 +304,7 @@ def test_sizes_follow_the_aspect_ratio_of_the_crops():
 def test_a_configuration_that_was_stored_without_a_width_is_of_squares():
     stored = to_plain(CropConfig(size=48))
     del stored["width"]
+    del stored["augment"]  # Which came still later, and is off.
     assert from_plain(stored, CropConfig) == CropConfig(size=48)
 
 
