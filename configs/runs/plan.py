@@ -50,6 +50,13 @@ def describe_plan(config: RunConfig, with_memory: bool = True) -> list[str]:
         count * (np.min_scalar_type(max(each.vocab_size - 1, 0)).itemsize + each.feature_width)
         for each, count in zip(space.ranges, counts.values(), strict=True)
     )
+    augmented = config.crops.augment.names({n: m.values for n, m in config.modalities.items()})
+    # Of changed views, ids of what is shown besides.
+    store += (stored - samples) * sum(
+        counts[each.name] * np.min_scalar_type(each.vocab_size - 1).itemsize
+        for each in space.ranges
+        if each.name in augmented and each.vocab_size
+    )
     # A checkpoint has the parameters, their average and the optimizer's moments.
     saved = 4 * parameters * (2 + 2) * max(training.keep_checkpoints, 1) + 4 * parameters
     lines = [
@@ -63,6 +70,8 @@ def describe_plan(config: RunConfig, with_memory: bool = True) -> list[str]:
     if numbers:
         told = ", ".join(f"{name} {width}" for name, width in numbers.items())
         lines.insert(2, f"numbers beside each token: {told}")
+    if augmented:
+        lines.insert(1, f"shown changed in all views but the first: {', '.join(augmented)}")
     if with_memory:
         lines.append(f"memory of a step: {_memory(config, space) / MIB:,.0f} MiB a device")
     if machine.is_accelerator:

@@ -86,6 +86,16 @@ def test_the_run_s_own_data_goes_through_its_own_tokenizers(run, tmp_path, capsy
     assert store.keys(np.array([2, 3])) == ["1", "1 (view 1)"]
 
 
+def test_what_is_only_shown_is_of_changed_views_whoever_makes_the_tokens(run, tmp_path):
+    knobs = ("--crops.augment.hue", "0.3", "--crops.augment.cut-out", "0.2")
+    for name, more in (("plain", ()), ("one", knobs), ("two", (*knobs, "--processes", "2"))):
+        assert main([str(run), "--out", str(tmp_path / name), *SMALL, *more]) == 0
+    plain, one, two = (everything(TokenStore.open(tmp_path / n)) for n in ("plain", "one", "two"))
+    assert_same(one, two)
+    same = (one.features["rgb"] == plain.features["rgb"]).all(axis=(1, 2))
+    assert same.tolist() == [True, False] * 6
+
+
 def test_splits_modalities_and_other_data_can_be_chosen(run, tmp_path):
     out = tmp_path / "tokens"
     chosen = ("--split", "validation", "--modalities", "distance", "--crops.views", "1")

@@ -4,6 +4,7 @@ import jax
 import pytest
 from flax import nnx
 
+from configs import AugmentConfig
 from configs.presets.scenes import scenes
 from configs.runs.plan import describe_plan, plan_space
 from configs.runs.sizes import close_sizes
@@ -32,3 +33,6 @@ def test_a_plan_counts_parameters_tokens_and_passes():
     assert any(line.startswith("samples: 12,000, in 1 views each") for line in lines)
     assert any(line.startswith("training: 1,500 steps of 32") for line in lines)
     assert not any("memory" in line for line in lines)
+    crops = replace(config.crops, views=2, augment=AugmentConfig(hue=0.1))
+    told = describe_plan(replace(config, crops=crops), with_memory=False)
+    assert "shown changed in all views but the first: rgb" in told

@@ -7,6 +7,7 @@ import pytest
 
 from configs import (
     ArrayFile,
+    AugmentConfig,
     BoxList,
     Classes,
     Colors,
@@ -101,6 +102,11 @@ def test_more_is_done_where_more_can_be():
 def test_a_batch_can_be_sliced():
     config = of(training=TrainingConfig(steps=-1, batch_size=0, accumulation=3))
     assert choose_sizes(config, 340, LAPTOP).training.batch_size % 3 == 0
+
+
+def test_there_is_a_view_to_be_augmented():
+    crops = CropConfig(augment=AugmentConfig(hue=0.1))
+    assert choose_sizes(of(crops=crops), 10**6, LAPTOP).crops.views == 2
 
 
 def test_what_can_not_be_cropped_has_one_view():
