@@ -126,7 +126,9 @@ def evaluate_run(command: Command) -> dict[str, Any]:
         print(f"\n{as_text(cells)}")
     notes = notes_of(found["results"], found.get("matrix", []))
     if command.likelihoods or config.likelihoods:
-        found["likelihoods"] = measure_likelihoods(model, heldout, config.likelihood_tasks)
+        found["likelihoods"] = measure_likelihoods(
+            model, heldout, config.likelihood_tasks, config.region
+        )
         notes += notes_of(found["likelihoods"])
         print(f"\n{format_tasks(found['likelihoods'])}")
     if command.compare is not None:
@@ -231,7 +233,9 @@ def measure_run(
     tasks: list[dict[str, Any]] = []
     if evaluation.likelihoods:
         with stage("likelihoods", folder / REPORT_PAGE):
-            tasks = measure_likelihoods(model, heldout, evaluation.likelihood_tasks)
+            tasks = measure_likelihoods(
+                model, heldout, evaluation.likelihood_tasks, evaluation.region
+            )
             notes += notes_of(tasks)
     with stage("pictures", folder / SAMPLES_PICTURE):
         try:

@@ -128,8 +128,11 @@ def scenes() -> RunConfig:
             region=RegionConfig(modality="semseg", classes=SHAPES),
             likelihood_tasks=LikelihoodTasks(
                 zero_shot={"dominant_color": COLOR_NAMES, "dominant_shape": SHAPES},
-                # Articles and sizes as captions have them, of which every object has one.
-                templates=("a large {}", "a small {}", "a large shiny {}", "a small shiny {}"),
+                # As captions name an object: its size, colour and shape.
+                templates={
+                    "dominant_color": tuple(f"a large {{}} {shape}" for shape in SHAPES),
+                    "dominant_shape": tuple(f"a large {color} {{}}" for color in COLOR_NAMES),
+                },
             ),
         ),
         probes=ProbeConfig(

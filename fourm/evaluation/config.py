@@ -24,24 +24,24 @@ class LikelihoodTasks(Checked):
     """Facts that are told by what is written of them, without training: what is written for each
     value of a fact, for whole numbers in their order from 0, such as
     {"dominant_color": ("red", "blue")}."""
-    templates: tuple[str, ...] = ("{}",)
-    """Texts with {} in the place of what is written for a value; the mean over them counts."""
-    num_draws: int = 8
-    """Pairs of passes over a grid."""
+    templates: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """By fact, texts with {} in the place of what is written for a value, over whose likelihoods
+    the mean is taken; without any, what is written is the text."""
     seed: int = 0
-    """Of what is exchanged, and of these passes."""
+    """Of what is exchanged."""
 
     def check_knobs(self, knob: str) -> None:
-        if self.num_samples < 2 or not 0 < self.swapped < 1 or self.num_draws < 2:
+        if self.num_samples < 2 or not 0 < self.swapped < 1:
             raise ValueError(
-                f"{name_knob(knob, 'num_samples')} is {self.num_samples}, swapped {self.swapped} "
-                f"and num_draws {self.num_draws}; allowed are at least 2, a share between 0 and 1, "
-                "and at least 2."
+                f"{name_knob(knob, 'num_samples')} is {self.num_samples} and swapped "
+                f"{self.swapped}; allowed are at least 2, and a share between 0 and 1."
             )
-        if not self.templates or not all("{}" in template for template in self.templates):
-            raise ValueError(
-                f"{name_knob(knob, 'templates')} are {self.templates}; every template needs a {{}}."
-            )
+        for fact, templates in self.templates.items():
+            if fact not in self.zero_shot or not all("{}" in each for each in templates):
+                raise ValueError(
+                    f"{name_knob(knob, 'templates')} has {templates} for {fact!r}; every template "
+                    "needs a {}, and every fact its classes in zero_shot."
+                )
         if few := [fact for fact, classes in self.zero_shot.items() if len(set(classes)) < 2]:
             raise ValueError(
                 f"{name_knob(knob, 'zero_shot')} has fewer than two classes for {few[0]!r}; give "

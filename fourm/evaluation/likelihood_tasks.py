@@ -13,10 +13,19 @@ from jaxtyping import Bool, Int
 from tqdm import tqdm
 
 from fourm.any2any import Any2Any
-from fourm.evaluation.config import LikelihoodTasks
+from fourm.evaluation.config import LikelihoodTasks, RegionConfig
 from fourm.evaluation.intervals import NUM_RESAMPLES, interval_of
 from fourm.evaluation.results import why_failed
-from fourm.requests.scoring import area_under_roc, classify, cosine, rank_pairs, score_pairs
+from fourm.requests.editing import region_of_classes
+from fourm.requests.scoring import (
+    TEMPLATES,
+    area_under_roc,
+    classify,
+    cosine,
+    rank_pairs,
+    score_pairs,
+    surprise,
+)
 from fourm.run_directory.sample_set import SampleSet
 from tokenizers.spread import evenly_spread
 from tokenizers.text.sentencepiece import Text
@@ -26,13 +35,19 @@ TaskRow = dict[str, Any]
 numbers says why a task could not be measured."""
 
 
-def measure_likelihoods(run: Any2Any, heldout: SampleSet, config: LikelihoodTasks) -> list[TaskRow]:
+def measure_likelihoods(
+    run: Any2Any,
+    heldout: SampleSet,
+    config: LikelihoodTasks,
+    region: RegionConfig = RegionConfig(),  # noqa: B008  It is frozen.
+) -> list[TaskRow]:
     """Returns a row for each task and metric; what can't be measured has a note.
 
     Args:
         run: Trained.
         heldout: Samples of a split that it was not trained on.
         config: What to measure.
+        region: Classes of a class map that are objects: then whole ones are put into other samples.
     """
     text, shown = modalities_of(run, config)
     tasks: dict[str, Callable[[], list[TaskRow]]] = {}
@@ -40,7 +55,7 @@ def measure_likelihoods(run: Any2Any, heldout: SampleSet, config: LikelihoodTask
         tasks["swapped texts"] = lambda: find_swapped(run, heldout, text, shown, config)
         tasks["retrieval"] = lambda: find_pairs(run, heldout, text, shown, config)
     if shown and len(run.tokenizers) > 1:
-        tasks["odd places"] = lambda: find_odd_places(run, heldout, shown, config)
+        tasks["odd places"] = lambda: find_odd_places(run, heldout, shown, config, region)
     if text:
         for fact in config.zero_shot:
             tasks[f"zero-shot {fact}"] = lambda fact=fact: [
@@ -154,40 +169,71 @@ def find_pairs(
 
 
 def find_odd_places(
-    run: Any2Any, heldout: SampleSet, shown: str, config: LikelihoodTasks
+    run: Any2Any,
+    heldout: SampleSet,
+    shown: str,
+    config: LikelihoodTasks,
+    region: RegionConfig,
 ) -> list[TaskRow]:
     """Measures how well a piece of another sample is found by its surprise, given all else.
 
-    In every sample a window of a quarter of height and width shows what another one has there. Per
-    token, the score is its log-likelihood given nothing but its surroundings, less that given the
-    other modalities, too; a token counts as odd if the window changed it.
+    Where classes are said to be objects, every sample gets all objects of another one, at their
+    places; otherwise a window of a quarter of height and width shows what another one has there.
+    The score of a pixel is the surprise of its token, given the other modalities alone. A pixel is
+    odd if it was changed.
     """
     others = [name for name in run.tokenizers if name != shown and name in heldout.columns]
-    complete = [name for name in others if len(heldout.rows((shown, name)))]
-    rows = _rows(heldout, (shown,), config.num_samples)
-    pictures = np.asarray(heldout.take(shown, rows))
-    shape = run.space[shown].token_shape
-    changed, is_changed = paste_windows(pictures, shape, config.seed)
+    others = [name for name in others if len(heldout.rows((shown, name)))]
+    has_objects = region.modality in others and len(region.classes) > 0
+    needed = (shown, region.modality) if has_objects else (shown,)
+    rows = _rows(heldout, needed, config.num_samples)
+    pictures, shape = np.asarray(heldout.take(shown, rows)), run.space[shown].token_shape
+    if has_objects:
+        names = run.tokenizers[region.modality].values.names
+        maps = np.asarray(heldout.take(region.modality, rows))
+        is_object = region_of_classes(maps, region.classes, names)
+        changed, is_odd = paste_objects(pictures, is_object, config.seed)
+    else:
+        changed, is_odd = paste_windows(pictures, shape, config.seed)
     inputs = {}
-    for name in complete:
-        has = set(heldout.rows((name,)).tolist())
+    for name in others:
+        known = set(heldout.rows((name,)).tolist())
         inputs[name] = [
-            heldout.take(name, np.array([row]))[0] if int(row) in has else None for row in rows
+            heldout.take(name, np.array([row]))[0] if int(row) in known else None for row in rows
         ]
-    found = run.log_likelihood(
-        {shown: changed}, inputs, relative=True, num_draws=config.num_draws, seed=config.seed
-    )
-    surprise = -found.tokens.reshape(len(rows), *shape)
-    is_odd = _per_token(is_changed, shape)
-    known = ~np.isnan(surprise)
+    found = _per_pixel(surprise(run, {shown: changed}, inputs), pictures.shape[1:3])
 
     def area(chosen: Int[np.ndarray, "rows"]) -> float:
-        return area_under_roc(surprise[chosen][known[chosen]], is_odd[chosen][known[chosen]])
+        return area_under_roc(found[chosen].ravel(), is_odd[chosen].ravel())
 
-    everything = np.arange(len(rows))
     interval = _bootstrap(area, len(rows), config.seed)
-    told = f"{shown}, given {', '.join(complete)}"
-    return [_row(told, "auc", 0.5, area(everything), interval, len(rows))]
+    told = f"{shown}, given {', '.join(others)}"
+    return [_row(told, "auc", 0.5, area(np.arange(len(rows))), interval, len(rows))]
+
+
+def paste_objects(
+    pictures: np.ndarray, is_object: Bool[np.ndarray, "batch height width"], seed: int
+) -> tuple[np.ndarray, Bool[np.ndarray, "batch y x"]]:
+    """Returns pictures with the objects of another one each, and which pixels that changed.
+
+    Args:
+        pictures: Of one size.
+        is_object: Where they have objects, in any resolution.
+        seed: Of the others.
+
+    Raises:
+        ValueError: If there is only one picture.
+    """
+    count, height, width = pictures.shape[:3]
+    if count < 2:
+        raise ValueError("there is one sample, and so no other to take an object from")
+    random = np.random.default_rng(seed)
+    others = (np.arange(count) + 1 + random.integers(count - 1, size=count)) % count
+    where = _per_pixel(is_object[others], (height, width))
+    taken = where.reshape(*where.shape, *[1] * (pictures.ndim - 3))
+    changed = np.where(taken, pictures[others], pictures)
+    is_same = [_equal(a, b) for a, b in zip(pictures, changed, strict=True)]
+    return changed, ~np.stack(is_same)
 
 
 def paste_windows(
@@ -228,18 +274,10 @@ def _equal(a: np.ndarray, b: np.ndarray) -> Bool[np.ndarray, "y x"]:
     return same.reshape(*same.shape[:2], -1).all(axis=-1)
 
 
-def _per_token(
-    pixels: Bool[np.ndarray, "batch y x"], shape: tuple[int, ...]
-) -> Bool[np.ndarray, "batch gy gx"]:
-    """Returns for which tokens at least half of the pixels are marked."""
-    height, width = pixels.shape[1:]
-    rows = np.minimum(np.arange(height) * shape[0] // height, shape[0] - 1)
-    columns = np.minimum(np.arange(width) * shape[1] // width, shape[1] - 1)
-    total = np.zeros((len(pixels), *shape))
-    np.add.at(total, (slice(None), rows[:, None], columns[None]), pixels)
-    size = np.zeros(shape)
-    np.add.at(size, (rows[:, None], columns[None]), 1)
-    return total >= size / 2
+def _per_pixel(cells: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Returns, for every pixel, what its cell of a grid [batch, y, x] has."""
+    rows, columns = (np.arange(n) * m // n for n, m in zip(size, cells.shape[1:], strict=True))
+    return cells[:, rows][:, :, columns]
 
 
 def name_classes(
@@ -275,7 +313,9 @@ def name_classes(
     if missing:
         raise ValueError(f"the fact {fact} has the values {missing[:5]} without a class")
     given = {shown: heldout.take(shown, rows)}
-    found = classify(run, given, classes, text, config.templates).argmax(axis=1)
+    found = classify(run, given, classes, text, config.templates.get(fact, TEMPLATES)).argmax(
+        axis=1
+    )
     is_right = found == numbers
     floor = float(np.bincount(numbers).max() / len(numbers))
     interval = _bootstrap(lambda chosen: float(is_right[chosen].mean()), len(rows), config.seed)

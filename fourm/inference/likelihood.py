@@ -88,6 +88,30 @@ def likelihood_of_tokens(
     return _estimate_grid(request, keys, num_draws, relative)
 
 
+def surprise_of_tokens(
+    model: FourM, known: Known, name: str, ids: Int[np.ndarray, "batch tokens"]
+) -> Float[np.ndarray, "batch tokens"]:
+    """Returns -log p, in nats, of each token of a grid given what is known of others alone.
+
+    None of the grid's own tokens is shown, so that what is odd does not explain itself. NaN where
+    there is no token.
+
+    Raises:
+        ValueError: If the modality is no grid, or among what is known.
+    """
+    entry = model.space[name]
+    if entry.kind != "grid" or name in known:
+        raise ValueError(
+            f"{name} is {'given and asked' if name in known else 'no grid'}; the surprise of a "
+            "grid is computed from others."
+        )
+    graph, state = nnx.split(model)
+    array = jnp.asarray(ids, jnp.int32)
+    nothing = jnp.zeros(array.shape, bool)
+    log_p = _grid_log_probabilities(graph, state, known, array, entry, nothing)
+    return np.where(np.asarray(ids) == PADDING, np.nan, -np.asarray(log_p))
+
+
 def likelihood_of_pairs(
     model: FourM,
     known: Known,

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from fourm.inference.likelihood import TokenLikelihood, likelihood_of_pairs
+from fourm.inference.likelihood import likelihood_of_pairs, surprise_of_tokens
 from fourm.model.transformer import FourM
+from fourm.requests.batching import batches
 from tokenizers.base import PADDING, RawBatch, Tokenizer
 
 TEMPLATES = ("{}",)
@@ -205,13 +206,27 @@ def _padded(ids: Int[np.ndarray, "tokens"], length: int) -> Int[np.ndarray, "1 l
     return np.pad(ids, (0, length - len(ids)), constant_values=PADDING)[None].astype(np.int32)
 
 
-def surprise_map(
-    likelihood: TokenLikelihood, shape: tuple[int, int]
+def surprise(
+    run: Scorer,
+    target: Mapping[str, RawBatch | Any],
+    inputs: Mapping[str, RawBatch | Any],
 ) -> Float[np.ndarray, "batch y x"]:
-    """Returns how unlikely each token of a grid is, in nats, given all that was shown.
+    """Returns how odd each token of a grid is, in nats, given other modalities alone.
 
     Args:
-        likelihood: Of the grid; with `relative=True` only what the inputs say of it counts.
-        shape: Height and width of the grid.
+        run: Trained.
+        target: One modality whose tokens form a grid [y, x], and its raw values.
+        inputs: What it is compared with, by modality; None where a sample lacks one.
+
+    Raises:
+        ValueError: If there is not one such target, or it is among the inputs.
     """
-    return -likelihood.tokens.reshape(-1, *shape)
+    if len(target) != 1:
+        raise ValueError(f"One target is asked; {', '.join(target) or 'none'} is given.")
+    (name,) = target
+    ids, known = run.tokenize(target)[name], run.encode_inputs(inputs)
+    parts = []
+    for rows, real in batches(len(ids), CHUNK):
+        own = {other: array[rows] for other, array in known.items()}
+        parts.append(surprise_of_tokens(run.model, own, name, ids[rows])[:real])
+    return np.concatenate(parts).reshape(len(ids), *run.model.space[name].token_shape)

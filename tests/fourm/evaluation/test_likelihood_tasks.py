@@ -5,10 +5,11 @@ import pytest
 
 from fourm.evaluation.config import LikelihoodTasks
 from fourm.evaluation.likelihood_tasks import (
-    _per_token,
+    _per_pixel,
     format_tasks,
     measure_likelihoods,
     modalities_of,
+    paste_objects,
     paste_windows,
     swap_texts,
 )
@@ -38,11 +39,21 @@ def test_windows_of_others_are_pasted_and_only_what_changed_is_marked():
         paste_windows(pictures[:1], (4, 6), seed=0)
 
 
-def test_a_token_is_odd_if_half_of_its_pixels_are():
-    pixels = np.zeros((1, 4, 6), bool)
-    pixels[0, 0, :3] = True  # Three of six pixels of the first token.
-    pixels[0, 2, 5] = True  # One of six.
-    assert _per_token(pixels, (2, 2)).astype(int).tolist() == [[[1, 0], [0, 0]]]
+def test_objects_of_others_are_pasted_at_their_places():
+    pictures = np.stack([np.full((4, 6, 3), number, np.uint8) for number in range(5)])
+    is_object = np.zeros((5, 2, 3), bool)
+    is_object[:, 0, 1] = True
+    changed, is_odd = paste_objects(pictures, is_object, seed=0)
+    expected = np.zeros((4, 6), bool)
+    expected[:2, 2:4] = True
+    assert (is_odd == expected).all() and ((changed != pictures).any(-1) == is_odd).all()
+    with pytest.raises(ValueError, match="no other to take an object from"):
+        paste_objects(pictures[:1], is_object[:1], seed=0)
+
+
+def test_a_pixel_has_what_its_token_has():
+    cells = np.array([[[1, 2, 3], [4, 5, 6]]])
+    assert _per_pixel(cells, (4, 3))[0].tolist() == [[1, 2, 3]] * 2 + [[4, 5, 6]] * 2
 
 
 def make_heldout(count):
@@ -66,7 +77,7 @@ def test_every_task_has_its_rows_with_floor_interval_and_time():
     facts = {"kind": ("cube", "ball"), "word": ("red", "blue", "green")}
     facts |= {"shape": ("cube", "ball"), "other": ("red", "blue")}
     config = LikelihoodTasks(
-        num_samples=12, num_draws=2, zero_shot=facts, templates=("a {}", "one {}")
+        num_samples=12, zero_shot=facts, templates={"kind": ("a {}", "one {}")}
     )
     rows = measure_likelihoods(make_run(), make_heldout(12), config)
     measured = [row for row in rows if "note" not in row]
@@ -99,9 +110,7 @@ def test_modalities_are_found_or_named():
         modalities_of(run, LikelihoodTasks(text="txt"))
 
 
-@pytest.mark.parametrize(
-    "options", [{"num_samples": 1}, {"swapped": 0.0}, {"swapped": 1.0}, {"num_draws": 1}]
-)
+@pytest.mark.parametrize("options", [{"num_samples": 1}, {"swapped": 0.0}, {"swapped": 1.0}])
 def test_impossible_tasks_are_refused(options):
     with pytest.raises(ValueError, match="num_samples is"):
         LikelihoodTasks(**options)
@@ -110,8 +119,11 @@ def test_impossible_tasks_are_refused(options):
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"templates": ("a photograph",)}, "every template needs a {}"),
-        ({"templates": ()}, "every template needs a {}"),
+        (
+            {"templates": {"kind": ("a photograph",)}, "zero_shot": {"kind": ("a", "b")}},
+            "every template needs a {}",
+        ),
+        ({"templates": {"kind": ("a {}",)}}, "every fact its classes in zero_shot"),
         ({"zero_shot": {"kind": ("a", "a")}}, "fewer than two classes for 'kind'"),
     ],
 )

@@ -1,8 +1,11 @@
 """Scores of pairs, classes, ranks, words: against what they are by definition."""
 
+import jax
 import numpy as np
 import pytest
 
+from fourm.inference.generate_tokens import generate_tokens
+from fourm.inference.settings import GenerationConfig
 from fourm.requests.scoring import (
     Ranks,
     area_under_roc,
@@ -10,7 +13,7 @@ from fourm.requests.scoring import (
     cosine,
     rank_pairs,
     score_pairs,
-    surprise_map,
+    surprise,
     word_scores,
 )
 from tests.fourm.tiny_run import CAPTIONS, make_pictures, make_run
@@ -108,9 +111,20 @@ def test_words_have_the_scores_of_their_tokens():
 
 
 @pytest.mark.slow
-def test_surprise_is_a_map_over_the_grid(run):
-    entry = run.space["rgb"]
-    likelihood = run.log_likelihood({"rgb": make_pictures(2)}, num_draws=8)
-    found = surprise_map(likelihood, entry.token_shape)
+def test_surprise_is_a_map_of_what_the_others_alone_say(run):
+    entry, pictures = run.space["rgb"], make_pictures(2)
+    found = surprise(run, {"rgb": pictures}, {"caption": CAPTIONS[:2]})
     assert found.shape == (2, *entry.token_shape)
-    np.testing.assert_array_equal(found.reshape(2, -1), -likelihood.tokens)
+    config = GenerationConfig(num_steps=1, temperature=1.0, decode="expected")
+    known = {n: np.asarray(a) for n, a in run.encode_inputs({"caption": CAPTIONS[:2]}).items()}
+    keys = jax.random.split(jax.random.key(0), 2)
+    made = generate_tokens(run.model, known, ["rgb"], keys, {"rgb": config})
+    ids = run.tokenize({"rgb": pictures})["rgb"]
+    p = np.take_along_axis(np.asarray(made.probabilities["rgb"]), ids[..., None], -1)
+    np.testing.assert_allclose(found.reshape(2, -1), -np.log(p[..., 0]), rtol=1e-3, atol=1e-4)
+    with pytest.raises(ValueError, match="rgb is given and asked"):
+        surprise(run, {"rgb": pictures}, {"rgb": pictures})
+    with pytest.raises(ValueError, match="caption is no grid"):
+        surprise(run, {"caption": CAPTIONS[:2]}, {"rgb": pictures})
+    with pytest.raises(ValueError, match="One target is asked; none"):
+        surprise(run, {}, {"rgb": pictures})
