@@ -86,10 +86,9 @@ class EvaluationConfig(Checked):
     forest on pixels, ridge regression, or the most similar training sample."""
 
     distributions: bool = False
-    """Whether directions to pictures also say how near their distribution is to the true one, by
-    features of the run's own encoder: Fréchet distance, precision and recall."""
+    """Whether directions to pictures also have Fréchet distance, precision and recall."""
     likelihoods: bool = False
-    """Whether the report has what likelihoods find, see `fourm.evaluation.likelihood_tasks`."""
+    """Whether the report has what likelihoods find."""
     likelihood_tasks: LikelihoodTasks = field(default_factory=LikelihoodTasks)
     """Of what likelihoods find: on which samples, and which facts without training."""
 

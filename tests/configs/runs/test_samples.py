@@ -22,6 +22,9 @@ class ByClass:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __getitem__(self, index: int) -> dict:
+        return self.__getitems__([index])[0]
+
     def __getitems__(self, indices: list[int]) -> list[dict]:
         self.num_read += len(indices)
         boxes = Boxes(np.zeros((0, 4), np.float32), np.zeros(0, np.int32))
