@@ -199,7 +199,7 @@ def test_tokens_and_tokenizers_are_all_that_training_needs(run, tmp_path, monkey
         ),
         (
             ["RUN", "file"],
-            "no kind of data 'file'; there are scenes, files, tfds, parquet, coco, none",
+            "no kind of data 'file'; there are scenes, files, tfds, parquet, arrays, coco, none",
         ),
         (
             ["RUN", "files", "--data.path", "nowhere", "--tokens", "TOKENS", "1.0"],
