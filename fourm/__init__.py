@@ -7,17 +7,35 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fourm.any2any import Any2Any, Generated
+    from fourm.inference.likelihood import TokenLikelihood
     from fourm.inference.settings import GenerationConfig
     from fourm.load_run import load
+    from fourm.requests.scoring import classify, score_pairs, surprise
     from tokenizers.base import PADDING, Boxes, Instances
 
-__all__ = ["PADDING", "Any2Any", "Boxes", "Generated", "GenerationConfig", "Instances", "load"]
+__all__ = [
+    "PADDING",
+    "Any2Any",
+    "Boxes",
+    "Generated",
+    "GenerationConfig",
+    "Instances",
+    "TokenLikelihood",
+    "classify",
+    "load",
+    "score_pairs",
+    "surprise",
+]
 
 MODULES = {
     "Any2Any": "fourm.any2any",
     "Generated": "fourm.any2any",
     "load": "fourm.load_run",
     "GenerationConfig": "fourm.inference.settings",
+    "TokenLikelihood": "fourm.inference.likelihood",
+    "classify": "fourm.requests.scoring",
+    "score_pairs": "fourm.requests.scoring",
+    "surprise": "fourm.requests.scoring",
     "Boxes": "tokenizers.base",
     "Instances": "tokenizers.base",
     "PADDING": "tokenizers.base",

@@ -26,7 +26,7 @@ from fourm.inputs.samples import Samples, prepare
 from fourm.model.transformer import FourM
 from fourm.requests.batching import batches, check_whole, count_samples, draw_keys
 from fourm.requests.editing import plan_edit
-from fourm.requests.ensembles import Combine, check_combine, token_spread
+from fourm.requests.ensembles import Combine, check_draws, token_spread
 from fourm.requests.ensembles import combine as combine_draws
 from fourm.requests.known_tokens import check_known, is_features_name, lengths_of, weigh
 from fourm.requests.plan import as_targets
@@ -234,12 +234,12 @@ class Any2Any:
         check_whole("batch_size", batch_size, 1)
         check_whole("seed", seed, 0, 2**32 - 1)
         check_whole("num_draws", num_draws, 1)
-        check_combine(combine)
         drawn = np.arange(count) if places is None else np.asarray(places, np.int64)
         if len(drawn) != count:
             raise ValueError(f"There are {count} samples and {len(drawn)} places; give one each.")
         chain = self._chain(targets, ids, settings)
         per_target = {name: self._settings_of(name, settings) for name in chain}
+        check_draws(num_draws, combine, per_target)
         key = jax.random.key(seed)
         parts: dict[str, list[RawBatch]] = {name: [] for name in targets}
         tokens: dict[str, list[np.ndarray]] = {name: [] for name in targets}

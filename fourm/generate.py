@@ -14,43 +14,35 @@ if __name__ == "__main__":  # Before the imports below, which take seconds.
 
 import dataclasses
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from tqdm import tqdm
 
 from fourm.any2any import Any2Any
+from fourm.generate_folder import check_near, generate_folder, tell, told_of
 from fourm.inference.settings import GenerationConfig
 from fourm.inputs.files import SUFFIXES, InputsAre, path_of
 from fourm.inputs.folders import (
-    LeftOut,
-    Sources,
-    digests_of,
     find_samples,
-    place_of,
-    read_sample,
-    write_left_out,
 )
-from fourm.inputs.generated import GeneratedFolder, Output
-from fourm.inputs.samples import Seen, in_original_size, prepare
+from fourm.inputs.generated import GeneratedFolder
+from fourm.inputs.samples import in_original_size, prepare
 from fourm.load_run import load
 from fourm.model.saved_model import load_shape
-from fourm.presentation.files import draw_sheet, drawn_size, outputs_of
-from tokenizers.base import RawBatch, Tokenizer
+from fourm.presentation.files import draw_sheet, drawn_size, outputs_of, spread_outputs
+from fourm.requests.ensembles import Combine
+from tokenizers.base import RawBatch
 from tokenizers.formats.file_format import FileFormat
 from tokenizers.formats.file_names import kind_of
 from tokenizers.process.command import make_visible, run_command
-from tokenizers.scalars import ScalarTokenizer
 from tokenizers.settings.checked import check_all, checked_later
 from tokenizers.settings.plain import to_plain
 from tokenizers.storage.folders import fingerprint_together
 from tokenizers.storage.pieces import digest_of
-from tokenizers.storage.run_paths import LEFT_OUT, MODEL, TOKENIZERS
+from tokenizers.storage.run_paths import MODEL, TOKENIZERS
 
-AT_ONCE = 64
-"""Samples of a folder that are generated and written together."""
 MOST_SAMPLES = 100_000
 """Samples of one command, all of which are kept in memory."""
 
@@ -66,6 +58,15 @@ class Command:
     """Modalities to generate, in this order; each becomes a condition of those after it."""
     num_samples: int = 1
     """How many to generate from each input."""
+    num_draws: int = 1
+    """How often each sample is drawn. Several draws become one value, and how far they lie apart is
+    written beside it, as NAME.spread."""
+    combine: Combine = "auto"
+    """How several draws become one: their mean, median or vote, the one that is most like the
+    others (medoid), what is usual for the modality (auto), or the first one (none)."""
+    guide: tuple[str, ...] = ()
+    """What all targets follow besides, each with its weight, as MODALITY=VALUE:WEIGHT or
+    MODALITY=FILE:WEIGHT; a negative one leads away: "caption=a red sphere:3" "caption=cube:-1"."""
     seed: int = 0
     """Seed of everything random."""
     out: Path | None = None
@@ -170,31 +171,40 @@ def read_inputs(
     return repeated, [window for window in seen for _ in range(num_samples)]
 
 
+def read_guides(model: Any2Any, command: Command) -> list[tuple[dict[str, Any], float]]:
+    """Returns the conditions of `--guide` as `Any2Any.generate` takes them.
+
+    Raises:
+        ValueError: If one has no modality or weight, or its value is not allowed.
+    """
+    conditions = []
+    for text in command.guide:
+        name, is_named, rest = text.partition("=")
+        value, is_weighted, weight = rest.rpartition(":")
+        if not (is_named and is_weighted and value):
+            raise ValueError(
+                f"--guide is {text!r}; give MODALITY=VALUE:WEIGHT, such as caption=a red sphere:3."
+            )
+        try:
+            number = float(weight)
+        except ValueError as error:
+            raise ValueError(
+                f"--guide is {text!r}, whose weight {weight!r} is no number; end it with one, such "
+                "as :3 or :-1."
+            ) from error
+        model.check_names([name])
+        given = {name: [as_given(value, model.formats.get(name))]}
+        read = prepare(given, model.reader(command.inputs_are, tell, tells_formats=True)).values
+        conditions.append((dict(read), number))
+    return conditions
+
+
 def as_given(text: str, file_format: FileFormat | None) -> str | Path:
     """Returns what a word of the command line is: a file if it looks like one, else itself."""
     own = file_format.extension.replace(",", " ").split() if file_format else []
     is_file = Path(text).suffix.lower() in SUFFIXES or kind_of(text) in {*own} - {""}
     is_packed = text.lower().endswith(".gz") and f".{kind_of(text)}" in SUFFIXES
     return path_of(text) if is_file or is_packed else text
-
-
-def check_near(name: str, values: Iterable[Any], tokenizer: Tokenizer) -> None:
-    """Raises ValueError for a number of which training has seen nothing like."""
-    if not isinstance(tokenizer, ScalarTokenizer):
-        return
-    lowest, highest = tokenizer.range
-    margin = (highest - lowest) / 2 or abs(lowest) or 1.0
-    for value in values:
-        if value is not None and not lowest - margin <= value <= highest + margin:
-            raise ValueError(
-                f"--{name} is {value:g}; the numbers that this run was trained on lie between "
-                f"{lowest:g} and {highest:g}: give one of them, or one near them."
-            )
-
-
-def tell(sentence: str) -> None:
-    """Shows a sentence beside what the command writes."""
-    print(make_visible(sentence), file=sys.stderr)
 
 
 def describe(
@@ -204,7 +214,16 @@ def describe(
     settings: Mapping[str, GenerationConfig],
 ) -> dict[str, Any]:
     """Returns how values are generated, as `generated.json` keeps it."""
-    return {
+    further = {
+        key: value
+        for key, value, usual in (
+            ("num_draws", command.num_draws, 1),
+            ("combine", command.combine, "auto"),
+            ("guide", list(command.guide), []),
+        )
+        if value != usual
+    }
+    return further | {
         "run": {
             MODEL: digest_of(command.run / MODEL),
             TOKENIZERS: fingerprint_together(command.run / TOKENIZERS, model.space.names),
@@ -255,12 +274,17 @@ def generate(arguments: Sequence[str]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     results = GeneratedFolder(folder, describe(model, command, given, settings))
     if samples:
-        generate_folder(model, command, samples, settings, results)
+        generate_folder(model, command, samples, settings, results, asked_besides(model, command))
         return folder
     inputs, windows = read_inputs(model, given, command.num_samples, command.inputs_are)
     count = len(windows)
     generated = model.generate(
-        inputs, command.targets, num_samples=count, seed=command.seed, settings=settings
+        inputs,
+        command.targets,
+        num_samples=count,
+        seed=command.seed,
+        settings=settings,
+        **asked_besides(model, command),
     )
     values: dict[str, Any] = {name: model.tokenizers[name].values for name in model.tokenizers}
     outputs = []
@@ -272,6 +296,8 @@ def generate(arguments: Sequence[str]) -> Path:
                 value = in_original_size(value, windows[number], model.tokenizers[name])
             files, shown = outputs_of(name, stem, value, values[name], size)
             outputs += files
+            if name in generated.spread:
+                outputs += spread_outputs(name, stem, generated.spread[name][number])
             if shown is not None:
                 print(f"{name} {number}: {shown}")
     results.write(outputs)
@@ -289,112 +315,13 @@ def generate(arguments: Sequence[str]) -> Path:
     return folder
 
 
-def told_of(count: int, targets: Sequence[str]) -> str:
-    """Returns how many samples there are of what, in words."""
-    made = " and ".join(filter(None, [", ".join(targets[:-1]), targets[-1]]))
-    return f"{'1 sample' if count == 1 else f'{count} samples'} of {made}"
-
-
-def generate_folder(
-    model: Any2Any,
-    command: Command,
-    samples: Mapping[str, Sources],
-    settings: Mapping[str, GenerationConfig],
-    results: GeneratedFolder,
-) -> None:
-    """Generates from many files, some at a time, and writes OUT/MODALITY/KEY.
-
-    What the same command wrote before from the same files is not made again, and what a sample
-    becomes does not depend on which others there are. Damaged files are listed.
-
-    Raises:
-        ValueError: If no sample can be used.
-    """
-    reader = model.reader(command.inputs_are, tell, tells_formats=True)
-    repeats = command.num_samples
-    if repeats < 1:
-        raise ValueError(f"--num-samples is {repeats}; it must be at least 1.")
-    notes: list[LeftOut] = []
-    kept: set[str] = set()
-    keys, made = list(samples), 0
-    at_once = max(AT_ONCE // repeats, 1)
-    with tqdm(total=len(keys), desc="generated", unit="sample", dynamic_ncols=True) as bar:
-        for start in range(0, len(keys), at_once):
-            chunk = keys[start : start + at_once]
-            digests = {key: digests_of(samples[key]) for key in chunk}
-            found = {}
-            for key in chunk:
-                if results.has(key, digests[key], command.targets, repeats):
-                    kept.add(key)
-                    continue
-                sample, left_out = read_sample(key, samples[key], reader)
-                notes += [*left_out, *take_outlandish(key, samples[key], sample, model)]
-                if sample.values:
-                    found[key] = sample
-            if found:
-                results.write(outputs_of_samples(model, command, found, settings, digests))
-                made += len(found)
-            bar.update(len(chunk))
-    results.close()
-    write_left_out(results.folder, notes, kept)
-    listed = f"; {results.folder / LEFT_OUT} lists {len(notes)} that were left out" if notes else ""
-    if not made and not kept:
-        raise ValueError(f"Not one of {len(keys)} samples can be used{listed}: {notes[0].reason}")
-    before = f", beside {len(kept)} that were there" if kept else ""
-    told = told_of(made * repeats, command.targets)
-    print(make_visible(f"Wrote {told} to {results.folder}{before}{listed}."))
-
-
-def take_outlandish(key: str, sources: Sources, sample: Seen, model: Any2Any) -> list[LeftOut]:
-    """Removes the numbers of which training has seen nothing like; returns why.
-
-    Raises:
-        ValueError: If it is one that was typed, for all samples.
-    """
-    notes = []
-    for name, value in list(sample.values.items()):
-        try:
-            check_near(name, [value], model.tokenizers[name])
-        except ValueError as error:
-            if isinstance(sources[name], str):
-                raise
-            notes.append(LeftOut("unusable", name, key, str(sources[name]), str(error)))
-            del sample.values[name]
-    return notes
-
-
-def outputs_of_samples(
-    model: Any2Any,
-    command: Command,
-    samples: Mapping[str, Seen],
-    settings: Mapping[str, GenerationConfig],
-    digests: Mapping[str, Mapping[str, str]],
-) -> list[Output]:
-    """Generates from some samples, by key, and returns the files to be written."""
-    rows = [(key, number) for key in samples for number in range(command.num_samples)]
-    names = dict.fromkeys(name for sample in samples.values() for name in sample.values)
-    generated = model.generate(
-        {name: [samples[key].values.get(name) for key, _ in rows] for name in names},
-        command.targets,
-        seed=command.seed,
-        settings=settings,
-        places=[place_of(key, number) for key, number in rows],
-    )
-    outputs = []
-    for name, raw in generated.values.items():
-        tokenizer, size = model.tokenizers[name], drawn_size(model.tokenizers, 256)
-        for (key, number), value in zip(rows, raw, strict=True):
-            if command.original_size:
-                value = in_original_size(value, samples[key].window, tokenizer)
-            files, _ = outputs_of(name, "value", value, tokenizer.values, size)
-            stem = f"{name.replace('/', '_')}/{key}"
-            stem += f"_{number:03}" if command.num_samples > 1 else ""
-            about = {"key": key, "inputs": dict(digests[key])}
-            outputs += [
-                each._replace(name=f"{stem}{Path(each.name).suffix}", sample=about)
-                for each in files
-            ]
-    return outputs
+def asked_besides(model: Any2Any, command: Command) -> dict[str, Any]:
+    """Returns what else `Any2Any.generate` is asked: draws, and conditions with weights."""
+    return {
+        "num_draws": command.num_draws,
+        "combine": command.combine,
+        "conditions": read_guides(model, command),
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

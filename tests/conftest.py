@@ -3,6 +3,7 @@
 import gc
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -34,6 +35,7 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 
 from tests.paths import FIXTURES  # noqa: E402
+from tokenizers.settings.own_code import HANDED_OVER  # noqa: E402
 
 # Tracing makes so many objects that to look through them for cycles takes a tenth of the time. With
 # this threshold the collector looks seldom; `released_memory` lets it look after every file.
@@ -101,6 +103,14 @@ def released_memory() -> Iterator[None]:
     jax.clear_caches()
     gc.collect()
     gc.freeze()  # What is left stays to the end; to look through it every time takes seconds.
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_code_of_others() -> Iterator[None]:
+    """Forgets the files that a module's tests handed over, as a process that ends does."""
+    yield
+    for name in [name for name in sys.modules if name.startswith(HANDED_OVER)]:
+        del sys.modules[name]
 
 
 TINY_SCENES = str(FIXTURES / "tiny_scenes.py")

@@ -80,7 +80,9 @@ MAY_KNOW: dict[str, set[str]] = {
     "data_pipeline/tokenize": {
         *("data_pipeline/sources", "data_pipeline/crops", "data_pipeline/tokens"),
     },
-    "fourm/__init__": {"fourm/any2any", "fourm/inference", "fourm/load_run"},
+    "fourm/__init__": {
+        *("fourm/any2any", "fourm/inference", "fourm/load_run", "fourm/requests"),
+    },
     "fourm/__main__": set(),
     "fourm/token_space": set(),
     "fourm/masking": {"fourm/token_space"},
@@ -103,6 +105,7 @@ MAY_KNOW: dict[str, set[str]] = {
     },
     "fourm/evaluation": {
         *("fourm/model", "fourm/any2any", "fourm/run_directory", "fourm/requests"),
+        "fourm/inference",
     },
     # Numbers know no pages: only what is above both knows either.
     "fourm/presentation": {
@@ -112,6 +115,10 @@ MAY_KNOW: dict[str, set[str]] = {
         *("fourm/any2any", "fourm/inference", "fourm/model", "fourm/presentation"),
         "fourm/load_run",
         "fourm/inputs",
+        *("fourm/generate_folder", "fourm/requests"),
+    },
+    "fourm/generate_folder": {
+        *("fourm/any2any", "fourm/inference", "fourm/inputs", "fourm/presentation"),
     },
     "fourm/evaluate": {
         *("fourm/any2any", "fourm/evaluation", "fourm/presentation", "fourm/run_directory"),

@@ -25,7 +25,9 @@ from fourm.evaluation.results import (
     why_failed,
     write_json,
 )
+from fourm.inference.settings import GenerationConfig
 from fourm.requests.editing import hide_tokens
+from fourm.requests.ensembles import as_drawn
 from tokenizers.base import main_metric
 from tokenizers.settings.checked import Checked, name_knob
 
@@ -45,7 +47,8 @@ class MatrixConfig(Checked):
     hidden: tuple[float, ...] = (0.0,)
     """Shares of the shown tokens that are hidden: random ones of grids, the last of sequences."""
     draws: tuple[int, ...] = (1,)
-    """How many draws are combined; 1 is a single one."""
+    """How many draws are combined; 1 is a single answer. Several are drawn, at temperature 1 where
+    the run takes the likeliest or the expected answer."""
 
     def check_knobs(self, knob: str) -> None:
         for pair in self.pairs:
@@ -225,7 +228,11 @@ def _predict(evaluator: Evaluator, cell: Cell, rows: np.ndarray) -> Any:
     inputs = {name: evaluator.heldout.take(name, rows) for name in cell.inputs}
     options: dict[str, Any] = {"seed": seed, "settings": evaluator.settings}
     if cell.draws > 1:
-        options["num_draws"] = cell.draws
+        own = evaluator.settings
+        if not isinstance(own, GenerationConfig):
+            own = {**getattr(model, "settings", {}), **(own or {})}.get(cell.target)
+        settings = {cell.target: as_drawn(own or GenerationConfig())}
+        options |= {"num_draws": cell.draws, "settings": settings}
     if not cell.hidden:
         return model.generate(inputs, [cell.target], **options).values[cell.target]
     keys = jax.random.split(jax.random.key(seed), len(rows))

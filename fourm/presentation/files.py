@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
@@ -32,6 +33,29 @@ def drawn_size(tokenizers: Mapping[str, Any], side: int) -> tuple[int, int]:
     height, width = next(iter(sizes + grids), (1, 1))
     longer = math.sqrt(height * width)
     return max(round(side * height / longer), 1), max(round(side * width / longer), 1)
+
+
+def spread_outputs(name: str, stem: str, spread: Any) -> list[Output]:
+    """Returns the files of how far several draws lie apart: numbers, and a picture of a map.
+
+    Args:
+        name: Of the modality.
+        stem: The files' name without its ending.
+        spread: Of one sample, [y, x] or a number, as `Generated.spread` has it.
+    """
+    array = np.asarray(spread, np.float32)
+    stream = io.BytesIO()
+    np.save(stream, array, allow_pickle=False)
+    stem = f"{stem.replace('/', '_')}.spread"
+    outputs = [Output(f"{stem}.npy", stream.getvalue(), name, "drawing")]
+    if array.ndim == 2:
+        most = np.nanmax(array, initial=0.0)
+        shade = np.nan_to_num(array / most if most > 0 else array)
+        colors = matplotlib.colormaps["magma"](shade)[..., :3]
+        picture = io.BytesIO()
+        Image.fromarray((255 * colors).round().astype(np.uint8)).save(picture, "PNG")
+        outputs.append(Output(f"{stem}.png", picture.getvalue(), name, "drawing"))
+    return outputs
 
 
 def outputs_of(

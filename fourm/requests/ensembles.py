@@ -5,12 +5,14 @@ classes a vote, and of texts, boxes and the like one draw is taken, that which t
 like.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from fourm.inference.settings import GenerationConfig
 from tokenizers.base import PADDING, RawBatch, Values, main_metric
 from tokenizers.values import Classes, Directions
 
@@ -164,6 +166,38 @@ def token_spread(
     same = (draws[:, :, None] == draws[:, None]).sum(axis=(1, 2)) - num_draws
     apart = 1 - same / (num_draws * (num_draws - 1))
     return np.where((draws != PADDING).any(axis=1), apart, np.nan)
+
+
+def is_settled(config: GenerationConfig) -> bool:
+    """Tells settings under which every draw gives the same answer."""
+    has_random_order = config.scheme in ("random", "halton") or config.choice_noise > 0
+    takes_likeliest = config.temperature == 0 and not has_random_order
+    return takes_likeliest or (config.decode == "expected" and config.num_steps == 1)
+
+
+def as_drawn(config: GenerationConfig) -> GenerationConfig:
+    """Returns settings under which draws differ; those that settle the answer draw it instead."""
+    if not is_settled(config):
+        return config
+    num_steps = max(config.num_steps, GenerationConfig.num_steps)
+    return replace(config, temperature=1.0, decode="sample", num_steps=num_steps)
+
+
+def check_draws(num_draws: int, how: Any, settings: Mapping[str, GenerationConfig]) -> None:
+    """Raises ValueError if several draws can't be combined so, or would all be equal.
+
+    Args:
+        num_draws: Of each sample.
+        how: How they become one.
+        settings: By target, in their order.
+    """
+    check_combine(how)
+    if num_draws > 1 and all(map(is_settled, settings.values())):
+        raise ValueError(
+            f"num_draws is {num_draws}, and all draws of {', '.join(settings)} would be equal, as "
+            "they take the likeliest or the expected answer; give settings with a temperature "
+            'above 0, more than one step, and decode "sample".'
+        )
 
 
 def check_combine(how: Any) -> None:

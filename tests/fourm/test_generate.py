@@ -13,7 +13,7 @@ from fourm.generate import main, read_inputs
 from fourm.inference.settings import GenerationConfig
 from fourm.inputs.generated import GENERATED, GeneratedFolder
 from fourm.load_run import load
-from tests.fourm.tiny_run import make_pictures, make_run, write_run
+from tests.fourm.tiny_run import CAPTIONS, make_pictures, make_run, write_run
 from tokenizers.formats.formats import ArrayFile
 from tokenizers.formats.recorded import RunFormats, as_json
 from tokenizers.storage.run_paths import FORMATS
@@ -344,7 +344,7 @@ def test_a_folder_goes_on_where_it_stopped_with_the_same_values(
     source, whole, out = tmp_path / "data", tmp_path / "whole", tmp_path / "out"
     write_folder(source)
     assert run_folder(folder, source, whole) == 0
-    monkeypatch.setattr("fourm.generate.AT_ONCE", 2)
+    monkeypatch.setattr("fourm.generate_folder.AT_ONCE", 2)
     made = []
     write = GeneratedFolder.write
 
@@ -421,3 +421,32 @@ def test_a_folder_of_no_use_is_one_sentence(folder, tmp_path, capsys, write, arg
     given = [word if word.startswith("--") else tmp_path / word for word in arguments]
     assert generate(folder, *given, "--targets", "count", "--out", tmp_path / "out") == 2
     assert told in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_draws_conditions_and_their_spread_on_the_command_line(folder, tmp_path, capsys):
+    out = tmp_path / "out"
+    arguments = [str(folder), "--targets", "depth", "--out", str(out), "--num-draws", "3"]
+    arguments += ["--guide", f"caption={CAPTIONS[0]}:2.5", "caption=a green ball:-1"]
+    assert main([*arguments, "--num-samples", "2"]) == 0
+    spread = np.load(out / "depth_000.spread.npy")
+    value = np.load(out / "depth_000.npy")
+    assert spread.shape == value.shape and np.nanmax(spread) > 0
+    assert (out / "depth_001.spread.png").exists()
+    record = json.loads((out / "generated.json").read_text())
+    assert "depth_000.spread.npy" in json.dumps(record) and '"num_draws": 3' in json.dumps(record)
+    found = load(folder).generate(
+        {},
+        "depth",
+        num_draws=3,
+        num_samples=2,
+        conditions=[({"caption": CAPTIONS[0]}, 2.5), ({"caption": "a green ball"}, -1.0)],
+    )
+    np.testing.assert_array_equal(found.spread["depth"][0].astype(np.float32), spread)
+    for guide, told in (
+        ("caption", "give MODALITY=VALUE:WEIGHT"),
+        ("caption=a:much", "whose weight 'much' is no number"),
+        ("captoin=a:1", "did you mean caption"),
+    ):
+        assert main([*arguments[:5], "--guide", guide]) == 2
+        assert told in capsys.readouterr().err

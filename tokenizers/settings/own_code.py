@@ -43,6 +43,7 @@ def run_file(path: Path) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except Exception as error:
+        sys.modules.pop(name, None)  # What could not be run has no classes to be found.
         if isinstance(error, SyntaxError):
             line = error.lineno
         else:

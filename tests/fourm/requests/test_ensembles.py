@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 
-from fourm.requests.ensembles import check_combine, combine, token_spread
+from fourm.inference.settings import GenerationConfig
+from fourm.requests.ensembles import (
+    as_drawn,
+    check_combine,
+    check_draws,
+    combine,
+    is_settled,
+    token_spread,
+)
 from tests.fourm.fakes import COLORS
 from tokenizers.base import PADDING, Boxes
 from tokenizers.boxes import BoxList
@@ -79,6 +87,22 @@ def test_tokens_differ_by_the_share_of_pairs_with_other_ids():
     draws = np.array([[1, 2, PADDING], [1, 3, PADDING], [1, 4, PADDING], [1, 4, PADDING]])
     np.testing.assert_allclose(token_spread(draws, 4), [[0.0, 1 - 2 / 12, np.nan]])
     np.testing.assert_allclose(token_spread(draws, 2), [[0, 1, np.nan], [0, 0, np.nan]])
+
+
+def test_draws_that_would_all_be_equal_are_refused():
+    greedy = GenerationConfig(temperature=0.0)
+    expected = GenerationConfig(num_steps=1, decode="expected")
+    drawn = GenerationConfig()
+    assert is_settled(greedy) and is_settled(expected) and not is_settled(drawn)
+    assert not is_settled(GenerationConfig(temperature=0.0, scheme="halton"))
+    assert not is_settled(GenerationConfig(temperature=0.0, choice_noise=1.0))
+    with pytest.raises(ValueError, match="all draws of a, b would be equal"):
+        check_draws(2, "auto", {"a": greedy, "b": expected})
+    check_draws(1, "auto", {"a": greedy})
+    check_draws(2, "auto", {"a": greedy, "b": drawn})
+    assert as_drawn(drawn) is drawn
+    for config in (greedy, expected):
+        assert not is_settled(as_drawn(config)) and as_drawn(config).num_steps == 8
 
 
 def test_ways_that_a_kind_has_not_are_one_sentence():

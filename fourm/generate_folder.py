@@ -1,0 +1,160 @@
+"""Generation from folders of files: by key, some at a time, and again only what is missing."""
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from tqdm import tqdm
+
+from fourm.any2any import Any2Any
+from fourm.inference.settings import GenerationConfig
+from fourm.inputs.folders import (
+    LeftOut,
+    Sources,
+    digests_of,
+    place_of,
+    read_sample,
+    write_left_out,
+)
+from fourm.inputs.generated import GeneratedFolder, Output
+from fourm.inputs.samples import Seen, in_original_size
+from fourm.presentation.files import drawn_size, outputs_of, spread_outputs
+from tokenizers.base import Tokenizer
+from tokenizers.process.command import make_visible
+from tokenizers.scalars import ScalarTokenizer
+from tokenizers.storage.run_paths import LEFT_OUT
+
+AT_ONCE = 64
+"""Samples of a folder that are generated and written together."""
+
+
+def generate_folder(
+    model: Any2Any,
+    command: Any,
+    samples: Mapping[str, Sources],
+    settings: Mapping[str, GenerationConfig],
+    results: GeneratedFolder,
+    besides: Mapping[str, Any],
+) -> None:
+    """Generates from many files, some at a time, and writes OUT/MODALITY/KEY.
+
+    What the same command wrote before from the same files is not made again, and what a sample
+    becomes does not depend on which others there are. Damaged files are listed.
+
+    Raises:
+        ValueError: If no sample can be used.
+    """
+    reader = model.reader(command.inputs_are, tell, tells_formats=True)
+    repeats = command.num_samples
+    if repeats < 1:
+        raise ValueError(f"--num-samples is {repeats}; it must be at least 1.")
+    notes: list[LeftOut] = []
+    kept: set[str] = set()
+    keys, made = list(samples), 0
+    at_once = max(AT_ONCE // repeats, 1)
+    with tqdm(total=len(keys), desc="generated", unit="sample", dynamic_ncols=True) as bar:
+        for start in range(0, len(keys), at_once):
+            chunk = keys[start : start + at_once]
+            digests = {key: digests_of(samples[key]) for key in chunk}
+            found = {}
+            for key in chunk:
+                if results.has(key, digests[key], command.targets, repeats):
+                    kept.add(key)
+                    continue
+                sample, left_out = read_sample(key, samples[key], reader)
+                notes += [*left_out, *take_outlandish(key, samples[key], sample, model)]
+                if sample.values:
+                    found[key] = sample
+            if found:
+                results.write(outputs_of_samples(model, command, found, settings, digests, besides))
+                made += len(found)
+            bar.update(len(chunk))
+    results.close()
+    write_left_out(results.folder, notes, kept)
+    listed = f"; {results.folder / LEFT_OUT} lists {len(notes)} that were left out" if notes else ""
+    if not made and not kept:
+        raise ValueError(f"Not one of {len(keys)} samples can be used{listed}: {notes[0].reason}")
+    before = f", beside {len(kept)} that were there" if kept else ""
+    told = told_of(made * repeats, command.targets)
+    print(make_visible(f"Wrote {told} to {results.folder}{before}{listed}."))
+
+
+def take_outlandish(key: str, sources: Sources, sample: Seen, model: Any2Any) -> list[LeftOut]:
+    """Removes the numbers of which training has seen nothing like; returns why.
+
+    Raises:
+        ValueError: If it is one that was typed, for all samples.
+    """
+    notes = []
+    for name, value in list(sample.values.items()):
+        try:
+            check_near(name, [value], model.tokenizers[name])
+        except ValueError as error:
+            if isinstance(sources[name], str):
+                raise
+            notes.append(LeftOut("unusable", name, key, str(sources[name]), str(error)))
+            del sample.values[name]
+    return notes
+
+
+def outputs_of_samples(
+    model: Any2Any,
+    command: Any,
+    samples: Mapping[str, Seen],
+    settings: Mapping[str, GenerationConfig],
+    digests: Mapping[str, Mapping[str, str]],
+    besides: Mapping[str, Any],
+) -> list[Output]:
+    """Generates from some samples, by key, and returns the files to be written."""
+    rows = [(key, number) for key in samples for number in range(command.num_samples)]
+    names = dict.fromkeys(name for sample in samples.values() for name in sample.values)
+    generated = model.generate(
+        {name: [samples[key].values.get(name) for key, _ in rows] for name in names},
+        command.targets,
+        seed=command.seed,
+        settings=settings,
+        places=[place_of(key, number) for key, number in rows],
+        **besides,
+    )
+    outputs = []
+    for name, raw in generated.values.items():
+        tokenizer, size = model.tokenizers[name], drawn_size(model.tokenizers, 256)
+        spread = generated.spread.get(name)
+        for row, ((key, number), value) in enumerate(zip(rows, raw, strict=True)):
+            if command.original_size:
+                value = in_original_size(value, samples[key].window, tokenizer)
+            files, _ = outputs_of(name, "value", value, tokenizer.values, size)
+            files += [] if spread is None else spread_outputs(name, "value", spread[row])
+            stem = f"{name.replace('/', '_')}/{key}"
+            stem += f"_{number:03}" if command.num_samples > 1 else ""
+            about = {"key": key, "inputs": dict(digests[key])}
+            outputs += [
+                each._replace(name=f"{stem}{each.name.removeprefix('value')}", sample=about)
+                for each in files
+            ]
+    return outputs
+
+
+def check_near(name: str, values: Iterable[Any], tokenizer: Tokenizer) -> None:
+    """Raises ValueError for a number of which training has seen nothing like."""
+    if not isinstance(tokenizer, ScalarTokenizer):
+        return
+    lowest, highest = tokenizer.range
+    margin = (highest - lowest) / 2 or abs(lowest) or 1.0
+    for value in values:
+        if value is not None and not lowest - margin <= value <= highest + margin:
+            raise ValueError(
+                f"--{name} is {value:g}; the numbers that this run was trained on lie between "
+                f"{lowest:g} and {highest:g}: give one of them, or one near them."
+            )
+
+
+def tell(sentence: str) -> None:
+    """Shows a sentence beside what the command writes."""
+    print(make_visible(sentence), file=sys.stderr)
+
+
+def told_of(count: int, targets: Sequence[str]) -> str:
+    """Returns how many samples there are of what, in words."""
+    made = " and ".join(filter(None, [", ".join(targets[:-1]), targets[-1]]))
+    return f"{'1 sample' if count == 1 else f'{count} samples'} of {made}"
