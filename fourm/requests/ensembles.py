@@ -196,7 +196,7 @@ def check_draws(num_draws: int, how: Any, settings: Mapping[str, GenerationConfi
         raise ValueError(
             f"num_draws is {num_draws}, and all draws of {', '.join(settings)} would be equal, as "
             "they take the likeliest or the expected answer; give settings with a temperature "
-            'above 0, more than one step, and decode "sample".'
+            'above 0, more than one step, and decode "sample": --temperature, --num-steps, --decode.'
         )
 
 
