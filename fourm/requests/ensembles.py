@@ -195,8 +195,8 @@ def check_draws(num_draws: int, how: Any, settings: Mapping[str, GenerationConfi
     if num_draws > 1 and all(map(is_settled, settings.values())):
         raise ValueError(
             f"num_draws is {num_draws}, and all draws of {', '.join(settings)} would be equal, as "
-            "they take the likeliest or the expected answer; give settings with a temperature "
-            'above 0, more than one step, and decode "sample": --temperature, --num-steps, --decode.'
+            "they take the likeliest or the expected answer; set a temperature above 0, more than "
+            'one step and decode "sample" (--temperature, --num-steps, --decode).'
         )
 
 
