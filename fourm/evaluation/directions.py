@@ -161,7 +161,9 @@ class Evaluator:
         if self.config.distributions and len(self.model.tokenizers[pair.target].token_shape) == 2:
             embed = functools.partial(self._embed, pair.target)
             to_compare = predicted, truth, self.model.reconstruct(pair.target, truth)
-            own = distributions.measure(pair.target, embed, *to_compare)
+            own = distributions.measure(
+                pair.target, embed, *to_compare, self._chance(pair.target, len(rows))
+            )
             found += [{"inputs": list(pair.inputs), **row} for row in own]
         if pair.readback is not None:
             read = self._read(pair.target, readable(predicted, values), pair.readback)
@@ -296,6 +298,13 @@ class Evaluator:
             {}, [target], known=known, seed=self.config.seed, settings=self.settings
         )
         return made.values[target]
+
+    def _chance(self, name: str, count: int) -> RawBatch:
+        """Returns what tokens drawn at random are decoded to."""
+        tokenizer = self.model.tokenizers[name]
+        shape = count, *tokenizer.token_shape
+        ids = np.random.default_rng(self.config.seed).integers(0, tokenizer.vocab_size, shape)
+        return tokenizer.decode(ids.astype(np.int32))
 
     def _embed(self, name: str, raw: RawBatch) -> Float[np.ndarray, "batch dim"]:
         return self.model.embed({name: raw})

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 from scipy.linalg import eigh
+from scipy.spatial.distance import cdist
 
 from fourm.evaluation.results import Row
 from tokenizers.base import RawBatch
@@ -38,10 +39,12 @@ def measure(
     predicted: RawBatch,
     truth: RawBatch,
     round_trip: RawBatch,
+    chance: RawBatch,
 ) -> list[Row]:
     """Returns a row for each number of `Distribution`, without its direction.
 
-    The floor is one true sample for all; the ceiling the tokenizer's round trip of the truth.
+    The floor is what tokens drawn at random make (one true picture for all would have the highest
+    precision); the ceiling the tokenizer's round trip of the truth.
 
     Args:
         target: What was generated.
@@ -49,11 +52,10 @@ def measure(
         predicted: Generated values.
         truth: True ones.
         round_trip: True ones after their tokenizer's round trip.
+        chance: What tokens drawn at random are decoded to.
     """
     true = embed(truth)
-    constant = np.repeat(true[:1], len(true), axis=0)
-    found = compare(embed(predicted), true)
-    floor, ceiling = compare(constant, true), compare(embed(round_trip), true)
+    found, floor, ceiling = (compare(embed(each), true) for each in (predicted, chance, round_trip))
     return [
         {
             "target": target,
@@ -121,13 +123,6 @@ def share_among(
     Of generated among true samples that is precision, of true among generated ones recall
     (Kynkäänniemi et al. 2019, section 2).
     """
-    between = np.sort(_distances(others, others), axis=1)[:, neighbours]  # The first is itself.
-    return float((_distances(samples, others) <= between[None]).any(axis=1).mean())
-
-
-def _distances(
-    a: Float[np.ndarray, "n dim"], b: Float[np.ndarray, "m dim"]
-) -> Float[np.ndarray, "n m"]:
-    a, b = a.astype(np.float64), b.astype(np.float64)
-    square = (a**2).sum(1)[:, None] + (b**2).sum(1)[None] - 2 * a @ b.T
-    return np.sqrt(np.maximum(square, 0.0))
+    first, second = samples.astype(np.float64), others.astype(np.float64)
+    radii = np.sort(cdist(second, second), axis=1)[:, neighbours]  # The first is itself.
+    return float((cdist(first, second) <= radii[None]).any(axis=1).mean())

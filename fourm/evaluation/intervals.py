@@ -4,13 +4,15 @@ A score of many samples, such as an F1 or a mean intersection over union, is no 
 single samples, so it is computed anew from samples drawn with replacement.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from tokenizers.base import RawBatch, Values
 from tokenizers.spread import take_rows
+from tokenizers.values import DenseValues
 
 NUM_RESAMPLES = 200
 """Draws of a bootstrap: enough for the ends of a 95 % interval."""
@@ -52,14 +54,54 @@ def resampled_scores(
         seed: Of the draws.
         num_resamples: How many.
     """
+    if isinstance(values, DenseValues):
+        score = _score_of_sums(values, predicted, truth, metric, where)
+    else:
+
+        def score(rows: Int[np.ndarray, "rows"]) -> float:
+            return values.score(take_rows(predicted, rows), take_rows(truth, rows))[metric]
+
+    return bootstrap(score, len(truth), seed, num_resamples)
+
+
+def bootstrap(
+    score: Callable[[Int[np.ndarray, "rows"]], float],
+    count: int,
+    seed: int,
+    num_resamples: int = NUM_RESAMPLES,
+) -> Float[np.ndarray, "resamples"]:
+    """Returns what a score is of samples drawn with replacement, again and again.
+
+    Args:
+        score: Of some rows, of which one may occur several times.
+        count: How many rows there are.
+        seed: Of the draws.
+        num_resamples: How many.
+    """
     random = np.random.default_rng(seed)
-    found = []
-    for _ in range(num_resamples):
-        rows = random.integers(0, len(truth), len(truth))
-        region = None if where is None else where[rows]
-        scores = values.score(take_rows(predicted, rows), take_rows(truth, rows), region)
-        found.append(scores[metric])
-    return np.array(found, np.float64)
+    draws = (random.integers(0, count, count) for _ in range(num_resamples))
+    return np.array([score(rows) for rows in draws], np.float64)
+
+
+def _score_of_sums(
+    values: DenseValues,
+    predicted: RawBatch,
+    truth: RawBatch,
+    metric: str,
+    where: Bool[np.ndarray, "rows y x"] | None,
+) -> Callable[[Int[np.ndarray, "rows"]], float]:
+    """Returns what scores some rows as `values.score` does, but looks at every pixel only once."""
+    answers, truths = np.asarray(predicted), np.asarray(truth)
+    region = np.ones(truths.shape[:3], bool) if where is None else where
+    each = [slice(row, row + 1) for row in range(len(truths))]
+    parts = [values.sums(answers[row], truths[row], region[row]) for row in each]
+    sums = {name: np.stack([np.asarray(part[name]) for part in parts]) for name in parts[0]}
+
+    def score(rows: Int[np.ndarray, "rows"]) -> float:
+        added = {name: array[rows].sum(axis=0) for name, array in sums.items()}
+        return values.scores_of(added)[metric]
+
+    return score
 
 
 def interval_of(resampled: Float[np.ndarray, "resamples"]) -> Interval | None:

@@ -4,6 +4,7 @@ Each task has an answer that is known because the test made it: texts are exchan
 a piece of another sample is put into a picture. So any run with held-out samples can be measured.
 """
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -14,7 +15,7 @@ from tqdm import tqdm
 
 from fourm.any2any import Any2Any
 from fourm.evaluation.config import LikelihoodTasks, RegionConfig
-from fourm.evaluation.intervals import NUM_RESAMPLES, interval_of
+from fourm.evaluation.intervals import bootstrap, interval_of
 from fourm.evaluation.results import why_failed
 from fourm.requests.editing import region_of_classes
 from fourm.requests.scoring import (
@@ -39,7 +40,7 @@ def measure_likelihoods(
     run: Any2Any,
     heldout: SampleSet,
     config: LikelihoodTasks,
-    region: RegionConfig = RegionConfig(),  # noqa: B008  It is frozen.
+    region: RegionConfig,
 ) -> list[TaskRow]:
     """Returns a row for each task and metric; what can't be measured has a note.
 
@@ -103,7 +104,7 @@ def find_swapped(
     given = {shown: heldout.take(shown, rows)}
     scores = run.log_likelihood({text: texts}, given, relative=True).total
     value = area_under_roc(-scores, is_swapped)
-    interval = _bootstrap(
+    interval = _interval(
         lambda chosen: area_under_roc(-scores[chosen], is_swapped[chosen]), len(rows), config.seed
     )
     return [_row(f"{shown}, {text}", "auc", 0.5, value, interval, len(rows))]
@@ -118,7 +119,7 @@ def swap_texts(
         ValueError: If all texts are equal.
     """
     random = np.random.default_rng(seed)
-    count = min(max(round(share * len(texts)), 1), len(texts))
+    count = min(max(round(share * len(texts)), 1), max(len(texts) - 1, 1))
     chosen = random.permutation(len(texts))[:count]
     changed, is_swapped = list(texts), np.zeros(len(texts), bool)
     for number in chosen:
@@ -152,7 +153,7 @@ def find_pairs(
             ranks = rank_pairs(both)
             for at in (1, 5, 10):
                 hits = ranks.ranks < at
-                interval = _bootstrap(
+                interval = _interval(
                     lambda chosen, hits=hits: float(hits[chosen].mean()), len(rows), config.seed
                 )
                 floor = min(at / ranks.among, 1.0)
@@ -201,12 +202,17 @@ def find_odd_places(
         inputs[name] = [
             heldout.take(name, np.array([row]))[0] if int(row) in known else None for row in rows
         ]
-    found = _per_pixel(surprise(run, {shown: changed}, inputs), pictures.shape[1:3])
+    found = surprise(run, {shown: changed}, inputs)
+    # Pixels of a token share its score, so that it is enough to count them.
+    odd, ordinary = (_per_cell(where, found.shape[1:]) for where in (is_odd, ~is_odd))
 
     def area(chosen: Int[np.ndarray, "rows"]) -> float:
-        return area_under_roc(found[chosen].ravel(), is_odd[chosen].ravel())
+        counts = np.stack([odd[chosen], ordinary[chosen]])
+        scores = np.broadcast_to(found[chosen], counts.shape)
+        is_positive = np.broadcast_to([[[[True]]], [[[False]]]], counts.shape)
+        return area_under_roc(scores.ravel(), is_positive.ravel(), counts.ravel())
 
-    interval = _bootstrap(area, len(rows), config.seed)
+    interval = _interval(area, len(rows), config.seed)
     told = f"{shown}, given {', '.join(others)}"
     return [_row(told, "auc", 0.5, area(np.arange(len(rows))), interval, len(rows))]
 
@@ -280,6 +286,15 @@ def _per_pixel(cells: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return cells[:, rows][:, :, columns]
 
 
+def _per_cell(
+    pixels: Bool[np.ndarray, "batch height width"], cells: tuple[int, int]
+) -> Int[np.ndarray, "batch y x"]:
+    """Returns how many pixels of each cell of a grid are marked, see `_per_pixel`."""
+    numbers = _per_pixel(np.arange(math.prod(cells)).reshape(1, *cells), pixels.shape[1:])[0]
+    counts = [np.bincount(numbers[each], minlength=math.prod(cells)) for each in pixels]
+    return np.stack(counts).reshape(-1, *cells)
+
+
 def name_classes(
     run: Any2Any,
     heldout: SampleSet,
@@ -303,22 +318,19 @@ def name_classes(
     rows = np.intersect1d(rows, heldout.metadata[fact].index)
     rows = rows[evenly_spread(len(rows), config.num_samples)]
     labels = heldout.labels(fact, rows)
-    if labels.dtype.kind in "US":
-        missing = sorted(set(labels.tolist()) - set(classes))
-        index = {name: number for number, name in enumerate(classes)}
-        numbers = np.array([index.get(str(label), -1) for label in labels])
-    else:
-        numbers = labels.astype(int)
-        missing = [n for n in np.unique(numbers).tolist() if not 0 <= n < len(classes)]
+    known = classes if labels.dtype.kind in "US" else range(len(classes))
+    index = {value: number for number, value in enumerate(known)}
+    missing = sorted(set(labels.tolist()) - index.keys())
     if missing:
         raise ValueError(f"the fact {fact} has the values {missing[:5]} without a class")
+    numbers = np.array([index[label] for label in labels.tolist()])
     given = {shown: heldout.take(shown, rows)}
     found = classify(run, given, classes, text, config.templates.get(fact, TEMPLATES)).argmax(
         axis=1
     )
     is_right = found == numbers
     floor = float(np.bincount(numbers).max() / len(numbers))
-    interval = _bootstrap(lambda chosen: float(is_right[chosen].mean()), len(rows), config.seed)
+    interval = _interval(lambda chosen: float(is_right[chosen].mean()), len(rows), config.seed)
     told = f"{shown}, {fact}"
     return _row(told, "accuracy", floor, float(is_right.mean()), interval, len(rows))
 
@@ -331,12 +343,10 @@ def _rows(heldout: SampleSet, names: Sequence[str], most: int) -> Int[np.ndarray
     return rows
 
 
-def _bootstrap(
+def _interval(
     score: Callable[[Int[np.ndarray, "rows"]], float], count: int, seed: int
 ) -> list[float] | None:
-    random = np.random.default_rng(seed)
-    draws = [score(random.integers(0, count, count)) for _ in range(NUM_RESAMPLES)]
-    interval = interval_of(np.array(draws))
+    interval = interval_of(bootstrap(score, count, seed))
     return None if interval is None else list(interval)
 
 

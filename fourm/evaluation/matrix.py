@@ -213,7 +213,7 @@ def _measure_cell(evaluator: Evaluator, cell: Cell) -> Row:
             "value": values.score(predicted, truth)[main],
             "ceiling": whole.ceiling[main],
             "interval": list(interval_of(resampled) or (None, None)),
-            "resampled": [round(float(score), 6) for score in resampled],
+            "resampled": [float(f"{score:.7g}") for score in resampled],
             "samples": len(rows),
             "seconds": round(seconds, 3),
         }
@@ -252,6 +252,8 @@ def compare_matrices(first: Sequence[Row], second: Sequence[Row]) -> list[Row]:
         other = others.get(cell_of(row).key)
         if other is None or "resampled" not in row or "resampled" not in other:
             continue
+        if row["metric"] != other["metric"]:
+            continue  # Such as F1 from another overlap on.
         told = difference(np.array(row["resampled"], float), np.array(other["resampled"], float))
         if told is None:
             continue

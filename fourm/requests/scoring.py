@@ -142,8 +142,16 @@ def cosine(
 
     Each modality's own mean is taken off first: what all of its samples have in common tells none
     of them apart.
+
+    Raises:
+        ValueError: If there is a single input or answer, of which nothing would be left.
     """
     first, second = run.embed(inputs), run.embed(answers)
+    if min(len(first), len(second)) < 2:
+        raise ValueError(
+            f"There are {len(first)} inputs and {len(second)} answers; features are compared with "
+            "the mean of their kind, so give at least two of each, or use score_pairs."
+        )
     first, second = first - first.mean(axis=0), second - second.mean(axis=0)
     lengths = np.linalg.norm(first, axis=1)[:, None] * np.linalg.norm(second, axis=1)[None]
     return first @ second.T / np.maximum(lengths, 1e-12)
@@ -152,27 +160,41 @@ def cosine(
 def rank_pairs(scores: Float[np.ndarray, "pairs answers"]) -> Ranks:
     """Returns at which place each input has its own answer, which has the same number.
 
-    Of answers with equal scores half count as better, rounded up.
+    Of answers with equal scores half count as better, rounded up. One without a score (NaN) is
+    below all that have one.
     """
+    scores = np.where(np.isnan(scores), -np.inf, scores)
     own = np.diagonal(scores)[:, None]
     better, equal = (scores > own).sum(1), (scores == own).sum(1) - 1
     return Ranks(better + (equal + 1) // 2, scores.shape[1])
 
 
-def area_under_roc(scores: Float[np.ndarray, "n"], is_positive: Bool[np.ndarray, "n"]) -> float:
+def area_under_roc(
+    scores: Float[np.ndarray, "n"],
+    is_positive: Bool[np.ndarray, "n"],
+    weights: Float[np.ndarray, "n"] | Int[np.ndarray, "n"] | None = None,
+) -> float:
     """Returns how often a positive has a higher score than a negative, ties as half; NaN if none.
 
     That is the area under the ROC curve (Hanley and McNeil 1982).
+
+    Args:
+        scores: One each.
+        is_positive: Which are to have high ones.
+        weights: How often each counts; once if None.
+
+    Raises:
+        ValueError: If a score is NaN, which is neither above nor below another.
     """
-    positives, negatives = is_positive.sum(), (~is_positive).sum()
-    if not positives or not negatives:
-        return float("nan")
-    unique, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    del unique
-    last = np.cumsum(counts)
-    rank = (last - (counts - 1) / 2)[inverse]  # From 1; equals share their mean.
-    wins = rank[is_positive].sum() - positives * (positives + 1) / 2
-    return float(wins / (positives * negatives))
+    if np.isnan(scores).any():
+        raise ValueError(f"{np.isnan(scores).sum()} of {len(scores)} have no score to rank.")
+    times = np.ones(len(scores)) if weights is None else np.asarray(weights, np.float64)
+    inverse = np.unique(scores, return_inverse=True)[1]
+    positives = np.bincount(inverse, times * is_positive)
+    negatives = np.bincount(inverse, times * ~is_positive)
+    pairs = positives.sum() * negatives.sum()
+    below = np.cumsum(negatives) - negatives / 2
+    return float((positives * below).sum() / pairs) if pairs else float("nan")
 
 
 def word_scores(
@@ -190,13 +212,15 @@ def word_scores(
     (ids,) = np.asarray(tokenizer.encode([text]))
     real = ids[(ids != PADDING) & (ids != tokenizer.special.end)]
     found: list[tuple[str, float]] = []
-    known = 0
+    known, before = 0, 0.0
     for number in range(1, len(real) + 1):
         words = tokenizer.decode(_padded(real[:number], len(ids)))[0].split()
-        score = float(scores[number - 1])
+        # What comes before all words, such as a space, goes to the first one.
+        score = float(scores[number - 1]) + before
         if len(words) > known:
             found += [(word, 0.0) for word in words[known:]]
             known = len(words)
+        before = 0.0 if found else score
         if found:
             found[-1] = words[-1], found[-1][1] + score
     return found

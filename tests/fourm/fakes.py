@@ -52,7 +52,7 @@ class FakeTokenizer:
         return np.array([[read_number(self.name, value)] for value in values], np.int32)
 
     def decode(self, ids):
-        values = [make_sample(int(number))[self.name] for number in ids[:, 0]]
+        values = [make_sample(int(number))[self.name] for number in np.ravel(ids)]
         if self.name == "rgb":
             values = [value + np.uint8(3) for value in values]
         return np.stack(values) if isinstance(values[0], np.ndarray) else values

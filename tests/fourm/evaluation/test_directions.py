@@ -106,7 +106,7 @@ def test_captions_are_compared_with_all_that_a_sample_has():
 def test_pictures_may_be_compared_as_a_whole_with_true_ones():
     model = FakeModel("perfect")
     for tokenizer in model.tokenizers.values():
-        tokenizer.token_shape = (1, 1)
+        tokenizer.token_shape, tokenizer.vocab_size = (1, 1), 4
     config = EvaluationConfig(("depth->rgb", "rgb->caption"), rivals=False, distributions=True)
     model.tokenizers["caption"].token_shape = (1,)
     rows = Evaluator(model, make_set(40, seed=1), make_set(60), config).evaluate()

@@ -44,6 +44,9 @@ def test_among_means_within_the_distance_to_the_third_neighbour():
     samples = np.array([[-3.0], [-3.1], [5.5], [20.0]])
     assert share_among(samples, others) == 0.5
     assert share_among(np.array([[19.0]]), others) == 1.0
+    # Copies are at a distance of 0 however long their vectors are.
+    copies = np.repeat(np.random.default_rng(0).normal(size=(1, 40)) * 1e6, 5, axis=0)
+    assert share_among(copies, copies) == 1.0 and share_among(copies + 1e-3, copies) == 0.0
 
 
 def test_too_few_and_broken_features_are_refused():

@@ -4,8 +4,9 @@ import pytest
 from fourm.evaluation.intervals import difference, interval_of, resampled_scores
 from tests.fourm.fakes import COLORS
 from tokenizers.scalars import Scalar
+from tokenizers.spread import take_rows
 from tokenizers.text.sentencepiece import Text
-from tokenizers.values import Distances
+from tokenizers.values import Classes, Colors, Directions, Distances, Reals
 
 
 def test_intervals_cover_the_true_score_as_often_as_they_say():
@@ -53,3 +54,46 @@ def test_the_same_draws_compare_two_predictions_pair_by_pair():
     assert difference(first, first)[1] == 1.0
     assert difference(first, np.full_like(first, np.nan)) is None
     assert interval_of(np.array([np.nan, np.inf])) is None
+
+
+def make_pair(values):
+    random = np.random.default_rng(3)
+    shape = (9, 4, 5, *([] if isinstance(values, Distances | Classes) else [3]))
+    if isinstance(values, Classes):
+        return random.integers(0, 3, (2, *shape)).astype(np.uint8)
+    if isinstance(values, Colors):
+        return random.integers(0, 256, (2, *shape)).astype(np.uint8)
+    numbers = random.uniform(0.5, 5, (2, *shape)).astype(np.float32)
+    numbers[1, 2] = 0 if isinstance(values, Distances) else np.nan
+    return numbers
+
+
+@pytest.mark.parametrize(
+    "values",
+    [Distances(), Directions(), Colors(), Reals(channels=3), Classes(("a", "b", "c"))],
+    ids=lambda values: type(values).__name__,
+)
+@pytest.mark.parametrize("is_region", [False, True])
+def test_pixels_that_are_looked_at_once_give_the_scores_of_all_draws(values, is_region):
+    predicted, truth = make_pair(values)
+    where = np.random.default_rng(4).random(truth.shape[:3]) < 0.5 if is_region else None
+    for metric in values.metrics:
+        found = resampled_scores(values, predicted, truth, metric, where, num_resamples=5)
+        random = np.random.default_rng(0)
+        for score in found:
+            rows = random.integers(0, 9, 9)
+            region = None if where is None else where[rows]
+            own = values.score(take_rows(predicted, rows), take_rows(truth, rows), region)
+            assert score == pytest.approx(own[metric], rel=1e-9)
+
+
+def test_pixels_are_looked_at_once():
+    values, looked = Distances(), []
+
+    class Counting(Distances):
+        def sums(self, predicted, truth, where):
+            looked.append(len(truth))
+            return values.sums(predicted, truth, where)
+
+    resampled_scores(Counting(), *make_pair(values), "abs_rel")
+    assert sum(looked) == 9

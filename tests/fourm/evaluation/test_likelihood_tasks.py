@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from fourm.evaluation.config import LikelihoodTasks
+from fourm.evaluation.config import LikelihoodTasks, RegionConfig
 from fourm.evaluation.likelihood_tasks import (
+    _per_cell,
     _per_pixel,
     format_tasks,
     measure_likelihoods,
@@ -23,6 +24,7 @@ def test_a_share_of_texts_is_exchanged_for_others():
     assert is_swapped.sum() == 8
     assert [a != b for a, b in zip(texts, changed, strict=True)] == is_swapped.tolist()
     assert swap_texts(texts, 0.2, seed=1)[1] == changed != swap_texts(texts, 0.2, seed=2)[1]
+    assert swap_texts(["a", "b", "c"], 0.9, seed=0)[0].sum() == 2
     with pytest.raises(ValueError, match="all texts are equal"):
         swap_texts(["a", "a"], 0.5, seed=0)
 
@@ -54,6 +56,14 @@ def test_objects_of_others_are_pasted_at_their_places():
 def test_a_pixel_has_what_its_token_has():
     cells = np.array([[[1, 2, 3], [4, 5, 6]]])
     assert _per_pixel(cells, (4, 3))[0].tolist() == [[1, 2, 3]] * 2 + [[4, 5, 6]] * 2
+    pixels = np.random.default_rng(0).random((3, 7, 5)) < 0.4
+    counts = _per_cell(pixels, (2, 3))
+    for row in range(2):
+        for column in range(3):
+            cell = np.zeros((1, 2, 3))
+            cell[0, row, column] = 1
+            here = _per_pixel(cell, (7, 5))[0] > 0
+            assert counts[:, row, column].tolist() == pixels[:, here].sum(axis=1).tolist()
 
 
 def make_heldout(count):
@@ -79,7 +89,7 @@ def test_every_task_has_its_rows_with_floor_interval_and_time():
     config = LikelihoodTasks(
         num_samples=12, zero_shot=facts, templates={"kind": ("a {}", "one {}")}
     )
-    rows = measure_likelihoods(make_run(), make_heldout(12), config)
+    rows = measure_likelihoods(make_run(), make_heldout(12), config, RegionConfig())
     measured = [row for row in rows if "note" not in row]
     assert [row["task"] for row in measured] == [
         "swapped texts",

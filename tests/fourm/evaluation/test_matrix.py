@@ -1,6 +1,8 @@
 """Cells of the matrix: which there are, that each is measured once, and how two runs compare."""
 
 import json
+from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 
@@ -23,8 +25,13 @@ from fourm.presentation.matrix_tables import (
     pages_of,
 )
 from tests.fourm.fakes import MODALITIES, FakeModel, make_set
+from tokenizers.values import Distances
 
 NAMES = ("a", "b", "c")
+
+
+class RmseFirst(Distances):
+    metrics: ClassVar = dict(reversed(Distances.metrics.items()))
 
 
 def evaluator(kind="perfect", model=None):
@@ -115,6 +122,31 @@ def test_two_runs_are_compared_cell_by_cell(tmp_path):
     assert {row["winner"] for row in compare_matrices(second, first)} == {1}
     assert comparison_as_text(rows).splitlines()[1].split()[-1] == "second"
     assert compare_matrices(first, second[:3])[0]["inputs"] == first[0]["inputs"]
+    other_metric = [{**row, "metric": "another"} for row in second]
+    assert compare_matrices(first, other_metric) == []
+
+
+def test_small_numbers_keep_their_digits(tmp_path):
+    model = FakeModel("perfect")
+    heldout, training = make_set(40, seed=1), make_set(60)
+    for each in (heldout, training):
+        each.columns["depth"].values[:] *= 1e-6
+    generate = model.generate
+
+    def near(inputs, targets, **options):
+        made = generate(inputs, targets, **options)
+        made.values["depth"] = made.values["depth"] * 1.1e-6
+        return made
+
+    model.generate = near
+    config = EvaluationConfig(matrix_samples=12)
+    cells = MatrixConfig(singles=False, all_others=False, pairs=("rgb->depth",))
+    model.tokenizers["depth"].values = RmseFirst(min_distance=1e-12)
+    tested = Evaluator(model, heldout, training, config)
+    tested.bounds = lambda *_: [SimpleNamespace(floor={"rmse": 1.0}, ceiling={"rmse": 0.0})]
+    (row,) = measure_matrix(tested, cells, tmp_path / "m.json", {})
+    assert row["metric"] == "rmse" and 1e-7 < row["value"] < 1e-6
+    assert len(set(row["resampled"])) > 50
 
 
 def test_pages_have_a_table_for_each_share_and_number_of_draws(tmp_path):

@@ -1,5 +1,7 @@
 """Scores of pairs, classes, ranks, words: against what they are by definition."""
 
+from types import SimpleNamespace
+
 import jax
 import numpy as np
 import pytest
@@ -49,6 +51,8 @@ def test_grids_are_answers_too_each_with_draws_of_its_own(run):
     again = score_pairs(run, {"caption": CAPTIONS[:1]}, {"rgb": pictures}, num_draws=3)
     np.testing.assert_allclose(again[0], found[0], rtol=1e-5, atol=1e-4)
     assert cosine(run, {"caption": CAPTIONS[:2]}, {"rgb": pictures}).shape == (2, 3)
+    with pytest.raises(ValueError, match="1 inputs and 3 answers; features are compared with"):
+        cosine(run, {"caption": CAPTIONS[:1]}, {"rgb": pictures})
 
 
 @pytest.mark.slow
@@ -84,6 +88,8 @@ def test_ranks_count_what_is_better_and_half_of_what_is_equal():
     assert found.ranks.tolist() == [0, 2, 1] and found.among == 3
     assert found.recall(1) == pytest.approx(1 / 3) and found.recall(3) == 1
     assert Ranks(np.array([0, 5]), 10).recall(5) == 0.5
+    unknown = np.array([[np.nan, 1, 2], [5, 4, np.nan], [np.nan, np.nan, np.nan]])
+    assert rank_pairs(unknown).ranks.tolist() == [2, 1, 1]
 
 
 def test_the_area_is_how_often_a_positive_is_above_a_negative():
@@ -94,6 +100,12 @@ def test_the_area_is_how_often_a_positive_is_above_a_negative():
     assert area_under_roc(scores, positive) == pytest.approx(expected)
     assert area_under_roc(np.array([2.0, 1.0]), np.array([True, False])) == 1
     assert np.isnan(area_under_roc(scores, np.ones(40, bool)))
+    times = random.integers(0, 4, 40)
+    often = area_under_roc(np.repeat(scores, times), np.repeat(positive, times))
+    assert area_under_roc(scores, positive, times) == pytest.approx(often)
+    scores[3] = np.nan
+    with pytest.raises(ValueError, match="1 of 40 have no score"):
+        area_under_roc(scores, positive)
 
 
 def test_words_have_the_scores_of_their_tokens():
@@ -108,6 +120,19 @@ def test_words_have_the_scores_of_their_tokens():
     # The end is no word.
     assert sum(score for _, score in found) == scores[: count - 1].sum()
     assert found[0][1] < found[-1][1]
+
+
+def test_what_comes_before_the_first_word_counts_for_it():
+    pieces = {7: " ", 3: "a", 4: " b", 0: "", -1: ""}
+    spaced = SimpleNamespace(
+        special=SimpleNamespace(end=0),
+        encode=lambda texts: np.array([[7, 3, 4, 0]]),
+        decode=lambda ids: ["".join(pieces[int(n)] for n in ids[0])],
+        **dict.fromkeys(("values", "vocab_size", "token_shape")),
+        **dict.fromkeys(("save", "load"), print),
+    )
+    found = word_scores("a b", np.array([1.0, 2.0, 4.0, 8.0]), spaced)
+    assert found == [("a", 3.0), ("b", 4.0)]
 
 
 @pytest.mark.slow
