@@ -8,16 +8,14 @@ import difflib
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
-from flax import nnx
 from jaxtyping import Float
 
+from fourm.features.extract import TokenFeatures, extract_features
 from fourm.inference.conditions import Condition
-from fourm.inference.embedding import embed_tokens
 from fourm.inference.generate_tokens import generate_tokens
 from fourm.inference.likelihood import TokenLikelihood, likelihood_of_tokens
 from fourm.inference.settings import GenerationConfig
@@ -28,6 +26,7 @@ from fourm.requests.batching import batches, check_whole, count_samples, draw_ke
 from fourm.requests.editing import plan_edit
 from fourm.requests.ensembles import Combine, check_draws, token_spread
 from fourm.requests.ensembles import combine as combine_draws
+from fourm.requests.generated import Generated
 from fourm.requests.known_tokens import check_known, is_features_name, lengths_of, weigh
 from fourm.requests.plan import as_targets
 from fourm.requests.raw_values import encode_values
@@ -39,26 +38,6 @@ __all__ = ["Any2Any", "Generated", "Settings"]
 
 Settings = GenerationConfig | Mapping[str, GenerationConfig] | None
 """How to generate: all targets alike, or by target; the run's own defaults where not given."""
-
-
-class Generated(NamedTuple):
-    """What `Any2Any.generate` returns.
-
-    Attributes:
-        values: Raw values per target.
-        ids: Their tokens, int32 [batch, tokens], `PADDING` after the end of sequences; of several
-            draws the first one's.
-        spread: Of targets that were drawn several times: how far the draws lie apart, per pixel
-            of dense values [batch, y, x], else per sample, see `Combined`.
-        token_spread: Of these, the share of pairs of draws that differ in a token, [batch, tokens].
-        draws: Of these, every draw's raw values, where they were not combined.
-    """
-
-    values: dict[str, RawBatch]
-    ids: dict[str, np.ndarray]
-    spread: Mapping[str, np.ndarray] = MappingProxyType({})
-    token_spread: Mapping[str, np.ndarray] = MappingProxyType({})
-    draws: Mapping[str, Sequence[RawBatch]] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -419,13 +398,33 @@ class Any2Any:
         Raises:
             ValueError: As `tokenize` does.
         """
-        ids = self.encode_inputs(inputs)
-        graph, state = nnx.split(self.model)
-        parts = []
-        for rows, real in batches(count_samples(ids, None), batch_size):
-            part = {name: array[rows] for name, array in ids.items()}
-            parts.append(np.asarray(embed_tokens(graph, state, part))[:real])
-        return np.concatenate(parts)
+        return np.asarray(self.features(inputs, batch_size=batch_size))[:, 0]
+
+    def features(
+        self,
+        inputs: Mapping[str, RawBatch | Any],
+        layers: Sequence[int] | None = None,
+        pool: str = "mean",
+        *,
+        known: Mapping[str, np.ndarray] | None = None,
+        batch_size: int = 64,
+    ) -> Float[np.ndarray, "batch layers dim"] | TokenFeatures:
+        """Returns features of any layers of the encoder, pooled or per token.
+
+        Args:
+            inputs: Any modalities, as `generate` takes them; None where a sample lacks one.
+            layers: 1 is the first block and 0 what it reads; the last by default.
+            pool: "mean" or "max" over tokens, "registers" of models that have such, or "none" for
+                every token at its place: grids as maps, NaN where a token is missing.
+            known: Tokens [batch, tokens] per modality in place of raw values, `PADDING` where
+                missing.
+            batch_size: Samples at once; a matter of memory and speed alone.
+
+        Raises:
+            ValueError: As `tokenize` does, or for a layer or pooling that the model does not have.
+        """
+        ids = self._gather_known(inputs, (), known or {})
+        return extract_features(self.model, ids, layers, pool, batch_size)
 
     def check_names(self, names: Iterable[str]) -> None:
         """Raises ValueError, with the nearest name, for a modality that the run does not have."""

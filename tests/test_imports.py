@@ -96,12 +96,15 @@ MAY_KNOW: dict[str, set[str]] = {
     },
     "fourm/inputs": set(),
     "fourm/requests": {"fourm/token_space", "fourm/inference", "fourm/model"},
+    "fourm/features": {
+        *("fourm/token_space", "fourm/model", "fourm/inference", "fourm/requests"),
+    },
     "fourm/load_run": {
         *("fourm/any2any", "fourm/model", "fourm/inference", "fourm/run_directory"),
     },
     "fourm/any2any": {
         *("fourm/token_space", "fourm/model", "fourm/inference", "fourm/run_directory"),
-        *("fourm/inputs", "fourm/requests"),
+        *("fourm/inputs", "fourm/requests", "fourm/features"),
     },
     "fourm/evaluation": {
         *("fourm/model", "fourm/any2any", "fourm/run_directory", "fourm/requests"),

@@ -36,6 +36,7 @@ FOLDERS = (
     "fourm/model",
     "fourm/inference",
     "fourm/requests",
+    "fourm/features",
     "fourm/inputs",
     "fourm/devices",
     "fourm/run_directory",
