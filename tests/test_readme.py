@@ -41,6 +41,7 @@ FOLDERS = (
     "fourm/devices",
     "fourm/run_directory",
     "fourm/evaluation",
+    "fourm/evaluation/metrics",
     "fourm/presentation",
     "fourm/interop/transformer",
     "fourm/interop/autoencoders",

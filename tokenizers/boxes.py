@@ -149,19 +149,20 @@ class BoxList(Checked):
     def floor(
         self, training: RawBatch, truth: RawBatch, where: np.ndarray | None = None
     ) -> dict[str, float]:
-        """Returns what the best constant list of boxes for each metric scores on `truth`.
-
-        The list grows greedily while F1 on (at most 1000) training samples rises. It draws from
-        each class's mean box and 16 of its training boxes, evenly spaced in training order.
-        """
-        training = [training[i] for i in evenly_spread(len(training), 1000)]
+        """Returns what the best constant list of boxes for each metric scores on `truth`."""
         scores = {}
         for name, by_class in ((self._main, True), ("f1_any_class", False)):
-            constant = self._best_constant(training, by_class)
+            constant = self.best_constant(training, by_class)
             scores[name] = self.score([constant] * len(truth), truth)[name]
         return scores
 
-    def _best_constant(self, training: Sequence[Boxes], by_class: bool) -> Boxes:
+    def best_constant(self, training: Sequence[Boxes], by_class: bool = True) -> Boxes:
+        """Returns the list of boxes that scores best as an answer to all, the most useful first.
+
+        It grows greedily while F1 on (at most 1000) training samples rises, and draws from each
+        class's mean box and 16 of its training boxes, evenly spaced in training order.
+        """
+        training = [training[i] for i in evenly_spread(len(training), 1000)]
         everything = Boxes(*(np.concatenate(parts) for parts in zip(*training, strict=True)))
         sample = np.repeat(np.arange(len(training)), [len(boxes.classes) for boxes in training])
         corners, classes = [], []

@@ -2,17 +2,18 @@
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from tqdm import tqdm
 
-from fourm.evaluation import distributions
 from fourm.evaluation.config import EvaluationConfig
+from fourm.evaluation.metrics import distributions
+from fourm.evaluation.metrics.kinds import best_constant, confidence_of, metrics_of
 from fourm.evaluation.results import Pair, Row, readable, why_failed
-from fourm.evaluation.rivals import SCORED, answer_simply
+from fourm.evaluation.rival_scores import Rival, ask_rival
 from fourm.run_directory.sample_set import SampleSet
 from tokenizers.base import Better, RawBatch, Tokenizer, Values, main_metric
 from tokenizers.spread import evenly_spread, spread_order, take_rows
@@ -111,6 +112,7 @@ class Evaluator:
         self._region_labels = self._find_region_labels()
         self.examples: list[Example] = []
         self._bounds_of: dict[tuple, list[Bounds]] = {}
+        self._further_of: dict[tuple, Bounds] = {}
         self._read_of: dict[tuple, RawBatch] = {}
 
     def evaluate(self) -> list[Row]:
@@ -153,11 +155,14 @@ class Evaluator:
         predicted = self._predict(shown, pair.target)
         truth, values = self.truth(pair.target, rows), self.values_of(pair.target)
         found, read = [], None
-        score_rival = self._rival(pair, shown, truth) if with_rival else None
+        rival = self._ask_rival(pair, shown, len(rows)) if with_rival else None
         for bounds in self.bounds(pair.target, rows):
             scores = values.score(predicted, truth, bounds.where)
             own = _as_rows(pair, values.metrics, bounds, scores, "{}" + bounds.suffix)
-            found += own if score_rival is None else score_rival(own, bounds.where)
+            if rival is not None:
+                own = rival.beside(own, functools.partial(_score_some, values, truth, bounds.where))
+            found += own
+        found += self._score_further(pair, shown, predicted, rows, rival)
         if self.config.distributions and len(self.model.tokenizers[pair.target].token_shape) == 2:
             embed = functools.partial(self._embed, pair.target)
             to_compare = predicted, truth, self.model.reconstruct(pair.target, truth)
@@ -175,31 +180,39 @@ class Evaluator:
         read = None if read is None else take_rows(read, places)
         return found, Example(pair, rows[places], take_rows(predicted, places), read)
 
-    def _rival(
-        self, pair: Pair, shown: dict[str, RawBatch], truth: RawBatch
-    ) -> Callable[[list[Row], Bool[np.ndarray, "rows y x"] | None], list[Row]] | None:
-        """Returns what adds the scores of a simple method to rows of a direction.
+    def _score_further(
+        self,
+        pair: Pair,
+        shown: dict[str, RawBatch],
+        predicted: RawBatch,
+        rows: Int[np.ndarray, "rows"],
+        rival: Rival | None,
+    ) -> list[Row]:
+        """Returns the rows of metrics that some kinds have besides, see `metrics.kinds`."""
+        target = pair.target
+        truth, values = self.truth(target, rows), self.values_of(target)
+        metrics = metrics_of(values, truth)
+        if metrics is None:
+            return []
+        key = (target, rows.tobytes())
+        if key not in self._further_of:
+            ceiling = metrics.score(self.model.reconstruct(target, self.heldout.take(target, rows)))
+            seen = self.training.take(target, self.training.rows([target]))
+            floor, note = (
+                dict.fromkeys(metrics.metrics, math.nan),
+                self.bounds(target, rows)[0].note,
+            )
+            if not note:
+                floor = metrics.score([best_constant(values, seen)] * len(truth))
+            self._further_of[key] = Bounds("", None, floor, ceiling, note)
+        sure = confidence_of(self.model, target, predicted, shown)
+        scores = metrics.score(predicted, confidence=sure)
+        found = _as_rows(pair, metrics.metrics, self._further_of[key], scores, "{}")
+        return found if rival is None else rival.beside(found, metrics.score)
 
-        None if there is no simple method for it. One that fails leaves a note.
-        """
-        chosen = evenly_spread(len(truth), SCORED)
+    def _ask_rival(self, pair: Pair, shown: dict[str, RawBatch], count: int) -> Rival | None:
         values = {name: tokenizer.values for name, tokenizer in self.model.tokenizers.items()}
-        given = {name: take_rows(raw, chosen) for name, raw in shown.items()}
-        try:
-            answer = answer_simply(given, pair.target, self.training, values)
-        except Exception as error:  # Whatever it is: the model's own prediction is there.
-            note = why_failed(f"The simple method for {pair.target}", error)
-            return lambda rows, where: [{**row, "note": row.get("note", note)} for row in rows]
-        if answer is None:
-            return None
-
-        def add(rows: list[Row], where: Bool[np.ndarray, "rows y x"] | None) -> list[Row]:
-            region = None if where is None else where[chosen]
-            scores = values[pair.target].score(answer.predicted, take_rows(truth, chosen), region)
-            simple = zip(rows, scores.values(), strict=True)
-            return [{**row, "simple": score, "method": answer.method} for row, score in simple]
-
-        return add
+        return ask_rival(shown, pair.target, count, self.training, values)
 
     def tokenizers(self) -> dict[str, dict[str, Any]]:
         """Returns, per modality, how its tokenizer's round trip scores and which codes it uses.
@@ -379,6 +392,18 @@ class Evaluator:
         if not isinstance(truth, np.ndarray) or truth.shape[:3] != where.shape:
             return None
         return where
+
+
+def _score_some(
+    values: Values,
+    truth: RawBatch,
+    where: Bool[np.ndarray, "rows y x"] | None,
+    predicted: RawBatch,
+    rows: Int[np.ndarray, "some"],
+) -> dict[str, float]:
+    """Returns the scores of predictions of some of the samples."""
+    region = None if where is None else where[rows]
+    return values.score(predicted, take_rows(truth, rows), region)
 
 
 def _as_rows(

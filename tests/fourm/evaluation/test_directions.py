@@ -100,7 +100,21 @@ def test_captions_are_compared_with_all_that_a_sample_has():
         model, heldout, make_set(60), EvaluationConfig(("depth->caption",), rivals=False)
     )
     evaluator._predict = lambda inputs, target: true
-    assert all(row["value"] == 1 for row in evaluator.evaluate())
+    *rows, cider = evaluator.evaluate()
+    assert all(row["value"] == 1 for row in rows)
+    assert cider["metric"] == "cider_d" and 0 < cider["floor"] < cider["value"]
+
+
+def test_boxes_and_texts_have_further_metrics_beside_a_simple_method():
+    rows = {
+        (row["target"], row["metric"]): row
+        for row in evaluator(pairs=("rgb->boxes", "rgb->caption"), rivals=True).evaluate()
+    }
+    assert {"ap", "ap50", "ap75"} <= {metric for target, metric in rows if target == "boxes"}
+    for key in (("boxes", "ap"), ("caption", "cider_d")):
+        row = rows[key]
+        assert row["floor"] < row["value"] == row["ceiling"] and row["method"] == "nearest"
+        assert row["simple"] == pytest.approx(row["value"], rel=0.2)
 
 
 def test_pictures_may_be_compared_as_a_whole_with_true_ones():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fourm.evaluation import directions
+from fourm.evaluation import rival_scores
 from fourm.evaluation.config import EvaluationConfig
 from fourm.evaluation.directions import Evaluator
 from fourm.evaluation.results import beats_rival, format_table
@@ -142,7 +142,7 @@ def test_one_that_fails_leaves_a_note_and_the_numbers_of_the_model(monkeypatch):
     def fail(*arguments):
         raise MemoryError("no room")
 
-    monkeypatch.setattr(directions, "answer_simply", fail)
+    monkeypatch.setattr(rival_scores, "answer_simply", fail)
     config = EvaluationConfig(pairs=("rgb->depth",))
     rows = Evaluator(FakeModel(), make_set(9, seed=1), make_set(60), config).evaluate()
     for row in rows:

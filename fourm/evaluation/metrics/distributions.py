@@ -5,14 +5,13 @@ different features, of different numbers of samples, or of another library can't
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 from scipy.linalg import eigh
 from scipy.spatial.distance import cdist
 
-from fourm.evaluation.results import Row
 from tokenizers.base import RawBatch
 
 NEIGHBOURS = 3
@@ -40,7 +39,7 @@ def measure(
     truth: RawBatch,
     round_trip: RawBatch,
     chance: RawBatch,
-) -> list[Row]:
+) -> list[dict[str, Any]]:
     """Returns a row for each number of `Distribution`, without its direction.
 
     The floor is what tokens drawn at random make (one true picture for all would have the highest

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.linalg import sqrtm
 
-from fourm.evaluation.distributions import compare, frechet_distance, share_among
+from fourm.evaluation.metrics.distributions import compare, frechet_distance, share_among
 
 
 def draws(count, mean=0.0, scale=1.0, seed=0, dim=6):
