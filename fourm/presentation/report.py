@@ -37,7 +37,10 @@ whose truth is known. `readback_` metrics: the model predicts the
 input again from its own answer, by its ids, and is scored against the input that was given; the
 floor is a constant answer, the ceiling is what it reads from true pictures. Metrics of a region,
 such as `_objects`, score the same predictions on its pixels alone; their floor is the one best
-value for the region's training pixels."""
+value for the region's training pixels.
+`ap`: average precision of boxes as COCO defines it, at overlaps of 0.5 to 0.95 (`ap50`, `ap75`: at
+one), a box being as sure as its tokens are likely. `cider_d`: CIDEr-D of texts by their own words,
+unstemmed, 0 to 10 and beyond; its floor is one training text for all."""
 
 RIVALS = """\
 **Simple method**: what takes seconds on the same inputs and at most some thousand of the same
