@@ -5,6 +5,7 @@ python -m fourm.evaluate runs/scenes --pairs "rgb->depth" "caption->rgb->caption
 python -m fourm.evaluate runs/scenes --matrix                 every modality from the others
 python -m fourm.evaluate runs/scenes --matrix --cells.all-but-each --cells.hidden 0 0.5
 python -m fourm.evaluate runs/scenes --matrix --compare runs/other
+python -m fourm.evaluate runs/scenes --calibration       does spread predict the error
 """
 
 if __name__ == "__main__":  # Before the imports below, which take seconds.
@@ -22,7 +23,8 @@ from typing import Any
 
 import tyro
 
-from fourm.evaluation.config import EvaluationConfig
+from fourm.evaluation.calibration import format_calibration, measure_calibration
+from fourm.evaluation.config import CalibrationConfig, EvaluationConfig
 from fourm.evaluation.directions import Evaluator
 from fourm.evaluation.likelihood_tasks import format_tasks, measure_likelihoods
 from fourm.evaluation.matrix import (
@@ -40,6 +42,7 @@ from fourm.evaluation.results import (
     write_json,
 )
 from fourm.load_run import load
+from fourm.presentation.calibration_curves import draw_calibration
 from fourm.presentation.heat_map import draw_matrix
 from fourm.presentation.matrix_tables import as_csv, as_markdown, as_text, comparison_as_text
 from fourm.presentation.pictures import draw_samples
@@ -78,6 +81,13 @@ class Command:
     likelihoods: bool = False
     """Also measure what the run's likelihoods find: swapped texts, pairs, odd places, and facts
     without training."""
+    distributions: bool = False
+    """Also measure how generated pictures are distributed, and what they tell of what was given."""
+    calibration: bool = False
+    """Also measure whether the spread of several draws tells how wrong they are, and write
+    calibration_SPLIT.png."""
+    draws: CalibrationConfig = dataclasses.field(default_factory=CalibrationConfig)
+    """How that is measured."""
     cells: MatrixConfig = dataclasses.field(default_factory=MatrixConfig)
     """Which cells the matrix has."""
     compare: Path | None = None
@@ -108,10 +118,12 @@ def evaluate_run(command: Command) -> dict[str, Any]:
         config = dataclasses.replace(
             config,
             matrix=config.matrix or command.matrix,
+            distributions=config.distributions or command.distributions,
             **{name: value for name, value in chosen.items() if value is not None},
         )
     check_all(config)
     check_all(command.cells)
+    check_all(command.draws)
     heldout = load_heldout(command.run, command.split)
     training = load_heldout(command.run, TRAINING)
     evaluator = Evaluator(model, heldout, training, config)
@@ -131,6 +143,11 @@ def evaluate_run(command: Command) -> dict[str, Any]:
         )
         notes += notes_of(found["likelihoods"])
         print(f"\n{format_tasks(found['likelihoods'])}")
+    if command.calibration:
+        found["calibration"] = measure_calibration(evaluator, evaluator.pairs, command.draws)
+        notes += notes_of(found["calibration"])
+        print(f"\n{format_calibration(found['calibration'])}")
+        draw_calibration(file_of(folder, command, "calibration", "png"), found["calibration"])
     if command.compare is not None:
         found["compared"] = compare_with(command, folder)
         print(f"\n{comparison_as_text(found['compared'])}")
@@ -142,22 +159,21 @@ def evaluate_run(command: Command) -> dict[str, Any]:
     if notes:
         found["notes"] = notes
         print("\n".join(["", *notes]))
-    parts = ("evaluation", command.split, *(() if command.use == "last" else (command.use,)))
-    path = folder / f"{'_'.join(parts)}.json"
+    path = file_of(folder, command, "evaluation", "json")
     write_json(path, found | {"use": command.use, "config": dataclasses.asdict(config)})
     print(f"\nWritten to {make_visible(str(path))}")
     return found
 
 
-def matrix_file(folder: Path, command: Command) -> Path:
-    """Returns where a run's matrix of a split is kept."""
-    parts = ("matrix", command.split, *(() if command.use == "last" else (command.use,)))
-    return folder / f"{'_'.join(parts)}.json"
+def file_of(folder: Path, command: Command, name: str, ending: str) -> Path:
+    """Returns where what was measured of a split, with some parameters, is kept."""
+    parts = (name, command.split, *(() if command.use == "last" else (command.use,)))
+    return folder / f"{'_'.join(parts)}.{ending}"
 
 
 def write_matrix(command: Command, folder: Path, evaluator: Evaluator) -> list[Row]:
     """Measures a run's matrix and writes its pages; returns a row for each cell."""
-    file = matrix_file(folder, command)
+    file = file_of(folder, command, "matrix", "json")
     of = {
         "model": fingerprint_files(command.run / MODEL),
         "tokenizers": fingerprint_files(command.run / TOKENIZERS),
@@ -177,8 +193,8 @@ def compare_with(command: Command, folder: Path) -> list[Row]:
     Raises:
         ValueError: If one of them has no matrix, or other samples.
     """
-    first = load_matrix(matrix_file(folder, command))
-    second = load_matrix(matrix_file(command.compare, command))
+    first = load_matrix(file_of(folder, command, "matrix", "json"))
+    second = load_matrix(file_of(command.compare, command, "matrix", "json"))
     for name in ("heldout", "num_samples", "seed"):
         if first.of.get(name) != second.of.get(name):
             raise ValueError(
@@ -281,7 +297,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; see `run_command` for what it returns."""
 
     def work(arguments: list[str]) -> None:
-        evaluate_run(tyro.cli(Command, prog="python -m fourm.evaluate", args=arguments))
+        with checked_later():
+            command = tyro.cli(Command, prog="python -m fourm.evaluate", args=arguments)
+        evaluate_run(command)
 
     return run_command(work, arguments, again="the same command starts it again")
 

@@ -50,6 +50,27 @@ class LikelihoodTasks(Checked):
 
 
 @dataclass(frozen=True)
+class CalibrationConfig(Checked):
+    """How it is measured whether the spread of several draws tells how wrong they are."""
+
+    num_draws: int = 10
+    """Draws of each sample; at temperature 1 where the run takes the likeliest or the expected
+    answer."""
+    num_samples: int = 64
+    """Held-out samples of each direction; fewer if there are fewer."""
+    num_bins: int = 10
+    """Points of each curve."""
+
+    def check_knobs(self, knob: str) -> None:
+        for name, least in (("num_draws", 2), ("num_samples", 2), ("num_bins", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(
+                    f"{name_knob(knob, name)} is {getattr(self, name)}; it must be at least "
+                    f"{least}."
+                )
+
+
+@dataclass(frozen=True)
 class RegionConfig(Checked):
     """Pixels on which dense metrics are also reported apart, told by a class map."""
 
@@ -86,7 +107,7 @@ class EvaluationConfig(Checked):
     forest on pixels, ridge regression, or the most similar training sample."""
 
     distributions: bool = False
-    """Whether directions to pictures also have Fréchet distance, precision and recall."""
+    """Whether directions to grids also have Fréchet distance, precision, recall and pmi."""
     likelihoods: bool = False
     """Whether the report has what likelihoods find."""
     likelihood_tasks: LikelihoodTasks = field(default_factory=LikelihoodTasks)

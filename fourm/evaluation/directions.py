@@ -12,8 +12,10 @@ from tqdm import tqdm
 from fourm.evaluation.config import EvaluationConfig
 from fourm.evaluation.metrics import distributions
 from fourm.evaluation.metrics.kinds import best_constant, confidence_of, metrics_of
+from fourm.evaluation.mutual_information import measure_information
 from fourm.evaluation.results import Pair, Row, readable, why_failed
 from fourm.evaluation.rival_scores import Rival, ask_rival
+from fourm.requests.scoring import Scorer
 from fourm.run_directory.sample_set import SampleSet
 from tokenizers.base import Better, RawBatch, Tokenizer, Values, main_metric
 from tokenizers.spread import evenly_spread, spread_order, take_rows
@@ -103,11 +105,11 @@ class Evaluator:
         self.model, self.heldout, self.training = model, heldout, training
         self.config, self.settings = config, settings
         first, *others = list(model.tokenizers)
-        self._pairs = [Pair.parse(pair) for pair in config.pairs]
-        self._pairs = self._pairs or [
+        self.pairs = [Pair.parse(pair) for pair in config.pairs]
+        self.pairs = self.pairs or [
             Pair((first,), name) for name in others if self.is_predictable(name)
         ]
-        for name in {name for pair in self._pairs for name in (*pair.inputs, pair.target)}:
+        for name in {name for pair in self.pairs for name in (*pair.inputs, pair.target)}:
             self.values_of(name)
         self._region_labels = self._find_region_labels()
         self.examples: list[Example] = []
@@ -122,7 +124,7 @@ class Evaluator:
         why in a sentence and whose numbers are None.
         """
         rows, self.examples = [], []
-        for pair in tqdm(self._pairs, desc="evaluation", unit="direction", dynamic_ncols=True):
+        for pair in tqdm(self.pairs, desc="evaluation", unit="direction", dynamic_ncols=True):
             found, example = self._try_to_measure(pair, self.config.num_samples, self.config.rivals)
             rows += found
             self.examples += [example] if example else []
@@ -164,11 +166,7 @@ class Evaluator:
             found += own
         found += self._score_further(pair, shown, predicted, rows, rival)
         if self.config.distributions and len(self.model.tokenizers[pair.target].token_shape) == 2:
-            embed = functools.partial(self._embed, pair.target)
-            to_compare = predicted, truth, self.model.reconstruct(pair.target, truth)
-            own = distributions.measure(
-                pair.target, embed, *to_compare, self._chance(pair.target, len(rows))
-            )
+            own = self._measure_generated(pair.target, shown, predicted, truth)
             found += [{"inputs": list(pair.inputs), **row} for row in own]
         if pair.readback is not None:
             read = self._read(pair.target, readable(predicted, values), pair.readback)
@@ -312,15 +310,25 @@ class Evaluator:
         )
         return made.values[target]
 
-    def _chance(self, name: str, count: int) -> RawBatch:
-        """Returns what tokens drawn at random are decoded to."""
-        tokenizer = self.model.tokenizers[name]
-        shape = count, *tokenizer.token_shape
-        ids = np.random.default_rng(self.config.seed).integers(0, tokenizer.vocab_size, shape)
-        return tokenizer.decode(ids.astype(np.int32))
-
-    def _embed(self, name: str, raw: RawBatch) -> Float[np.ndarray, "batch dim"]:
-        return self.model.embed({name: raw})
+    def _measure_generated(
+        self, target: str, shown: dict[str, RawBatch], predicted: RawBatch, truth: RawBatch
+    ) -> list[Row]:
+        """Returns rows of how generated values are distributed, and what they tell of inputs."""
+        tokenizer, seed = self.model.tokenizers[target], self.config.seed
+        shape = len(truth), *tokenizer.token_shape
+        ids = np.random.default_rng(seed).integers(0, tokenizer.vocab_size, shape)
+        chance = tokenizer.decode(ids.astype(np.int32))
+        found = distributions.measure(
+            target,
+            lambda raw: self.model.embed({target: raw}),
+            predicted,
+            truth,
+            self.model.reconstruct(target, truth),
+            chance,
+        )
+        if isinstance(self.model, Scorer):
+            found.append(measure_information(self.model, shown, target, predicted, truth, seed))
+        return found
 
     def _predict(self, inputs: dict[str, RawBatch], target: str) -> RawBatch:
         answer = self.model.generate(

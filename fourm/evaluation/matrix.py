@@ -228,16 +228,22 @@ def _predict(evaluator: Evaluator, cell: Cell, rows: np.ndarray) -> Any:
     inputs = {name: evaluator.heldout.take(name, rows) for name in cell.inputs}
     options: dict[str, Any] = {"seed": seed, "settings": evaluator.settings}
     if cell.draws > 1:
-        own = evaluator.settings
-        if not isinstance(own, GenerationConfig):
-            own = {**getattr(model, "settings", {}), **(own or {})}.get(cell.target)
-        settings = {cell.target: as_drawn(own or GenerationConfig())}
+        settings = settings_of_draws(evaluator, cell.target)
         options |= {"num_draws": cell.draws, "settings": settings}
     if not cell.hidden:
         return model.generate(inputs, [cell.target], **options).values[cell.target]
     keys = jax.random.split(jax.random.key(seed), len(rows))
     known = hide_tokens(model.encode_inputs(inputs), cell.hidden, model.space, keys)
     return model.generate({}, [cell.target], known=known, **options).values[cell.target]
+
+
+def settings_of_draws(evaluator: Evaluator, target: str) -> dict[str, GenerationConfig]:
+    """Returns settings under which draws of a target differ; others are as the run has them."""
+    own = evaluator.settings
+    if isinstance(own, GenerationConfig):
+        return {name: as_drawn(own) for name in evaluator.model.tokenizers}
+    chosen = {**getattr(evaluator.model, "settings", {}), **(own or {})}
+    return chosen | {target: as_drawn(chosen.get(target, GenerationConfig()))}
 
 
 def compare_matrices(first: Sequence[Row], second: Sequence[Row]) -> list[Row]:

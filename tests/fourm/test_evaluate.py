@@ -135,3 +135,24 @@ def test_a_matrix_is_compared_with_that_of_another_run_of_the_same_samples(run, 
     assert main([str(other), "--matrix", "--matrix-samples", "3", *cells]) == 0
     assert main([str(run), "--compare", str(other), *cells]) == 2
     assert "differ in their num_samples" in capsys.readouterr().err
+
+
+def test_the_spread_of_draws_is_measured_on_demand(run, monkeypatch, capsys):
+    asked = []
+
+    def measure(evaluator, pairs, config):
+        asked.append((len(pairs), config.num_draws))
+        numbers = dict.fromkeys(("rank_correlation", "of_samples", "within_samples", "ratio"), 0.5)
+        bins = [{"spread": 1.0, "error": 2.0}]
+        row = {"inputs": ["rgb"], "target": "depth", "draws": 4, "interval": None, "bins": bins}
+        return [row | numbers]
+
+    monkeypatch.setattr("fourm.evaluate.measure_calibration", measure)
+    arguments = ["--no-probes", "--num-samples", "3", "--calibration", "--draws.num-draws", "4"]
+    assert main([str(run), *arguments]) == 0
+    assert asked == [(2, 4)] and (run / "calibration_test.png").exists()
+    written = json.loads((run / "evaluation_test.json").read_text())
+    assert written["calibration"][0]["rank_correlation"] == 0.5
+    assert "rank correlation" in capsys.readouterr().out
+    assert main([str(run), *arguments[:-1], "1"]) == 2
+    assert "num-draws is 1; it must be at least 2" in capsys.readouterr().err
