@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from fourm.devices.layout import MeshConfig
     from fourm.evaluation.config import EvaluationConfig, LikelihoodTasks, RegionConfig
     from fourm.evaluation.probes import ProbeConfig
+    from fourm.evaluation.probing.heads import HeadConfig
     from fourm.inference.settings import GenerationConfig
     from fourm.masking.mixture import MaskingComponent, MaskingConfig
     from fourm.model.config import ModelConfig
@@ -126,6 +127,7 @@ __all__ = [
     "FilesData",
     "FolderName",
     "GenerationConfig",
+    "HeadConfig",
     "ImageTokenizerConfig",
     "InstanceTokenizerConfig",
     "Instances",
@@ -234,6 +236,7 @@ MODULES = {
     "fourm.devices.layout": ("MeshConfig",),
     "fourm.evaluation.config": ("EvaluationConfig", "LikelihoodTasks", "RegionConfig"),
     "fourm.evaluation.probes": ("ProbeConfig",),
+    "fourm.evaluation.probing.heads": ("HeadConfig",),
     "fourm.inference.settings": ("GenerationConfig",),
     "fourm.masking.mixture": ("MaskingComponent", "MaskingConfig"),
     "fourm.model.config": ("ModelConfig",),

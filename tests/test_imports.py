@@ -108,9 +108,10 @@ MAY_KNOW: dict[str, set[str]] = {
     },
     "fourm/evaluation": {
         *("fourm/model", "fourm/any2any", "fourm/run_directory", "fourm/requests"),
-        *("fourm/inference", "fourm/evaluation/metrics"),
+        *("fourm/inference", "fourm/evaluation/metrics", "fourm/evaluation/probing"),
     },
     "fourm/evaluation/metrics": set(),
+    "fourm/evaluation/probing": {"fourm/evaluation", "fourm/run_directory", "fourm/any2any"},
     # Numbers know no pages: only what is above both knows either.
     "fourm/presentation": {
         *("fourm/evaluation", "fourm/run_directory", "fourm/any2any", "fourm/inputs"),

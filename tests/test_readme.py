@@ -42,6 +42,7 @@ FOLDERS = (
     "fourm/run_directory",
     "fourm/evaluation",
     "fourm/evaluation/metrics",
+    "fourm/evaluation/probing",
     "fourm/presentation",
     "fourm/interop/transformer",
     "fourm/interop/autoencoders",

@@ -145,6 +145,7 @@ def scenes() -> RunConfig:
                 "has_cylinder",
                 "has_cone",
             ),
+            attentive=("object_count", "dominant_color"),
         ),
     )
 

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -42,6 +42,12 @@ class Predictor(Protocol):
 
     def embed(self, inputs: dict[str, RawBatch]) -> Float[np.ndarray, "batch dim"]:
         """Returns the encoder's features."""
+
+    def encode_inputs(self, samples: dict[str, RawBatch]) -> dict[str, np.ndarray]:
+        """Returns all that the encoder reads of raw values, by name."""
+
+    def features(self, inputs: Mapping[str, RawBatch], **options: Any) -> Any:
+        """Returns the encoder's features of any layers, see `fourm.features.extract`."""
 
 
 class Bounds(NamedTuple):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 
 from tokenizers.base import RawBatch, Values
 from tokenizers.spread import take_rows
@@ -102,6 +102,15 @@ def _score_of_sums(
         return values.scores_of(added)[metric]
 
     return score
+
+
+def interval_of_mean(
+    scores: Shaped[np.ndarray, "samples"], seed: int = 0, num_resamples: int = NUM_RESAMPLES
+) -> Interval:
+    """Returns the 95 % interval of a score that is a mean over samples, such as an accuracy."""
+    rows = np.random.default_rng(seed).integers(0, len(scores), (num_resamples, len(scores)))
+    low, high = np.quantile(scores[rows].mean(axis=1), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Interval(float(low), float(high))
 
 
 def interval_of(resampled: Float[np.ndarray, "resamples"]) -> Interval | None:

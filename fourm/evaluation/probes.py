@@ -1,28 +1,32 @@
-"""Linear probes of the frozen encoder, beside rivals that never saw the training."""
+"""Probes of the frozen encoder, beside rivals that never saw the training."""
 
 import dataclasses
-import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+import jax
 import numpy as np
 from flax import nnx
 from jaxtyping import Bool, Float, Int, Shaped
 
 from fourm.any2any import Any2Any
 from fourm.evaluation.directions import Predictor
+from fourm.evaluation.intervals import interval_of_mean
+from fourm.evaluation.probing.heads import HeadConfig, train_attentive
+from fourm.evaluation.probing.linear import fit_linear
+from fourm.evaluation.probing.neighbours import ask_neighbours
+from fourm.evaluation.probing.views import (
+    TokenRows,
+    raw_features,
+    token_histogram,
+    token_rows,
+)
 from fourm.evaluation.results import format_number, why_failed
 from fourm.model.transformer import FourM
 from fourm.run_directory.sample_set import SampleSet
-from tokenizers.base import RawBatch
 from tokenizers.settings.checked import Checked, name_knob
 from tokenizers.spread import evenly_spread
-
-LEAST_C, MOST_C = 1e-6, 1e4
-"""How far the grid of C may grow beyond the candidates that were given."""
-PROBE_PIXELS = 16
-"""Side to which pictures are averaged down for the probe on raw pixels."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,10 @@ class ProbeConfig(Checked):
     or largest of several, the one beyond it is tried as well, within 1e-6 to 1e4."""
     max_iterations: int = 200
     """Most iterations of its solver."""
+    attentive: tuple[str, ...] = ()
+    """Tasks that are also read by an attentive probe, if they are probed; it takes seconds each."""
+    head: HeadConfig = field(default_factory=HeadConfig)
+    """How attentive probes are trained."""
 
     def check_knobs(self, knob: str) -> None:
         if not self.inverse_regularization or min(self.inverse_regularization) <= 0:
@@ -64,12 +72,14 @@ def probe(
     heldout: SampleSet,
     config: ProbeConfig,
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """Fits linear probes and scores them on held-out samples.
+    """Fits probes and scores them on held-out samples.
 
     Every rival gets the same classifier, the same samples and the same choice of regularisation:
     `raw_pixels` sees the input itself, pictures averaged down to 16 x 16 pixels; `untrained` the
     features of the same architecture with fresh weights; `token_histogram` how often each token
-    occurs in the input; `chance` always answers the commonest training label.
+    occurs in the input; `chance` always answers the commonest training label. Beside the linear
+    probe the same features are read by their neighbours (`knn`), and where `config.attentive` says
+    so all tokens by an attentive probe.
 
     Args:
         model: Trained.
@@ -80,9 +90,10 @@ def probe(
 
     Returns:
         One row per task, {"task", "metric", "value", "raw_pixels", "untrained",
-        "token_histogram", "chance", "inverse_regularization"}, the last chosen for the trained
-        model, a rival that can't be had None; and one sentence per task that was left out or rival
-        that can't be had, which says why.
+        "token_histogram", "chance", "inverse_regularization", "interval", "knn", "knn_k"} and
+        perhaps "attentive" and "attentive_interval"; the strength of regularisation is that chosen
+        for the trained model, intervals are 95 %, and what can't be had is None. And one sentence
+        per task that was left out or rival that can't be had, which says why.
     """
     rows, notes = [], []
     if not config.tasks:
@@ -99,11 +110,19 @@ def probe(
             missing = f"no {samples} sample that was kept has {config.input}"
             return rows, [f"The probes could not be measured: {missing}."]
     shown = training.take(config.input, train_rows), heldout.take(config.input, test_rows)
+    # Once for all: to make tokens of pictures takes as long as to encode them.
+    known = [model.encode_inputs({config.input: values}) for values in shown]
+    tokens: list[TokenRows] = []
+    if set(config.attentive) & set(config.tasks):
+        try:
+            tokens = [token_rows(model, ids) for ids in known]
+        except Exception as error:  # Likewise.
+            notes.append(why_failed("Of the probes, attentive", error))
     views = {
-        "value": lambda: _embed(model, config.input, shown),
+        "value": lambda: _embed(model, known),
         "raw_pixels": lambda: tuple(raw_features(values) for values in shown),
-        "untrained": lambda: _embed(untrained, config.input, shown),
-        "token_histogram": lambda: _histograms(model, config.input, shown),
+        "untrained": lambda: _embed(untrained, known),
+        "token_histogram": lambda: _histograms(model, config.input, known),
     }
     features = {}
     for name, compute in views.items():
@@ -118,18 +137,15 @@ def probe(
             kinds, counts = np.unique(labels, return_counts=True)
             if len(kinds) < 2:
                 raise ValueError("its label is the same in all training samples")
-            found = {
-                name: _accuracy(fit[fit_on], labels, test[test_on], truth, config)
-                for name, (fit, test) in features.items()
-            }
+            row = _score_features(features, fit_on, labels, test_on, truth, config)
+            if tokens and task in config.attentive:
+                row |= _score_attentive(tokens, fit_on, labels, test_on, truth, config)
         except Exception as error:  # Whatever it is: the others can still be probed.
             notes.append(why_failed(f"The probe of {task}", error))
             continue
         chance = float((truth == kinds[counts.argmax()]).mean())
-        accuracy = {name: found[name][0] if name in found else None for name in views}
-        chosen = found["value"][1] if "value" in found else None
-        row = {"task": task, "metric": "accuracy", **accuracy, "chance": chance}
-        rows.append(row | {"inverse_regularization": chosen})
+        missing = dict.fromkeys(name for name in views if name not in features)
+        rows.append({"task": task, "metric": "accuracy", **row, **missing, "chance": chance})
     return rows, notes
 
 
@@ -177,122 +193,70 @@ def untrained_like(model: Any2Any, seed: int = 0) -> Any2Any:
 
 def format_probes(rows: Sequence[dict[str, Any]]) -> str:
     """Returns probes as aligned text."""
-    names = ("value", "raw_pixels", "untrained", "token_histogram", "chance")
+    names = ("value", "attentive", "knn", "raw_pixels", "untrained", "token_histogram", "chance")
     width = max(len(row["task"]) for row in rows) + 2
     lines = ["probe".ljust(width) + "".join(name.rjust(17) for name in names)]
     for row in rows:
-        numbers = "".join(format_number(row[name]).rjust(17) for name in names)
+        numbers = "".join(format_number(row.get(name)).rjust(17) for name in names)
         lines.append(row["task"].ljust(width) + numbers)
     return "\n".join(lines)
-
-
-def raw_features(values: RawBatch) -> Float[np.ndarray, "batch features"]:
-    """Returns what a linear model sees of raw values: numbers, or pictures averaged down."""
-    try:
-        array = np.nan_to_num(np.asarray(values, np.float32))
-    except (TypeError, ValueError) as error:
-        kind = type(values[0]).__name__ if len(values) else "nothing"
-        raise ValueError(
-            f"values of type {kind}, or of different sizes, are no pixels or numbers"
-        ) from error
-    if array.ndim < 3:
-        return array.reshape(len(array), -1)
-    for axis in (1, 2):
-        # Uneven sizes get windows that differ by one pixel.
-        edges = np.linspace(0, array.shape[axis], min(PROBE_PIXELS, array.shape[axis]) + 1)
-        starts = np.floor(edges).astype(int)
-        sums = np.add.reduceat(array, starts[:-1], axis=axis)
-        shape = [1] * array.ndim
-        shape[axis] = -1
-        array = sums / np.diff(starts).reshape(shape)
-    return array.reshape(len(array), -1).astype(np.float32)
-
-
-def token_histogram(
-    ids: Int[np.ndarray, "batch tokens"], vocab_size: int
-) -> Float[np.ndarray, "batch {vocab_size}"]:
-    """Returns how often each id occurs in each sample; padding counts nowhere."""
-    rows = np.broadcast_to(np.arange(len(ids))[:, None], ids.shape)
-    real = ids >= 0
-    flat = rows[real] * vocab_size + ids[real]
-    counts = np.bincount(flat, minlength=len(ids) * vocab_size)
-    return counts.reshape(len(ids), vocab_size).astype(np.float32)
 
 
 Two = tuple[Float[np.ndarray, "train features"], Float[np.ndarray, "test features"]]
 """Features of the training and of the held-out samples."""
 
 
-def _embed(model: Predictor, name: str, shown: tuple[RawBatch, RawBatch]) -> Two:
-    train, test = (np.asarray(model.embed({name: values}), np.float32) for values in shown)
-    return train, test
-
-
-def _histograms(model: Predictor, name: str, shown: tuple[RawBatch, RawBatch]) -> Two:
-    size = model.tokenizers[name].vocab_size
-    ids = [model.tokenize({name: values})[name].reshape(len(values), -1) for values in shown]
-    train, test = (token_histogram(each, size) for each in ids)
-    return train, test
-
-
-def _accuracy(
-    features: Float[np.ndarray, "train features"],
-    labels: Shaped[np.ndarray, "train"],
-    test: Float[np.ndarray, "test features"],
-    truth: Shaped[np.ndarray, "test"],
+def _score_features(
+    features: Mapping[str, Two],
+    fit_on: Bool[np.ndarray, "train"],
+    labels: Shaped[np.ndarray, "known"],
+    test_on: Bool[np.ndarray, "test"],
+    truth: Shaped[np.ndarray, "asked"],
     config: ProbeConfig,
-) -> tuple[float, float]:
-    """Returns the accuracy on held-out samples, and the C that was chosen for it."""
-    # Take long to import, and a run is trained before it is probed.
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import Pipeline, make_pipeline
-    from sklearn.preprocessing import StandardScaler
-    from threadpoolctl import threadpool_limits
-
-    # Samples may lie sorted by class, so that a fifth is drawn at random, always the same.
-    order = np.random.Generator(np.random.Philox(0)).permutation(len(labels))
-    most = max(1, len(labels) * 4 // 5)
-    fitted_on, chosen_on = np.sort(order[:most]), np.sort(order[most:])
-
-    def fit(c: float, part: Int[np.ndarray, "part"]) -> Pipeline:
-        regression = LogisticRegression(C=c, max_iter=config.max_iterations)
-        return make_pipeline(StandardScaler(), regression).fit(features[part], labels[part])
-
-    def score(c: float) -> float:
-        return fit(c, fitted_on).score(features[chosen_on], labels[chosen_on])
-
-    candidates = sorted(set(config.inverse_regularization))
-    can_choose = len(candidates) > 1 and len(np.unique(labels[fitted_on])) > 1
-    # One thread: on problems of this size the threads of BLAS cost far more than they save.
-    with threadpool_limits(1), warnings.catch_warnings():
-        # The limit of iterations is the probe's definition: it stops all rivals alike.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        best = best_inside(candidates, score) if can_choose else config.inverse_regularization[0]
-        return float(fit(best, np.arange(len(labels))).score(test, truth)), best
+) -> dict[str, Any]:
+    """Returns the part of a row that is read off one vector per sample."""
+    row: dict[str, Any] = dict.fromkeys(("inverse_regularization", "interval", "knn", "knn_k"))
+    for name, (fit, test) in features.items():
+        fitted = fit_linear(
+            fit[fit_on],
+            labels,
+            "class",
+            config.inverse_regularization,
+            max_iterations=config.max_iterations,
+        )
+        is_right = fitted.predict(test[test_on]) == truth
+        row[name] = float(is_right.mean())
+        if name == "value":
+            row["inverse_regularization"] = fitted.strength
+            row["interval"] = list(interval_of_mean(is_right))
+            nearest = ask_neighbours(fit[fit_on], labels, test[test_on], "class")
+            row["knn"] = float((nearest.by_k[nearest.k] == truth).mean())
+            row["knn_k"] = nearest.k
+    return row
 
 
-def best_inside(candidates: Sequence[float], score: Callable[[float], float]) -> float:
-    """Returns the candidate of the highest score; of equal ones the smallest inside the grid.
+def _score_attentive(
+    tokens: Sequence[TokenRows],
+    fit_on: Bool[np.ndarray, "train"],
+    labels: Shaped[np.ndarray, "known"],
+    test_on: Bool[np.ndarray, "test"],
+    truth: Shaped[np.ndarray, "asked"],
+    config: ProbeConfig,
+) -> dict[str, Any]:
+    fit, test = tokens
+    known = fit.tokens[fit_on], fit.is_real[fit_on], labels, "class"
+    answer = train_attentive(*known, config.head, jax.random.key(0))
+    is_right = answer(test.tokens[test_on], test.is_real[test_on]) == truth
+    interval = list(interval_of_mean(is_right))
+    return {"attentive": float(is_right.mean()), "attentive_interval": interval}
 
-    Where the best is the first or last, what lies beyond may be better: the grid grows there, by
-    the factor between its last two, until the best lies inside, within `LEAST_C` and `MOST_C`.
 
-    Args:
-        candidates: At least two positive numbers, ascending.
-        score: Of a candidate.
-    """
-    grid = {c: score(c) for c in candidates}
-    while True:
-        ordered = sorted(grid)
-        ends = {ordered[0], ordered[-1]}
-        best = max(ordered, key=lambda c: (grid[c], c not in ends, -c))
-        if best == ordered[0]:
-            beyond = ordered[0] * ordered[0] / ordered[1]
-        elif best == ordered[-1]:
-            beyond = ordered[-1] * ordered[-1] / ordered[-2]
-        else:
-            return best
-        if not LEAST_C * 0.999 <= beyond <= MOST_C * 1.001:
-            return best
-        grid[beyond] = score(beyond)
+def _embed(model: Predictor, known: Sequence[Mapping[str, np.ndarray]]) -> Two:
+    train, test = (np.asarray(model.features({}, known=ids))[:, 0] for ids in known)
+    return train, test
+
+
+def _histograms(model: Predictor, name: str, known: Sequence[Mapping[str, np.ndarray]]) -> Two:
+    size = model.tokenizers[name].vocab_size
+    train, test = (token_histogram(ids[name].reshape(len(ids[name]), -1), size) for ids in known)
+    return train, test

@@ -50,12 +50,14 @@ means of 8 x 8 cells of pictures, and on counts of words and boxes; *nearest*: t
 training sample whose input is most similar by these."""
 
 PROBES = """\
-Accuracy of a linear classifier (logistic regression on standardised features, fitted on training
-samples, its regularisation chosen on a fifth of them) on held-out samples. Its features are, by
-column: the frozen encoder's; the input itself, pictures averaged down to 16 x 16 pixels; those of
-the same encoder with fresh weights; how often each token occurs in the input. Chance always
-answers the commonest training label. C is the inverse strength of the regularisation chosen for
-the encoder's features: the best of a grid, which is widened while its best is at its end."""
+Accuracy, on held-out samples, of a linear classifier (logistic regression on standardised features,
+fitted on training samples, its regularisation chosen on a fifth of them). Its features are, by
+column: the mean of the frozen encoder's tokens; the input itself, pictures averaged down to 16 x 16
+pixels; those of the same encoder with fresh weights; how often each token occurs in the input.
+Chance always answers the commonest training label. C is the inverse strength of the regularisation
+chosen for the encoder's features: the best of a grid, which is widened while its best is at its
+end. Beside the linear classifier stand, where they were measured, an attentive probe, which pools
+the encoder's tokens by learned queries, and the weighted vote of the nearest training samples."""
 
 
 UNMEASURED = """\
@@ -311,11 +313,14 @@ def _tokenizers_table(tokenizers: Mapping[str, Mapping[str, Any]]) -> str:
 def _probes_table(probes: Sequence[Mapping[str, Any]]) -> str:
     columns = {
         "value": "encoder",
+        "attentive": "attentive probe",
+        "knn": "neighbours",
         "raw_pixels": "raw pixels",
         "untrained": "untrained encoder",
         "token_histogram": "token histogram",
         "chance": "chance",
     }
+    columns = {name: told for name, told in columns.items() if any(name in row for row in probes)}
     lines = []
     for row in probes:
         numbers = [_number(row.get(name)) for name in columns]

@@ -23,6 +23,7 @@ from data_pipeline.sources.tfds import TfdsData
 from fourm.devices.layout import MeshConfig
 from fourm.evaluation.config import EvaluationConfig, LikelihoodTasks, RegionConfig
 from fourm.evaluation.probes import ProbeConfig
+from fourm.evaluation.probing.heads import HeadConfig
 from fourm.inference.settings import GenerationConfig
 from fourm.masking.mixture import MaskingComponent, MaskingConfig, Ml4mRules
 from fourm.model.config import ModelConfig, PublishedOptions
@@ -85,6 +86,7 @@ CONFIG_CLASSES = {
         MaskingComponent,
         MaskingConfig,
         ModelConfig,
+        HeadConfig,
         ProbeConfig,
         OptimizerConfig,
     ),

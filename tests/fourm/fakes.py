@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from fourm.features.extract import TokenFeatures
 from fourm.run_directory.sample_set import SampleSet
 from fourm.token_space import TokenSpace
 from tokenizers.base import Boxes
@@ -110,6 +111,14 @@ class FakeModel:
         return SimpleNamespace(values={name: self.tokenizers[name].decode(ids) for name in targets})
 
     def embed(self, inputs, batch_size=64):
-        ids = next(iter(self.tokenize(inputs).values()))[:, 0]
-        features = np.random.default_rng(0).normal(size=(len(ids), 16)).astype(np.float32)
-        return features if self.kind == "constant" else features + 3 * np.eye(16)[ids]
+        return self.features(inputs)[:, 0]
+
+    def features(self, inputs, layers=None, pool="mean", known=None):
+        name, ids = next(iter((known or self.tokenize(inputs)).items()))
+        noise = np.random.default_rng(0).normal(size=(len(ids), 1, 16)).astype(np.float32)
+        vectors = noise if self.kind == "constant" else noise + 3 * np.eye(16)[ids[:, :1]]
+        if pool != "none":
+            return vectors
+        tokens = np.stack([np.zeros_like(vectors), vectors], axis=2)
+        is_real = {name: np.full((len(vectors), 2), [False, True])}
+        return TokenFeatures({name: tokens}, is_real, (1,))

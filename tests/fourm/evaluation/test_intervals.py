@@ -1,7 +1,12 @@
 import numpy as np
 import pytest
 
-from fourm.evaluation.intervals import difference, interval_of, resampled_scores
+from fourm.evaluation.intervals import (
+    difference,
+    interval_of,
+    interval_of_mean,
+    resampled_scores,
+)
 from tests.fourm.fakes import COLORS
 from tokenizers.scalars import Scalar
 from tokenizers.spread import take_rows
@@ -97,3 +102,10 @@ def test_pixels_are_looked_at_once():
 
     resampled_scores(Counting(), *make_pair(values), "abs_rel")
     assert sum(looked) == 9
+
+
+def test_the_interval_of_a_mean_is_that_of_the_binomial_law():
+    is_right = np.arange(400) % 4 > 0
+    low, high = interval_of_mean(is_right, num_resamples=2000)
+    spread = 1.96 * np.sqrt(0.75 * 0.25 / 400)
+    np.testing.assert_allclose([low, high], [0.75 - spread, 0.75 + spread], atol=0.008)

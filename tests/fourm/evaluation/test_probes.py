@@ -1,20 +1,9 @@
 import dataclasses
-import math
 
 import numpy as np
 import pytest
 
-from fourm.evaluation.probes import (
-    LEAST_C,
-    MOST_C,
-    ProbeConfig,
-    best_inside,
-    format_probes,
-    probe,
-    raw_features,
-    token_histogram,
-    why_not_probed,
-)
+from fourm.evaluation.probes import ProbeConfig, format_probes, probe, why_not_probed
 from fourm.run_directory.sample_set import Column, SampleSet
 from tests.fourm.fakes import MODALITIES, FakeModel, make_sample, make_set
 
@@ -42,9 +31,20 @@ def test_rows_have_the_fields_of_the_report():
         assert {"task", "value", "raw_pixels", "untrained"} <= set(row)
         assert set(row) == {
             "task", "metric", "value", "raw_pixels", "untrained", "token_histogram", "chance",
-            "inverse_regularization",
+            "inverse_regularization", "interval", "knn", "knn_k",
         }  # fmt: skip
-        assert all(isinstance(row[name], float) for name in set(row) - {"task", "metric"})
+        others = set(row) - {"task", "metric", "interval", "knn_k"}
+        assert all(isinstance(row[name], float) for name in others)
+        low, high = row["interval"]
+        assert low <= row["value"] <= high
+
+
+def test_the_tasks_that_are_named_are_read_by_an_attentive_probe_too():
+    rows, notes = run(dataclasses.replace(CONFIG, attentive=("word", "age")))
+    assert notes == [] and [("attentive" in row) for row in rows] == [False, False, True]
+    assert rows[2]["attentive"] > 0.85 and rows[2]["attentive_interval"][0] > 0.75
+    assert rows[2]["knn"] > 0.85
+    assert f"{rows[2]['attentive']:.3f}" in format_probes(rows)
 
 
 def test_chance_is_the_share_of_the_commonest_training_label():
@@ -122,38 +122,5 @@ def test_without_a_sample_of_the_input_the_probes_are_left_out_with_a_note():
     assert rows == [] and "no held-out sample that was kept has rgb" in notes[0]
 
 
-@pytest.mark.parametrize("best", [1e-5, 0.01, 1.0, 1e4])
-def test_the_grid_grows_until_its_best_lies_inside(best):
-    tried = []
-
-    def score(c):
-        tried.append(c)
-        return -abs(math.log10(c / best))
-
-    assert best_inside([0.001, 0.01, 0.1], score) == pytest.approx(best)
-    assert len(tried) == len(set(tried))
-    assert min(tried) >= LEAST_C * 0.99 and max(tried) <= MOST_C * 1.01
-
-
-def test_the_grid_does_not_grow_where_candidates_are_equally_good():
-    tried = []
-    assert best_inside([0.001, 0.01, 0.1], lambda c: tried.append(c) or 1.0) == 0.01
-    assert len(tried) == 3
-
-
 def test_without_tasks_there_are_no_probes():
     assert run(ProbeConfig()) == ([], [])
-
-
-def test_pictures_are_averaged_down_whatever_their_size():
-    pictures = np.random.default_rng(0).integers(0, 256, (2, 32, 48, 3)).astype(np.uint8)
-    small = raw_features(pictures).reshape(2, 16, 16, 3)
-    np.testing.assert_allclose(small[1, 2, 3], pictures[1, 4:6, 9:12].mean((0, 1)), rtol=1e-5)
-    assert raw_features(pictures[:, :30, :17]).shape == (2, 16 * 16 * 3)
-    assert raw_features(pictures[:, :8, :8]).shape == (2, 8 * 8 * 3)
-    np.testing.assert_array_equal(raw_features([1.5, 2.0]), [[1.5], [2.0]])
-
-
-def test_histograms_count_ids_and_leave_out_padding():
-    ids = np.array([[0, 2, 2, -1], [1, -1, -1, -1]])
-    np.testing.assert_array_equal(token_histogram(ids, 3), [[1, 0, 2], [0, 1, 0]])
