@@ -5,7 +5,13 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from fourm.model.config import ModelConfig
-from fourm.model.positions import cells_of, has_cells_of_different_size, shares_of_cells
+from fourm.model.positions import (
+    cells_of,
+    cells_of_boxes,
+    has_boxes,
+    has_cells_of_different_size,
+    shares_of_cells,
+)
 from fourm.model.transformer import can_attend_targets
 from fourm.token_space import MaskedBatch, TokenSpace
 
@@ -52,14 +58,22 @@ def count_flops(space: TokenSpace, config: ModelConfig, batch: MaskedBatch) -> f
     widths = np.array([entry.feature_width for entry in space.ranges], np.float64)
     head = 2 * config.dim * _sum_over(vocabulary, targets.modality, targets.is_real)
     projections = 2 * config.dim * _sum_over(widths, inputs.modality, inputs.is_real)
+    cells = jnp.asarray(cells_of(space))
+    own, same = cells[targets.position], cells[inputs.position]
+    are_real = targets.is_real[:, :, None] & inputs.is_real[:, None, :]
+
+    def gathered(others: Array, means: int) -> np.ndarray:
+        """Of means over what shares a place, and of projecting them."""
+        pairs = ((shares_of_cells(own, others) > 0) & are_real).sum((1, 2))
+        return means * (square * asked + 2 * config.dim * np.asarray(pairs, np.float64))
+
     places = np.zeros(len(shown))
     if config.same_place:
-        shares = shares_of_cells(cells_of(space), targets.position, inputs.position) > 0
-        are_real = targets.is_real[:, :, None] & inputs.is_real[:, None, :]
-        same = np.asarray((shares & are_real).sum((1, 2)), np.float64)
-        # Of the mean, and of what is weighted by each of three offsets.
+        # The mean, and what is weighted by each of three offsets.
         has_offsets = config.within_place and has_cells_of_different_size(space)
-        places = (4 if has_offsets else 1) * (square * asked + 2 * config.dim * same)
+        places = gathered(same, 4 if has_offsets else 1)
+    if config.inside_boxes and has_boxes(space):
+        places = places + gathered(cells_of_boxes(space, inputs), 4)
     return 3 * float((layers + square * context + places + head + projections).sum())
 
 

@@ -40,6 +40,8 @@ class TokenRange(Checked):
         feature_width: Numbers per token of features, or that describe a token of a grid to the
             encoder beside its id; 0 for ids alone.
         feature_bias: Whether the projection of features has a bias.
+        box_starts: First ids, relative to the range, of the left, top, right and bottom edges of
+            boxes and of their classes, which follow each other in this order; empty for others.
         is_input: False for a modality that the encoder never learned to read.
         is_target: False for a modality that the decoder never learned to predict.
     """
@@ -55,6 +57,7 @@ class TokenRange(Checked):
     feature_bias: bool = False
     is_input: bool = True
     is_target: bool = True
+    box_starts: tuple[int, ...] = ()
 
     @property
     def kind(self) -> Literal["grid", "sequence", "features"]:
@@ -145,6 +148,9 @@ class TokenSpace(Checked):
                 and min(entry.token_shape) >= 1
                 and entry.num_tokens <= MOST
                 and all(0 <= each < entry.vocab_size for each in ids)
+                and len(entry.box_starts) in (0, 5)
+                and list(entry.box_starts) == sorted({*entry.box_starts})
+                and all(0 < each < entry.vocab_size for each in entry.box_starts)
             )
             if not is_possible:
                 raise ValueError(
@@ -241,4 +247,5 @@ def _range_of(name: str, tokenizer: Tokenizer) -> TokenRange:
         if not tokenizer.vocab_size or is_described(tokenizer)
         else 0,
         feature_bias=getattr(tokenizer, "feature_bias", False),
+        box_starts=getattr(tokenizer, "box_starts", ()),
     )

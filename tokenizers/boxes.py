@@ -258,6 +258,7 @@ class BoxTokenizer:
         self.vocab_size = int(self._starts[4]) + self._num_classes
         self.token_shape = (5 * values.max_boxes + 1,)
         self.special = SequenceTokens(end=0, first_sentinel=1, num_sentinels=config.num_sentinels)
+        self.box_starts = tuple(self._starts.tolist())
 
     def encode(self, values: RawBatch) -> Int32[np.ndarray, "batch tokens"]:
         """Returns ids [batch, 5 * max_boxes + 1]; boxes beyond `max_boxes` are left out.

@@ -104,6 +104,9 @@ class ModelConfig(Checked):
     within_place: bool = True
     """Where grids differ in size, also start from where within its place a target lies, so that a
     fine grid can tell the quarters of a coarse cell apart."""
+    inside_boxes: bool = True
+    """Where boxes are shown, also start every target of a grid from what the encoder has of the
+    boxes around its place, and from where within them it lies."""
     fused_attention: bool = True
     """On GPUs, in half precision, attend by cuDNN's flash attention where its rules hold."""
     joined_products: bool = False
@@ -124,7 +127,11 @@ class ModelConfig(Checked):
     published: PublishedOptions = field(default_factory=PublishedOptions)
     """What the published 4M models have differently."""
 
-    EARLIER_DEFAULTS: ClassVar[dict[str, Any]] = {"same_place": False, "within_place": False}
+    EARLIER_DEFAULTS: ClassVar[dict[str, Any]] = {
+        "same_place": False,
+        "within_place": False,
+        "inside_boxes": False,
+    }
 
     @property
     def dtype(self) -> jnp.dtype:

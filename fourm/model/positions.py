@@ -1,12 +1,13 @@
 """Positions of tokens within their modality."""
 
+import itertools
 from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from fourm.token_space import TokenRange, TokenSpace
+from fourm.token_space import MASK_ID, Inputs, TokenRange, TokenSpace
 
 
 def sincos_positions(entry: TokenRange, dim: int) -> Float[Array, "positions {dim}"]:
@@ -70,18 +71,15 @@ def has_cells_of_different_size(space: TokenSpace) -> bool:
 
 
 def shares_of_cells(
-    cells: Float[np.ndarray, "positions 4"],
-    position: Int[Array, "batch t"],
-    shown: Int[Array, "batch s"],
+    own: Float[Array, "batch t 4"], others: Float[Array, "batch s 4"]
 ) -> Float[Array, "batch t s"]:
-    """Returns the area that the cell of each position has in common with those of others.
+    """Returns the area that each cell has in common with those of others.
 
     Args:
-        cells: As from `cells_of`.
-        position: Positions whose cells are filled.
-        shown: Positions whose cells fill them.
+        own: Cells that are filled, as those of `cells_of`.
+        others: Cells that fill them.
     """
-    own, others = jnp.asarray(cells)[position][:, :, None], jnp.asarray(cells)[shown][:, None]
+    own, others = own[:, :, None], others[:, None]
 
     def length(start: int, end: int) -> Float[Array, "batch t s"]:
         ends = jnp.minimum(own[..., end], others[..., end])
@@ -91,15 +89,13 @@ def shares_of_cells(
 
 
 def offsets_of_cells(
-    cells: Float[np.ndarray, "positions 4"],
-    position: Int[Array, "batch t"],
-    shown: Int[Array, "batch s"],
+    own: Float[Array, "batch t 4"], others: Float[Array, "batch s 4"]
 ) -> tuple[Float[Array, "batch t s"], Float[Array, "batch t s"]]:
-    """Returns how far down and right of the middle of others' cells that of each position lies.
+    """Returns how far down and right of the middle of others' cells each cell lies.
 
     In quarters of the longer of both sides: 1 or -1 for halves of a cell, 0 for the whole of it.
     """
-    own, others = jnp.asarray(cells)[position][:, :, None], jnp.asarray(cells)[shown][:, None]
+    own, others = own[:, :, None], others[:, None]
 
     def offset(start: int, end: int) -> Float[Array, "batch t s"]:
         longer = jnp.maximum(own[..., end] - own[..., start], others[..., end] - others[..., start])
@@ -107,3 +103,42 @@ def offsets_of_cells(
         return 2 * between / jnp.maximum(longer, 1e-6)
 
     return offset(0, 1), offset(2, 3)
+
+
+def has_boxes(space: TokenSpace) -> bool:
+    """Tells whether a modality writes boxes, and another has cells that lie in them."""
+    return any(entry.box_starts for entry in space.ranges) and any(
+        len(entry.token_shape) == 2 for entry in space.ranges
+    )
+
+
+def cells_of_boxes(space: TokenSpace, inputs: Inputs) -> Float[Array, "batch inputs 4"]:
+    """Returns what part of the picture the box takes of which each input is the last token.
+
+    As `cells_of` does: top, bottom, left, right; all zero for other inputs, and for boxes of which
+    a token is hidden.
+    """
+    part = np.full(space.vocab_size, -1, np.int32)
+    edge = np.zeros(space.vocab_size, np.float32)
+    for entry in space.ranges:
+        starts = entry.box_starts
+        for number, (start, end) in enumerate(itertools.pairwise((*starts, entry.vocab_size))):
+            rows = slice(entry.first_id + start, entry.first_id + end)
+            # Five parts of each modality that has boxes, so that those of two never make one.
+            part[rows] = 5 * entry.index + number
+            edge[rows] = np.linspace(0.0, 1.0, end - start) if number < 4 else 0.0
+    ids = jnp.where(inputs.is_real, inputs.ids, MASK_ID)
+
+    def before(count: int) -> Int[Array, "batch inputs"]:
+        return jnp.pad(ids, ((0, 0), (count, 0)), constant_values=MASK_ID)[:, : ids.shape[1]]
+
+    last = jnp.asarray(part)[ids]
+    is_box = (last >= 0) & (last % 5 == 4)
+    edges = []
+    for count in (4, 3, 2, 1):
+        is_box = is_box & (jnp.asarray(part)[before(count)] == last - count)
+        edges.append(jnp.asarray(edge)[before(count)])
+    left, top, right, bottom = edges
+    cells = jnp.minimum(top, bottom), jnp.maximum(top, bottom)
+    cells += jnp.minimum(left, right), jnp.maximum(left, right)
+    return jnp.where(is_box[..., None], jnp.stack(cells, axis=-1), 0.0)

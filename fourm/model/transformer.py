@@ -15,6 +15,8 @@ from fourm.model.blocks import DecoderBlock, EncoderBlock
 from fourm.model.config import ModelConfig
 from fourm.model.positions import (
     cells_of,
+    cells_of_boxes,
+    has_boxes,
     has_cells_of_different_size,
     offsets_of_cells,
     rows_of_positions,
@@ -66,6 +68,30 @@ def pad_registers(is_real: Bool[Array, "batch n"], count: int) -> Bool[Array, "b
     if not count:
         return is_real
     return jnp.pad(is_real, ((0, 0), (count, 0)), constant_values=True)
+
+
+def gather_cells(
+    own: Float[Array, "batch m 4"],
+    others: Float[Array, "batch n 4"],
+    context: Float[Array, "batch c dim"],
+    inputs: Inputs,
+    with_moments: bool,
+) -> list[Float[Array, "batch m dim"]]:
+    """Returns the mean of the context of inputs by the area that cells share with theirs.
+
+    With moments, three more means: by how far down, how far right, and both, cells lie of theirs.
+    """
+    shares = jnp.where(inputs.is_real[:, None, :], shares_of_cells(own, others), 0.0)
+    shares = shares / jnp.maximum(shares.sum(axis=-1, keepdims=True), 1e-12)
+    shown = context[:, -inputs.ids.shape[1] :]
+
+    def mean(shares: Float[Array, "batch m n"]) -> Float[Array, "batch m dim"]:
+        return jnp.einsum("bmn,bnd->bmd", shares.astype(shown.dtype), shown)
+
+    if not with_moments:
+        return [mean(shares)]
+    down, right = offsets_of_cells(own, others)
+    return [mean(shares), *(mean(shares * each) for each in (down, right, down * right))]
 
 
 PROJECTION = "projection_"
@@ -125,11 +151,14 @@ class FourM(nnx.Module):
                 # One attribute each: a dictionary here would be in the state of all models.
                 projection = dense(config, entry.feature_width, dim, rngs, entry.feature_bias)
                 setattr(self, projection_name(entry), projection)
-        is_wanted = config.same_place and config.within_place and has_cells_of_different_size(space)
         # Of zeros, so that a model that takes its weights from one without predicts the same.
         zeros = nnx.initializers.zeros
+        is_wanted = config.same_place and config.within_place and has_cells_of_different_size(space)
         within = dense(config, 3 * dim, dim, rngs, False, zeros) if is_wanted else None
         self.within_place = within
+        is_wanted = config.inside_boxes and has_boxes(space)
+        inside = dense(config, 4 * dim, dim, rngs, False, zeros) if is_wanted else None
+        self.inside_boxes = inside
 
     @property
     def is_sequence(self) -> Bool[Array, "modalities"]:
@@ -247,20 +276,26 @@ class FourM(nnx.Module):
         far down, how far right, and both, the target lies of what is shown: together with the first
         they tell the quarters of a cell apart.
         """
-        where = cells_of(self.space), targets.position, inputs.position
-        shares = jnp.where(inputs.is_real[:, None, :], shares_of_cells(*where), 0.0)
-        shares = shares / jnp.maximum(shares.sum(axis=-1, keepdims=True), 1e-12)
-        shown = context[:, -inputs.ids.shape[1] :]
-
-        def mean(shares: Float[Array, "batch m n"]) -> Float[Array, "batch m dim"]:
-            return jnp.einsum("bmn,bnd->bmd", shares.astype(shown.dtype), shown)
-
-        start = apply_flat(self.same_place, mean(shares))
+        cells = jnp.asarray(cells_of(self.space))
+        own, others = cells[targets.position], cells[inputs.position]
+        mean, *moments = gather_cells(own, others, context, inputs, self.within_place is not None)
+        start = apply_flat(self.same_place, mean)
         if self.within_place is None:
             return start
-        down, right = offsets_of_cells(*where)
-        moments = [mean(shares * offset) for offset in (down, right, down * right)]
         return start + apply_flat(self.within_place, jnp.concatenate(moments, axis=-1))
+
+    def gather_boxes(
+        self, targets: Targets, context: Float[Array, "batch c dim"], inputs: Inputs
+    ) -> Float[Array, "batch m dim"]:
+        """Returns what every target starts from of the shown boxes around its place; zero where
+        there is none.
+
+        A box stands where its last token does, of which the encoder knows all others. Means and
+        moments are those of `gather_same_place`: the latter say where within a box a target lies.
+        """
+        own = jnp.asarray(cells_of(self.space))[targets.position]
+        found = gather_cells(own, cells_of_boxes(self.space, inputs), context, inputs, True)
+        return apply_flat(self.inside_boxes, jnp.concatenate(found, axis=-1))
 
     def decode(
         self, targets: Targets, context: Float[Array, "batch c dim"], inputs: Inputs
@@ -275,6 +310,8 @@ class FourM(nnx.Module):
         x, can_attend = self.start_decoder(targets)
         if self.same_place is not None:
             x = x + self.gather_same_place(targets, context, inputs)
+        if self.inside_boxes is not None:
+            x = x + self.gather_boxes(targets, context, inputs)
         is_real = pad_registers(inputs.is_real, context.shape[1] - inputs.is_real.shape[1])
         x = self.decoder(x, context, can_attend, is_real[:, None, :])
         return self.decoder_norm(x)

@@ -162,6 +162,7 @@ def to_model_config(config: Config) -> ModelConfig:
         embedding_std=0.02,
         same_place=False,
         within_place=False,
+        inside_boxes=False,
         scan_layers=True,
         remat="blocks" if config["use_act_checkpoint"] else "none",
         # So are they compared with recordings.

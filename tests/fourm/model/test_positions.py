@@ -43,8 +43,8 @@ SHARES = np.einsum("iyx,jyx->ij", PIXELS, PIXELS) / FINEST**2
 
 
 def test_cells_share_what_their_pixels_share():
-    every = jnp.arange(SPACE.num_positions)[None]
-    shares = shares_of_cells(cells_of(SPACE), every, every)
+    every = jnp.asarray(cells_of(SPACE))[None]
+    shares = shares_of_cells(every, every)
     np.testing.assert_allclose(shares[0], SHARES, atol=1e-6)
 
 
@@ -72,8 +72,8 @@ def model() -> FourM:
 
 
 def test_offsets_are_of_the_middles_of_cells():
-    every = jnp.arange(SPACE.num_positions)[None]
-    below, right = offsets_of_cells(cells_of(SPACE), every, every)
+    every = jnp.asarray(cells_of(SPACE))[None]
+    below, right = offsets_of_cells(every, every)
     row, column = np.mgrid[:FINEST, :FINEST] + 0.5
     sizes = PIXELS.any(2).sum(1), PIXELS.any(1).sum(1)
     for found, coordinate, size in zip((below, right), (row, column), sizes, strict=True):
