@@ -1,4 +1,4 @@
-"""Changes to pictures that are shown and never asked: colours, blur, noise and holes.
+"""Changes to pictures that are shown and never asked: colours, blur, noise, holes and patches.
 
 Crops and flips hold for all modalities alike, and for what is asked. What is here is done to
 single modalities of a view, to what the model reads of them alone.
@@ -28,7 +28,8 @@ class AugmentConfig(Checked):
     """How pictures of random views are changed where they are shown; nothing by default.
 
     View 0 of a sample stays as it is, and what is asked of any view. Colours change as in
-    torchvision's ColorJitter, in a random order; blur, noise and a hole follow.
+    torchvision's ColorJitter, in a random order; blur, noise, a hole, and a patch of another sample
+    follow.
     """
 
     modalities: tuple[str, ...] = ()
@@ -51,6 +52,10 @@ class AugmentConfig(Checked):
     distances."""
     cut_out: float = 0.0
     """Area of a window of the picture that is filled with the mean of the picture, as a share."""
+    cut_mix: float = 0.0
+    """Area of a window that is filled with what another sample shows there, as a share: of the
+    first view of a random one, at the same place in all modalities that are changed (Yun et al.
+    2019; what is asked is not mixed)."""
 
     def check_knobs(self, knob: str) -> None:
         for name in ("brightness", "contrast", "saturation"):
@@ -76,16 +81,18 @@ class AugmentConfig(Checked):
                     f"{name_knob(knob, 'noise')}.{name} is {deviation}; it must be finite and not "
                     "negative."
                 )
-        if not 0 <= self.cut_out < 1:
-            raise ValueError(
-                f"{name_knob(knob, 'cut_out')} is {self.cut_out}; it must be a share of the "
-                "picture, at least 0 and below 1."
-            )
+        for name in ("cut_out", "cut_mix"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(
+                    f"{name_knob(knob, name)} is {getattr(self, name)}; it must be a share of the "
+                    "picture, at least 0 and below 1."
+                )
 
     @property
     def is_on(self) -> bool:
         """True if anything is changed."""
-        return self.changes_colors or bool(self.blur or self.cut_out or any(self.noise.values()))
+        areas = self.cut_out or self.cut_mix
+        return self.changes_colors or bool(self.blur or areas or any(self.noise.values()))
 
     @property
     def changes_colors(self) -> bool:
@@ -138,8 +145,24 @@ class AugmentConfig(Checked):
                 "first view is never changed: set it to at least 2, or to 0 to have it chosen."
             )
 
+    def other_of(self, key: tuple[int, int, int], count: int) -> int | None:
+        """Returns the sample of which a view shows a patch; None where it shows none.
+
+        Args:
+            key: Seed, sample and view.
+            count: Samples that there are.
+        """
+        if not self.cut_mix or count < 2:
+            return None
+        place_and_other = draws_of(*key, MIXED).random(3)
+        return (key[1] + 1 + int(place_and_other[2] * (count - 1))) % count
+
     def apply(
-        self, sample: Sample, values: Mapping[str, Values], key: tuple[int, int, int]
+        self,
+        sample: Sample,
+        values: Mapping[str, Values],
+        key: tuple[int, int, int],
+        other: Sample | None = None,
     ) -> Sample:
         """Returns changed values of those modalities of a view that are changed.
 
@@ -147,12 +170,32 @@ class AugmentConfig(Checked):
             sample: The view, in which nothing is changed.
             values: By modality.
             key: Seed, sample and view. Each modality has draws of its own besides.
+            other: The first view of the sample that `other_of` names. Modalities that it lacks show
+                no patch.
         """
-        return {
+        changed = {
             name: augment_picture(sample[name], values[name], self, name, key)
             for name in self.names(values)
             if name in sample
         }
+        if other is None:
+            return changed
+        top, left, _ = draws_of(*key, MIXED).random(3)
+        for name in changed.keys() & other.keys():
+            window = window_of(changed[name].shape, self.cut_mix, (top, left))
+            # As a whole: what is unknown in the other is unknown here.
+            changed[name][window] = other[name][window]
+        return changed
+
+
+MIXED = "cut_mix"
+"""Names the draws of a patch among those of a view."""
+
+
+def draws_of(seed: int, sample: int, view: int, name: str) -> np.random.Generator:
+    """Returns the draws of one modality of a view, or of what is named otherwise."""
+    sequence = np.random.SeedSequence([seed, sample, view, zlib.crc32(name.encode())])
+    return np.random.Generator(np.random.Philox(sequence))
 
 
 def augment_picture(
@@ -171,8 +214,7 @@ def augment_picture(
         name: Of the modality.
         key: Seed, sample and view.
     """
-    sequence = np.random.SeedSequence([*key, zlib.crc32(name.encode())])
-    random = np.random.Generator(np.random.Philox(sequence))
+    random = draws_of(*key, name)
     # Always the same draws, so that no option changes what the others mean.
     factors, order = random.uniform(-1, 1, 4), random.permutation(4)
     is_blurred, sigma, top, left = random.random(4)
@@ -281,16 +323,24 @@ def cut_out(
         area: Of the window, as a share.
         place: Where it is, 0 to 1: at the top or at the bottom, and on the left or on the right.
     """
-    lengths = [max(1, round(side * area**0.5)) for side in picture.shape[:2]]
-    starts = [
-        int(share * (side - length + 1))
-        for share, side, length in zip(place, picture.shape[:2], lengths, strict=True)
-    ]
-    window = tuple(
-        slice(start, start + length) for start, length in zip(starts, lengths, strict=True)
-    )
+    window = window_of(picture.shape, area, place)
     count = np.maximum(is_known.sum(axis=(0, 1)), 1)
     mean = np.where(is_known, picture, 0.0).sum(axis=(0, 1)) / count
     changed = picture.copy()
     changed[window] = np.where(is_known[window], mean, picture[window])
     return changed
+
+
+def window_of(
+    shape: tuple[int, ...], area: float, place: tuple[float, float]
+) -> tuple[slice, slice]:
+    """Returns rows and columns of a window with the picture's aspect ratio; see `cut_out`."""
+    lengths = [max(1, round(side * area**0.5)) for side in shape[:2]]
+    starts = [
+        int(share * (side - length + 1))
+        for share, side, length in zip(place, shape[:2], lengths, strict=True)
+    ]
+    rows, columns = (
+        slice(start, start + length) for start, length in zip(starts, lengths, strict=True)
+    )
+    return rows, columns

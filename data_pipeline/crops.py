@@ -204,13 +204,31 @@ class TransformedSource:
         for index in indices:
             if not 0 <= index < len(self):
                 raise IndexError(f"Index {index} is not in [0, {len(self)}).")
-        originals = list(dict.fromkeys(int(index) // self.views for index in indices))
+        others = {int(index): self._other_of(int(index)) for index in indices}
+        shown = [int(index) // self.views for index in indices]
+        shown += [other for other in others.values() if other is not None]
+        originals = list(dict.fromkeys(shown))
         samples = self.read(originals)
         checked = {
             original: self.check(sample, original)
             for original, sample in zip(originals, samples, strict=True)
         }
-        return [self.view(checked[int(index) // self.views], int(index)) for index in indices]
+        firsts: dict[int | None, Sample] = {
+            other: self.view(checked[other], other * self.views)
+            for other in others.values()
+            if other is not None
+        }
+        return [
+            self.view(checked[int(index) // self.views], int(index), firsts.get(others[int(index)]))
+            for index in indices
+        ]
+
+    def _other_of(self, index: int) -> int | None:
+        """Returns the sample of which a view shows a patch; None where it shows none."""
+        if not self.augmented or not index % self.views:
+            return None
+        key = self._seed, *divmod(index, self.views)
+        return self._augment.other_of(key, len(self.source))
 
     def read(self, originals: list[int]) -> list[Sample]:
         """Returns raw samples; one that can't be read at all has a note and nothing else."""
@@ -339,8 +357,9 @@ class TransformedSource:
     def _is_of_view(self, name: str) -> bool:
         return name not in NO_MODALITIES and getattr(self._values[name], "is_of_view", False)
 
-    def view(self, sample: Sample, index: int) -> Sample:
-        """Returns a checked sample as the view `index` shows it."""
+    def view(self, sample: Sample, index: int, other: Sample | None = None) -> Sample:
+        """Returns a checked sample as the view `index` shows it, perhaps with a patch of the first
+        view of another one."""
         is_given = CROPS in sample
         crop = (
             self._choose(sample[CROPS], index)
@@ -363,7 +382,7 @@ class TransformedSource:
             seen[REFERENCES] = references
         if self.augmented and index % self.views:
             key = self._seed, *divmod(index, self.views)
-            seen[AUGMENTED] = self._augment.apply(seen, self._values, key)
+            seen[AUGMENTED] = self._augment.apply(seen, self._values, key, other)
         return seen
 
     def _references(self, sample: Sample, crop: Crop) -> dict[str, Choices]:

@@ -116,11 +116,11 @@ def _views(
     usable = [entry for entry in checked if _own(entry[1])]
     chosen = [usable[row] for row in evenly_spread(len(usable), SHOWN).tolist()] if usable else []
     shown = []
-    for original, sample in chosen:
+    for original, _ in chosen:
         for view in range(min(source.views, 2)):
             index = original * source.views + view
             key = key_of(source.source, original) + (f", view {view}" if view else "")
-            seen = source.view(sample, index)
+            seen = source[index]  # Read again: it may show a patch of another sample.
             shown.append((key, _own(seen)))
             if AUGMENTED in seen:
                 shown.append((f"{key}, as it is shown", seen[AUGMENTED]))

@@ -8,7 +8,15 @@ import pytest
 from PIL import Image, ImageEnhance
 from scipy.ndimage import gaussian_filter
 
-from data_pipeline.augment import AugmentConfig, augment_picture, blend, blur_known, turn_hue
+from data_pipeline.augment import (
+    AugmentConfig,
+    augment_picture,
+    blend,
+    blur_known,
+    draws_of,
+    turn_hue,
+    window_of,
+)
 from data_pipeline.crops import CropConfig, TransformedSource
 from data_pipeline.doctor.examination import examine
 from tests.data_pipeline.test_crops import Places
@@ -186,6 +194,66 @@ def test_samples_in_one_view_are_never_changed():
     config = CropConfig(size=16, views=0, augment=EVERYTHING)
     source = config.apply(Pictures(2), VALUES, dict.fromkeys(VALUES, (16, 16)), 0, False)
     assert source.augmented == () and AUGMENTED not in source[0]
+
+
+MIXED = AugmentConfig(cut_mix=0.25)
+
+
+def test_a_patch_shows_what_another_sample_shows_there():
+    """In its place of the picture, a quarter of it, in all modalities that are changed alike."""
+    names = ("rgb", "depth")
+    source = open_views(replace(MIXED, modalities=names), views=2)
+    firsts = source.__getitems__(range(0, len(source), 2))
+    places = set()
+    for number in range(len(source.source)):
+        other = source._other_of(2 * number + 1)
+        assert other is not None and other != number
+        seen = source[2 * number + 1]
+        top, left, _ = draws_of(0, number, 1, "cut_mix").random(3)
+        for name in names:
+            own, shown = seen[name], seen[AUGMENTED][name]
+            window = window_of(own.shape, 0.25, (top, left))
+            np.testing.assert_array_equal(shown[window], firsts[other][name][window])
+            expected = own.copy()
+            expected[window] = shown[window]
+            np.testing.assert_array_equal(shown, expected)
+        places.add((top, left))
+    assert len(places) == len(source.source)
+
+
+def test_a_batch_of_views_is_what_its_views_are_by_themselves():
+    source = open_views(MIXED, views=3)
+    indices = [4, 1, 4, 0, 11]
+    for batch, index in zip(source.__getitems__(indices), indices, strict=True):
+        alone = source[index]
+        assert batch.keys() == alone.keys()
+        if AUGMENTED in alone:
+            np.testing.assert_array_equal(batch[AUGMENTED]["rgb"], alone[AUGMENTED]["rgb"])
+
+
+def test_a_patch_changes_nothing_of_what_other_knobs_draw():
+    both = replace(EVERYTHING, cut_mix=0.25)
+    seen, mixed = (open_views(each)[1][AUGMENTED]["rgb"] for each in (EVERYTHING, both))
+    top, left, _ = draws_of(0, 0, 1, "cut_mix").random(3)
+    window = window_of(seen.shape, 0.25, (top, left))
+    expected = seen.copy()
+    expected[window] = mixed[window]
+    np.testing.assert_array_equal(mixed, expected)
+
+
+def test_a_modality_that_the_other_lacks_shows_no_patch():
+    sample = {"rgb": random_colors()}
+    changed = MIXED.apply(sample, {"rgb": Colors()}, KEY, other={})
+    np.testing.assert_array_equal(changed["rgb"], sample["rgb"])
+
+
+def test_a_single_sample_shows_no_patch():
+    assert MIXED.other_of(KEY, 1) is None
+
+
+def test_partners_are_every_other_sample_alike():
+    counts = np.bincount([MIXED.other_of((0, 2, view), 5) for view in range(4000)], minlength=5)
+    assert counts[2] == 0 and counts[[0, 1, 3, 4]].min() > 900
 
 
 def test_the_doctor_shows_changed_views_below_their_own():
