@@ -8,6 +8,7 @@ import difflib
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -22,16 +23,17 @@ from fourm.inference.settings import GenerationConfig
 from fourm.inputs.files import FileReader
 from fourm.inputs.samples import Samples, prepare
 from fourm.model.transformer import FourM
-from fourm.requests.batching import batches, check_whole, count_samples, draw_keys
-from fourm.requests.editing import plan_edit
-from fourm.requests.ensembles import Combine, check_draws, token_spread
-from fourm.requests.ensembles import combine as combine_draws
-from fourm.requests.generated import Generated
-from fourm.requests.known_tokens import check_known, is_features_name, lengths_of, weigh
-from fourm.requests.plan import as_targets
+from fourm.requests.batching import as_places, batches, check_whole, count_samples, draw_keys
+from fourm.requests.best import Score, check_score, score_draws
+from fourm.requests.editing import one_name, plan_edit
+from fourm.requests.ensembles import Combine, check_draws, check_way
+from fourm.requests.known_tokens import gather_known, is_features_name, lengths_of, weigh
+from fourm.requests.plan import as_targets, chain_of
 from fourm.requests.raw_values import encode_values
+from fourm.requests.results import Generated, as_one, aspect_of, join
+from fourm.requests.watching import Progress, told_of
 from fourm.token_space import TokenSpace
-from tokenizers.base import PADDING, ExpectedDecoder, RawBatch, Tokenizer
+from tokenizers.base import ExpectedDecoder, RawBatch, Tokenizer
 from tokenizers.formats.file_format import FileFormat
 
 __all__ = ["Any2Any", "Generated", "Settings"]
@@ -107,7 +109,8 @@ class Any2Any:
         Raises:
             ValueError: One sentence, if a modality is unknown, or something is not allowed.
         """
-        self.check_names(inputs)
+        if isinstance(inputs, Mapping):  # Of anything else `prepare` tells.
+            self.check_names(inputs)
         return prepare(inputs, self.reader(inputs_are))
 
     def _encode(
@@ -148,7 +151,10 @@ class Any2Any:
 
     def reconstruct(self, name: str, raw: RawBatch) -> RawBatch:
         """Returns raw values after their tokenizer's round trip, which bounds any prediction."""
-        return self.detokenize(name, self.tokenize({name: raw})[name])
+        given = self.prepare({name: raw}).values[name]
+        if any(each is None for each in given):
+            raise ValueError(f"A sample has no {name} to reconstruct; leave it out.")
+        return self.detokenize(name, self.tokenize({name: given})[name])
 
     def generate(
         self,
@@ -163,8 +169,10 @@ class Any2Any:
         conditions: Sequence[tuple[Mapping[str, RawBatch | Any], float] | Any] = (),
         num_draws: int = 1,
         combine: Combine = "auto",
+        score: Score | None = None,
         places: Sequence[int] | None = None,
         inputs_are: str = "auto",
+        watch: Callable[[Progress], None] | None = None,
     ) -> Generated:
         """Generates `targets` in their order; each becomes a condition of those after it.
 
@@ -192,20 +200,24 @@ class Any2Any:
             num_draws: How often each sample is drawn, with keys of its own each time.
             combine: How several draws become one value: "mean", "median" or "vote" as its kind
                 allows, "medoid" for the draw that is most like the others, "auto" for the kind's
-                usual way, or "none" for the first draw, with all of them in `draws`.
+                usual way, "best" for the draw of the highest `score`, of all targets alike, or
+                "none" for the first draw; after the last two all of them are in `draws`.
+            score: What the best draw is: "likelihood", "read-back" or a function of the raw values
+                of one draw of all samples, see `fourm.requests.best.Score`.
             places: A number per sample, 0 to 2^31 - 1, in place of its place in the batch: what is
                 drawn then depends on it and the seed, in whichever batch the sample is.
             inputs_are: What files among the inputs hold, see `FileReader`.
+            watch: Is called after every pass with what is there so far; it changes nothing.
 
         Raises:
             ValueError: If a modality is unknown, a value is not allowed, or lengths differ.
         """
         targets, settings = as_targets(targets, settings, self.settings, self.space.names)
         self.check_names(targets)
-        self._check_settings(settings)
-        inputs = self.prepare(inputs, inputs_are).values
-        ids = self._gather_known(inputs, targets, known or {})
-        weighted = [weigh(each, self.encode_inputs) for each in conditions]
+        if isinstance(settings, Mapping):
+            self._check_settings(settings)
+        ids = self._gather(inputs, known, targets, inputs_are)
+        weighted = [weigh(each, self.encode_inputs) for each in conditions or ()]
         lengths = lengths_of(weighted)
         if weighted and not (ids or lengths or num_samples is not None):
             num_samples = 1
@@ -213,44 +225,44 @@ class Any2Any:
         check_whole("batch_size", batch_size, 1)
         check_whole("seed", seed, 0, 2**32 - 1)
         check_whole("num_draws", num_draws, 1)
-        drawn = np.arange(count) if places is None else np.asarray(places, np.int64)
-        if len(drawn) != count:
-            raise ValueError(f"There are {count} samples and {len(drawn)} places; give one each.")
-        chain = self._chain(targets, ids, settings)
-        per_target = {name: self._settings_of(name, settings) for name in chain}
-        check_draws(num_draws, combine, per_target)
+        drawn = as_places(places, count)
+        shown = {name for each in weighted for name in each.known}
+        settings_of = partial(self._settings_of, settings=settings)
+        chain = chain_of(targets, ids, shown, settings_of, self.space)
+        kinds = {name: self.space[name].kind for name in chain}
+        check_draws(num_draws, combine, chain, targets, kinds)
+        check_score(score, combine, ids, self.model)
         key = jax.random.key(seed)
         parts: dict[str, list[RawBatch]] = {name: [] for name in targets}
         tokens: dict[str, list[np.ndarray]] = {name: [] for name in targets}
+        meanings = {name: self.tokenizers[name].values for name in targets}
         # All draws of a sample follow each other.
         for numbers, real in batches(count * num_draws, batch_size):
             rows = numbers // num_draws
             keys = draw_keys(key, drawn[rows], numbers % num_draws)
             part = {name: array[rows] for name, array in ids.items()}
             further = [each.of_rows(rows) for each in weighted]
-            generated = generate_tokens(self.model, part, chain, keys, per_target, further)
+            seen = None if watch is None else told_of(watch, numbers[:real], num_draws)
+            generated = generate_tokens(self.model, part, list(chain), keys, chain, further, seen)
             for name in targets:
                 found = np.asarray(generated.ids[name])[:real]
                 tokens[name].append(found)
                 # A vocabulary of numbers per token, which need not leave the device.
                 found = generated.probabilities.get(name, found)
-                parts[name].append(self.detokenize(name, found)[:real])
-        values = {name: _join(raw) for name, raw in parts.items()}
+                raw = self.detokenize(name, found)[:real]
+                parts[name].append(raw)
+                if num_draws > 1:  # Before more of them are made in vain.
+                    check_way(meanings[name], raw[0], combine, name)
+        values = {name: join(raw) for name, raw in parts.items()}
         joined = {name: np.concatenate(arrays) for name, arrays in tokens.items()}
-        if num_draws == 1:
-            return Generated(values, joined)
-        draws = {n: [raw[d::num_draws] for d in range(num_draws)] for n, raw in values.items()}
-        as_one = {
-            name: combine_draws(self.tokenizers[name].values, own, combine, name)
-            for name, own in draws.items()
-        }
-        return Generated(
-            values={name: each.values for name, each in as_one.items()},
-            ids={name: array[::num_draws] for name, array in joined.items()},
-            spread={name: each.spread for name, each in as_one.items()},
-            token_spread={name: token_spread(a, num_draws) for name, a in joined.items()},
-            draws=draws if combine == "none" else {},
-        )
+        made = Generated(values, joined)
+        if num_draws > 1:
+            scores = None
+            if score is not None:
+                asked = ids, targets, joined, values, num_draws, seed, batch_size
+                scores = score_draws(self.model, score, *asked)
+            made = as_one(values, joined, num_draws, combine, meanings, scores)
+        return made._replace(kinds=meanings, aspect=aspect_of(self.tokenizers))
 
     def complete(
         self,
@@ -261,6 +273,7 @@ class Any2Any:
         keep: Any = None,
         seed: int = 0,
         paste: bool = True,
+        inputs_are: str = "auto",
         **options: Any,
     ) -> Generated:
         """Makes a part of a value anew and keeps the rest.
@@ -269,27 +282,34 @@ class Any2Any:
             value: What is edited: one modality and its raw values. A text has a blank, `___`,
                 wherever words are to be found.
             inputs: What the new part goes by besides, as `generate` takes them.
-            redo: Of a grid, which part is made anew: a mask [y, x] of booleans of any size, a box
-                (x_min, y_min, x_max, y_max) in fractions of width and height, a share of the
-                tokens, which are then random ones (a small share gives a near variation), or
-                classes of a class map, {"semseg": ["sphere"]}, which is taken from the inputs or
-                predicted from the value. One for all samples, or a list with one for each.
+            redo: Of a grid, which part is made anew: a mask [y, x] of booleans of any size, or a
+                picture of one or its path, white there; a box (x_min, y_min, x_max, y_max) in
+                fractions of width and height; a share of the tokens, which are then random ones (a
+                small share gives a near variation); or classes of a class map, {"semseg":
+                ["sphere"]}, which is taken from the inputs or predicted from the value. One for
+                all samples, or a list with one for each. It is a part of the whole picture that is
+                given, also where the model sees only the middle of it.
             keep: The same, of what is kept, in place of `redo`.
             seed: Of everything random.
             paste: Whether pixels of kept tokens stay exactly as they were given, instead of as
                 the tokenizer gives them back.
-            options: As `generate` takes them: settings, batch_size, conditions.
+            inputs_are: What files hold, as `generate` takes it.
+            options: As `generate` takes them: settings, conditions, num_draws, watch, ...
 
         Raises:
             ValueError: If there is not one modality, not one region, or what `generate` refuses.
         """
-        edit = plan_edit(self, value, dict(inputs or {}), redo, keep, seed)
-        given = dict(inputs or {})
-        made = self.generate(given, edit.name, known=edit.known, seed=seed, **options)
-        if not paste or edit.redone is None:
+        places = options.get("places")
+        edit = plan_edit(self, value, inputs or {}, redo, keep, seed, places, inputs_are)
+        made = self.generate(edit.inputs, edit.name, known=edit.known, seed=seed, **options)
+        if not paste:
             return made
-        kept = edit.paste(made.values[edit.name], self.space[edit.name])
-        return made._replace(values={edit.name: kept})
+        entry = self.space[edit.name]
+        draws = [edit.paste(draw, entry) for draw in made.draws.get(edit.name, ())]
+        return made._replace(
+            values={edit.name: edit.paste(made.values[edit.name], entry)},
+            draws={edit.name: draws} if draws else made.draws,
+        )
 
     def log_likelihood(
         self,
@@ -318,9 +338,7 @@ class Any2Any:
         Raises:
             ValueError: If there is not one target, or values are not allowed.
         """
-        if len(target) != 1:
-            raise ValueError(f"One target is asked; {', '.join(target) or 'none'} is given.")
-        (name,) = target
+        name = one_name(target, "target is asked")
         ids = self.tokenize(target)[name]
         given = Condition(self.encode_inputs(inputs or {}), 1.0)
         lengths = {n: len(a) for n, a in given.known.items() if len(a) > 1}
@@ -338,40 +356,19 @@ class Any2Any:
             found.append([array[:real] for array in part])
         return TokenLikelihood(*map(np.concatenate, zip(*found, strict=True)))
 
-    def _chain(
-        self, targets: Sequence[str], given: Mapping[str, np.ndarray], settings: Settings
-    ) -> list[str]:
-        """Returns the targets in their order, each after what it is generated by way of."""
-        chain: list[str] = []
-        for name in targets:
-            via = self._settings_of(name, settings).via
-            self.check_names(via)
-            chain += [step for step in via if step not in {*given, *targets, *chain}]
-            chain.append(name)
-        return chain
-
-    def _gather_known(
+    def _gather(
         self,
         inputs: Mapping[str, RawBatch | Any],
-        targets: Sequence[str],
-        known: Mapping[str, np.ndarray],
+        known: Mapping[str, np.ndarray] | None,
+        targets: Sequence[str] = (),
+        inputs_are: str = "auto",
     ) -> dict[str, np.ndarray]:
+        known = {} if known is None else known
+        ids = self.encode_inputs(self.prepare(inputs, inputs_are).values)
         self.check_names(name for name in known if not is_features_name(name, self.space))
-        twice = [name for name in known if name in inputs]
-        if twice:
-            raise ValueError(f"{twice[0]} is given both as raw values and as tokens; give one.")
-        ids = self.encode_inputs(inputs)
-        for name in inputs:
-            special = self.space[name].special
-            if name in targets and special is not None:
-                ids[name] = np.where(ids[name] == special.end, PADDING, ids[name])
-        for name, tokens in known.items():
-            ids[name] = check_known(name, tokens, self.space)
-        return ids
+        return gather_known(ids, known, targets, self.space)
 
-    def _check_settings(self, settings: Settings | Mapping[str, Any]) -> None:
-        if settings is None or isinstance(settings, GenerationConfig):
-            return
+    def _check_settings(self, settings: Mapping[str, Any]) -> None:
         self.check_names(settings)
         for name, given in settings.items():
             if not isinstance(given, GenerationConfig):
@@ -423,7 +420,7 @@ class Any2Any:
         Raises:
             ValueError: As `tokenize` does, or for a layer or pooling that the model does not have.
         """
-        ids = self._gather_known(inputs, (), known or {})
+        ids = self._gather(inputs, known)
         return extract_features(self.model, ids, layers, pool, batch_size)
 
     def check_names(self, names: Iterable[str]) -> None:
@@ -436,9 +433,3 @@ class Any2Any:
                     f"There is no modality {name!r} in this run; {hint} has "
                     f"{', '.join(self.tokenizers)}."
                 )
-
-
-def _join(parts: list[RawBatch]) -> RawBatch:
-    if isinstance(parts[0], np.ndarray):
-        return np.concatenate(parts)
-    return [value for part in parts for value in part]

@@ -21,18 +21,17 @@ from typing import Annotated, Any
 import tyro
 
 from fourm.any2any import Any2Any
-from fourm.generate_folder import check_near, generate_folder, tell, told_of
+from fourm.generate_folder import Asked, check_near, generate_folder, tell, told_of
 from fourm.inference.settings import GenerationConfig
 from fourm.inputs.files import SUFFIXES, InputsAre, path_of
-from fourm.inputs.folders import (
-    find_samples,
-)
+from fourm.inputs.folders import find_samples
 from fourm.inputs.generated import GeneratedFolder
 from fourm.inputs.samples import in_original_size, prepare
 from fourm.load_run import load
 from fourm.model.saved_model import load_shape
-from fourm.presentation.files import draw_sheet, drawn_size, outputs_of, spread_outputs
 from fourm.requests.ensembles import Combine
+from fourm.requests.outputs import draw_sheet, outputs_of, spread_outputs
+from fourm.requests.results import drawn_size
 from tokenizers.base import RawBatch
 from tokenizers.formats.file_format import FileFormat
 from tokenizers.formats.file_names import kind_of
@@ -42,6 +41,7 @@ from tokenizers.settings.plain import to_plain
 from tokenizers.storage.folders import fingerprint_together
 from tokenizers.storage.pieces import digest_of
 from tokenizers.storage.run_paths import MODEL, TOKENIZERS
+from tokenizers.storage.unfinished import write_file
 
 MOST_SAMPLES = 100_000
 """Samples of one command, all of which are kept in memory."""
@@ -160,7 +160,8 @@ def read_inputs(
         inputs[name] = [as_given(text, model.formats.get(name)) for text in texts]
         inputs[name] *= count // len(texts)
     model.check_names(inputs)
-    read, windows = prepare(inputs, model.reader(inputs_are, tell, tells_formats=True))
+    samples = prepare(inputs, model.reader(inputs_are, tell, tells_formats=True))
+    read, windows = samples.values, samples.windows
     for name, values in read.items():
         check_near(name, values, model.tokenizers[name])
     repeated = {
@@ -274,7 +275,16 @@ def generate(arguments: Sequence[str]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     results = GeneratedFolder(folder, describe(model, command, given, settings))
     if samples:
-        generate_folder(model, command, samples, settings, results, asked_besides(model, command))
+        asked = Asked(
+            command.targets,
+            settings,
+            command.num_samples,
+            command.seed,
+            command.inputs_are,
+            command.original_size,
+            asked_besides(model, command),
+        )
+        generate_folder(model, asked, samples, results)
         return folder
     inputs, windows = read_inputs(model, given, command.num_samples, command.inputs_are)
     count = len(windows)
@@ -306,10 +316,8 @@ def generate(arguments: Sequence[str]) -> Path:
     columns = [(name, "given", raw) for name, raw in inputs.items()]
     columns += [(name, "generated", raw) for name, raw in generated.values.items()]
     size = drawn_size(model.tokenizers, 128)
-    draw_sheet(
-        sheet,
-        [(name, role, [values[name].draw(v, size) for v in raw]) for name, role, raw in columns],
-    )
+    drawn = [(name, role, [values[name].draw(v, size) for v in raw]) for name, role, raw in columns]
+    write_file(sheet, draw_sheet(drawn))
     told = told_of(count, command.targets)
     print(make_visible(f"Wrote {told} to {folder}; {sheet} shows them together."))
     return folder

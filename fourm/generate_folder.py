@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from tqdm import tqdm
@@ -18,7 +19,8 @@ from fourm.inputs.folders import (
 )
 from fourm.inputs.generated import GeneratedFolder, Output
 from fourm.inputs.samples import Seen, in_original_size
-from fourm.presentation.files import drawn_size, outputs_of, spread_outputs
+from fourm.requests.outputs import outputs_of, spread_outputs
+from fourm.requests.results import drawn_size
 from tokenizers.base import Tokenizer
 from tokenizers.process.command import make_visible
 from tokenizers.scalars import ScalarTokenizer
@@ -28,13 +30,28 @@ AT_ONCE = 64
 """Samples of a folder that are generated and written together."""
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What is generated from every sample of a folder."""
+
+    targets: Sequence[str]
+    """In their order."""
+    settings: Mapping[str, GenerationConfig]
+    """By target."""
+    num_samples: int = 1
+    """From each input."""
+    seed: int = 0
+    """Of everything random."""
+    inputs_are: str = "auto"
+    """What files hold, see `FileReader`."""
+    original_size: bool = False
+    """Whether generated pictures get the size of the first picture that is given."""
+    besides: Mapping[str, Any] = field(default_factory=dict)
+    """What else `Any2Any.generate` is asked."""
+
+
 def generate_folder(
-    model: Any2Any,
-    command: Any,
-    samples: Mapping[str, Sources],
-    settings: Mapping[str, GenerationConfig],
-    results: GeneratedFolder,
-    besides: Mapping[str, Any],
+    model: Any2Any, asked: Asked, samples: Mapping[str, Sources], results: GeneratedFolder
 ) -> None:
     """Generates from many files, some at a time, and writes OUT/MODALITY/KEY.
 
@@ -44,8 +61,8 @@ def generate_folder(
     Raises:
         ValueError: If no sample can be used.
     """
-    reader = model.reader(command.inputs_are, tell, tells_formats=True)
-    repeats = command.num_samples
+    reader = model.reader(asked.inputs_are, tell, tells_formats=True)
+    repeats = asked.num_samples
     if repeats < 1:
         raise ValueError(f"--num-samples is {repeats}; it must be at least 1.")
     notes: list[LeftOut] = []
@@ -58,7 +75,7 @@ def generate_folder(
             digests = {key: digests_of(samples[key]) for key in chunk}
             found = {}
             for key in chunk:
-                if results.has(key, digests[key], command.targets, repeats):
+                if results.has(key, digests[key], asked.targets, repeats):
                     kept.add(key)
                     continue
                 sample, left_out = read_sample(key, samples[key], reader)
@@ -66,7 +83,7 @@ def generate_folder(
                 if sample.values:
                     found[key] = sample
             if found:
-                results.write(outputs_of_samples(model, command, found, settings, digests, besides))
+                results.write(outputs_of_samples(model, asked, found, digests))
                 made += len(found)
             bar.update(len(chunk))
     results.close()
@@ -75,7 +92,7 @@ def generate_folder(
     if not made and not kept:
         raise ValueError(f"Not one of {len(keys)} samples can be used{listed}: {notes[0].reason}")
     before = f", beside {len(kept)} that were there" if kept else ""
-    told = told_of(made * repeats, command.targets)
+    told = told_of(made * repeats, asked.targets)
     print(make_visible(f"Wrote {told} to {results.folder}{before}{listed}."))
 
 
@@ -99,34 +116,32 @@ def take_outlandish(key: str, sources: Sources, sample: Seen, model: Any2Any) ->
 
 def outputs_of_samples(
     model: Any2Any,
-    command: Any,
+    asked: Asked,
     samples: Mapping[str, Seen],
-    settings: Mapping[str, GenerationConfig],
     digests: Mapping[str, Mapping[str, str]],
-    besides: Mapping[str, Any],
 ) -> list[Output]:
     """Generates from some samples, by key, and returns the files to be written."""
-    rows = [(key, number) for key in samples for number in range(command.num_samples)]
+    rows = [(key, number) for key in samples for number in range(asked.num_samples)]
     names = dict.fromkeys(name for sample in samples.values() for name in sample.values)
     generated = model.generate(
         {name: [samples[key].values.get(name) for key, _ in rows] for name in names},
-        command.targets,
-        seed=command.seed,
-        settings=settings,
+        asked.targets,
+        seed=asked.seed,
+        settings=asked.settings,
         places=[place_of(key, number) for key, number in rows],
-        **besides,
+        **asked.besides,
     )
     outputs = []
     for name, raw in generated.values.items():
         tokenizer, size = model.tokenizers[name], drawn_size(model.tokenizers, 256)
         spread = generated.spread.get(name)
         for row, ((key, number), value) in enumerate(zip(rows, raw, strict=True)):
-            if command.original_size:
+            if asked.original_size:
                 value = in_original_size(value, samples[key].window, tokenizer)
             files, _ = outputs_of(name, "value", value, tokenizer.values, size)
             files += [] if spread is None else spread_outputs(name, "value", spread[row])
             stem = f"{name.replace('/', '_')}/{key}"
-            stem += f"_{number:03}" if command.num_samples > 1 else ""
+            stem += f"_{number:03}" if asked.num_samples > 1 else ""
             about = {"key": key, "inputs": dict(digests[key])}
             outputs += [
                 each._replace(name=f"{stem}{each.name.removeprefix('value')}", sample=about)

@@ -41,7 +41,7 @@ def load(
     """
     for file in [code] if isinstance(code, str | Path) else code:
         run_file(Path(file).expanduser())
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     if not folder.is_dir():
         raise ValueError(
             f"There is no run directory {folder}; train one with python train.py, or give the "

@@ -17,7 +17,7 @@ from fourm.any2any import Any2Any
 from fourm.evaluation.config import LikelihoodTasks, RegionConfig
 from fourm.evaluation.intervals import bootstrap, interval_of
 from fourm.evaluation.results import why_failed
-from fourm.requests.editing import region_of_classes
+from fourm.requests.regions import per_pixel, region_of_classes
 from fourm.requests.scoring import (
     TEMPLATES,
     area_under_roc,
@@ -235,7 +235,7 @@ def paste_objects(
         raise ValueError("there is one sample, and so no other to take an object from")
     random = np.random.default_rng(seed)
     others = (np.arange(count) + 1 + random.integers(count - 1, size=count)) % count
-    where = _per_pixel(is_object[others], (height, width))
+    where = per_pixel(is_object[others], (height, width))
     taken = where.reshape(*where.shape, *[1] * (pictures.ndim - 3))
     changed = np.where(taken, pictures[others], pictures)
     is_same = [_equal(a, b) for a, b in zip(pictures, changed, strict=True)]
@@ -280,17 +280,11 @@ def _equal(a: np.ndarray, b: np.ndarray) -> Bool[np.ndarray, "y x"]:
     return same.reshape(*same.shape[:2], -1).all(axis=-1)
 
 
-def _per_pixel(cells: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Returns, for every pixel, what its cell of a grid [batch, y, x] has."""
-    rows, columns = (np.arange(n) * m // n for n, m in zip(size, cells.shape[1:], strict=True))
-    return cells[:, rows][:, :, columns]
-
-
 def _per_cell(
     pixels: Bool[np.ndarray, "batch height width"], cells: tuple[int, int]
 ) -> Int[np.ndarray, "batch y x"]:
-    """Returns how many pixels of each cell of a grid are marked, see `_per_pixel`."""
-    numbers = _per_pixel(np.arange(math.prod(cells)).reshape(1, *cells), pixels.shape[1:])[0]
+    """Returns how many pixels of each cell of a grid are marked, see `per_pixel`."""
+    numbers = per_pixel(np.arange(math.prod(cells)).reshape(1, *cells), pixels.shape[1:])[0]
     counts = [np.bincount(numbers[each], minlength=math.prod(cells)) for each in pixels]
     return np.stack(counts).reshape(-1, *cells)
 

@@ -24,6 +24,7 @@ from fourm.inference.conditions import (
 from fourm.inference.grids import generate_grid
 from fourm.inference.sequences import generate_sequence
 from fourm.inference.settings import GenerationConfig, split_settings
+from fourm.inference.watching import Watch, listening
 from fourm.model.transformer import FourM
 from fourm.token_space import TokenRange, TokenSpace
 
@@ -48,6 +49,7 @@ def generate_tokens(
     keys: Key[Array, "batch"],
     settings: Mapping[str, GenerationConfig],
     conditions: Sequence[Condition] = (),
+    watch: Watch | None = None,
 ) -> GeneratedTokens:
     """Generates `targets` in their order; each becomes a condition of those after it.
 
@@ -64,6 +66,7 @@ def generate_tokens(
         settings: Per target.
         conditions: What all targets follow or shun besides, each with its weight. Those with the
             weight 0 change nothing.
+        watch: Is called after every pass; what is generated is the same.
 
     Raises:
         ValueError: If a modality is not the model's, a shape is wrong, or a setting is; or if the
@@ -85,13 +88,14 @@ def generate_tokens(
         _check_conditions(entry, known, further, settings[name])
         shape, numbers = split_settings(settings[name], entry, weights)
         request = graph, state, known, keys, entry, shape, numbers, further
-        if entry.kind == "grid":
-            ids, drawn_from, failed[name] = generate_grid(*request)
-            if drawn_from is not None:
-                probabilities[name] = drawn_from
-        else:
-            has_blanks = name in known and _check_blanks(entry, known[name])
-            ids, failed[name] = generate_sequence(*request, has_blanks)
+        with listening(watch, name) as listener:
+            if entry.kind == "grid":
+                ids, drawn_from, failed[name] = generate_grid(*request, listener)
+                if drawn_from is not None:
+                    probabilities[name] = drawn_from
+            else:
+                has_blanks = name in known and _check_blanks(entry, known[name])
+                ids, failed[name] = generate_sequence(*request, has_blanks, listener)
         known[name] = generated[name] = ids
     for name, step in failed.items():
         if int(step) != NEVER:

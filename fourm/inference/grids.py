@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
@@ -30,6 +31,7 @@ from fourm.inference.orders import draw_order
 from fourm.inference.sampling import Draw, add_gumbel, choose_best, order_best
 from fourm.inference.schedules import Passes, entropy_passes, group_passes, step_table
 from fourm.inference.settings import GenerationConfig, Numbers
+from fourm.inference.watching import tell
 from fourm.token_space import MASK_ID, Targets, TokenRange
 from tokenizers.base import PADDING
 
@@ -62,10 +64,12 @@ def generate_grid(
     config: GenerationConfig,
     numbers: Numbers,
     further: Sequence[Known] = (),
+    listener: Int[Array | np.ndarray, ""] | None = None,
 ) -> tuple[Int[Array, "batch tokens"], Float[Array, "batch tokens vocab"] | None, Int[Array, ""]]:
     """Completes a grid in `config.num_steps` passes, see `GridState` for what is returned.
 
-    `further` are conditions with weights of their own, see `apply_guidance`.
+    `further` are conditions with weights of their own, see `apply_guidance`; `listener` is told of
+    every pass, see `listening`.
     """
     model = nnx.merge(graph, state)
     keys = target_keys(keys, entry)
@@ -84,6 +88,7 @@ def generate_grid(
     conditions = {name: given for name, given in known.items() if name not in own_names}
     weighs = config.guidance != 1 or len(further) > 0
     by_entropy = config.entropy_bound > 0
+    most_passes = min(config.num_steps, tokens)  # Later ones have nothing to do.
 
     def run_pass(
         ids: Int[Array, "batch tokens"],
@@ -124,22 +129,24 @@ def generate_grid(
         elif order is None:
             noise = None
             if config.choice_noise > 0:
-                noise = numbers.choice_noise * (1 - (i + 1) / config.num_steps)
+                noise = numbers.choice_noise * (1 - (i + 1) / most_passes)
             is_chosen = choose_surest(choice_keys, drawn, is_asked, counts[:, i], noise)
         at = (jnp.arange(batch)[:, None], jnp.where(is_chosen, place, tokens))
         probabilities = carry.probabilities
         if probabilities is not None:
             probabilities = probabilities.at[at].set(drawn.probabilities, mode="drop")
         failed = first_failure(carry.failed, i, drawn.is_finite, is_chosen)
-        return GridState(carry.ids.at[at].set(drawn.ids, mode="drop"), probabilities, failed)
+        ids = carry.ids.at[at].set(drawn.ids, mode="drop")
+        tell(listener, i + 1, ids)
+        return GridState(ids, probabilities, failed)
 
     given_as_codes = None
     if config.decode == "expected":
         given_as_codes = jax.nn.one_hot(given, entry.vocab_size)
     carry = GridState(given, given_as_codes, jnp.int32(NEVER))
-    num_passes = (counts > 0).sum(axis=1).max()  # Later ones have nothing to do.
+    num_passes = (counts > 0).sum(axis=1).max()
     num_groups = MOST_GROUPS if tokens >= LARGE_GRID else 1
-    guided = guided_passes(config, weighs)
+    guided = guided_passes(config.guidance_interval, most_passes) if weighs else range(0)
     if by_entropy:
         for passes in entropy_passes(config.num_steps, tokens, guided):
             carry = run_until_known(functools.partial(step, passes), carry, passes)
@@ -153,11 +160,9 @@ def generate_grid(
     return tuple(carry)
 
 
-def guided_passes(config: GenerationConfig, weighs: bool) -> range:
-    """Returns the passes in which conditions are weighted."""
-    if not weighs:
-        return range(0)
-    low, high = (round(share * config.num_steps) for share in config.guidance_interval)
+def guided_passes(interval: tuple[float, float], num_passes: int) -> range:
+    """Returns the passes in which conditions are weighted, of so many."""
+    low, high = (round(share * num_passes) for share in interval)
     return range(low, high)
 
 

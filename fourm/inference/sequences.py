@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Int, Key
 
@@ -18,12 +19,14 @@ from fourm.inference.conditions import (
     draw,
     first_failure,
     gather_guided,
+    gather_inputs,
     has_ended,
     is_blank,
     step_keys,
     target_keys,
 )
 from fourm.inference.settings import GenerationConfig, Numbers
+from fourm.inference.watching import tell
 from fourm.token_space import TokenRange
 from tokenizers.base import PADDING
 
@@ -61,6 +64,7 @@ def generate_sequence(
     numbers: Numbers,
     further: Sequence[Known] = (),
     has_blanks: bool = False,
+    listener: Int[Array | np.ndarray, ""] | None = None,
 ) -> tuple[Int[Array, "batch tokens"], Int[Array, ""]]:
     """Writes a sequence token by token, until every sample's has ended.
 
@@ -78,6 +82,7 @@ def generate_sequence(
         numbers: Its arguments.
         further: Conditions with weights of their own, see `apply_guidance`.
         has_blanks: Whether any sample has a sentinel.
+        listener: Who is told of every token, see `listening`.
 
     Returns:
         The ids, and the first step whose logits were not finite, or `NEVER`.
@@ -87,10 +92,16 @@ def generate_sequence(
     batch, tokens = len(keys), entry.num_tokens
     nothing = jnp.full((batch, tokens), PADDING, jnp.int32)
     given = known.get(entry.name, nothing)
-    weighs = config.guidance != 1 or len(further) > 0
-    further = [{**each, entry.name: given} for each in further]
-    known = known or {entry.name: nothing}
-    inputs = gather_guided(model.space, known, further, entry, is_guided=weighs)
+    others = known.keys() - {entry.name, entry.features_name}
+    # What is weighted by nothing is what is given nothing.
+    weighs = (config.guidance != 1 and len(others) > 0) or len(further) > 0
+    if others or not further:
+        known = known or {entry.name: nothing}
+        further = [{**each, entry.name: given} for each in further]
+        inputs = gather_guided(model.space, known, further, entry, is_guided=weighs)
+    else:
+        own = gather_inputs(model.space, {entry.name: given})
+        inputs = gather_guided(model.space, {}, further, entry, own)
     copies = len(inputs.is_real) // batch
     context = model.build_context(model.encode(inputs), inputs)
     special = entry.special
@@ -114,7 +125,8 @@ def generate_sequence(
         features, cache = decode_next(model, previous, carry.step, entry, carry.cache)
         logits = model.logits(features, entry)
         if weighs:
-            logits = apply_guidance(logits, numbers.guidance, numbers.weights)
+            weights = numbers.guidance, numbers.weights
+            logits = apply_guidance(logits, *weights, has_inputs=len(others) > 0)
         # A span closes with the next sentinel, the last one of an open text also with its end.
         # Other sentinels stand for spans that are not hidden here.
         is_last = carry.blank + 1 >= num_blanks
@@ -133,9 +145,12 @@ def generate_sequence(
         takes_room = ~closes | (token == end)
         room = carry.room - takes_room
         is_here = (jnp.arange(length) == carry.step) & ~carry.has_ended[:, None]
+        written = jnp.where(is_here, token[:, None], carry.written)
+        if listener is not None:
+            tell(listener, carry.step + 1, fill_blanks(given, written, entry))
         return SequenceState(
             step=carry.step + 1,
-            written=jnp.where(is_here, token[:, None], carry.written),
+            written=written,
             blank=carry.blank + closes,
             room=room,
             has_ended=carry.has_ended | (closes & is_last) | (room <= 0),

@@ -142,6 +142,8 @@ def split_settings(
     is_greedy = config.temperature < LEAST_TEMPERATURE
     is_falling = not is_greedy and config.temperature_schedule != "constant"
     is_grid = entry.kind == "grid"
+    is_surest_first = is_grid and config.scheme == "maskgit"
+    weighs = config.guidance != 1 or len(weights) > 0
     has_top_k = 0 < config.top_k < entry.vocab_size
     temperatures = None
     if is_grid and is_falling:
@@ -164,9 +166,9 @@ def split_settings(
         top_k=1 << (config.top_k - 1).bit_length() if has_top_k else 0,
         top_p=0.5 if config.top_p < 1 else 1.0,
         guidance=1.0 if config.guidance == 1 else 2.0,
-        guidance_interval=config.guidance_interval if is_grid else (0.0, 1.0),
+        guidance_interval=config.guidance_interval if is_grid and weighs else (0.0, 1.0),
         entropy_bound=1.0 if is_grid and config.entropy_bound > 0 else 0.0,
-        choice_noise=1.0 if is_grid and config.choice_noise > 0 else 0.0,
+        choice_noise=1.0 if is_surest_first and config.choice_noise > 0 else 0.0,
         decode=config.decode if is_grid else "sample",
     )
     numbers = Numbers(

@@ -11,7 +11,9 @@ are told by where they come from: one whose digest is listed beside it was gener
 
 `values` says what the numbers of every generated modality mean; `holds` is "drawing" for what is
 made to be looked at, and has another file beside it with the value. A file is listed before it is
-written: one that is there without an entry was not generated.
+written: one that is there without an entry was not generated. While a command that writes many
+files is at work, those after the first ones are listed in `generated.jsonl`, line by line, after
+the command that makes them: to write all of the list again and again would take ever longer.
 """
 
 import hashlib
@@ -26,6 +28,8 @@ from typing import Any, NamedTuple
 from tokenizers.storage.unfinished import write_file
 
 GENERATED = "generated.json"
+JOURNAL = "generated.jsonl"
+"""Beside it: what a command that has not ended has listed since."""
 FORMAT = 1
 
 
@@ -81,12 +85,12 @@ def digest_of(content: bytes) -> str:
 
 
 def _by_digest(record: Path) -> dict[str, list[Origin]]:
-    state = record.stat()
-    return _read_by_digest(record, state.st_mtime_ns, state.st_size)
+    states = [path.stat() for path in (record, record.with_name(JOURNAL)) if path.is_file()]
+    return _read_by_digest(record, tuple((each.st_mtime_ns, each.st_size) for each in states))
 
 
 @lru_cache(maxsize=4)
-def _read_by_digest(record: Path, changed: int, size: int) -> dict[str, list[Origin]]:
+def _read_by_digest(record: Path, states: tuple[tuple[int, int], ...]) -> dict[str, list[Origin]]:
     """Returns where files come from by their digest; a record that has changed is read again."""
     content = read_record(record)
     found: dict[str, list[Origin]] = {}
@@ -98,7 +102,7 @@ def _read_by_digest(record: Path, changed: int, size: int) -> dict[str, list[Ori
 
 
 def read_record(record: Path) -> dict[str, Any]:
-    """Returns what a `generated.json` holds.
+    """Returns what a `generated.json` holds, and the journal beside it, if there is one.
 
     Raises:
         ValueError: If it is damaged, or of another version.
@@ -112,12 +116,29 @@ def read_record(record: Path) -> dict[str, Any]:
             if not all(isinstance(text, str) for text in texts):
                 raise ValueError("an entry without name, sha256, modality or holds")
             content["commands"][each["command"]].get("values", {})
-        return content
+        return _with_journal(content, record.with_name(JOURNAL))
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(
             f"{record}, which says what was generated, can't be read ({error}); put it back, or "
             "delete it: files beside it then count as your own."
         ) from error
+
+
+def _with_journal(content: dict[str, Any], journal: Path) -> dict[str, Any]:
+    """Returns a record with what the command that wrote the journal has listed since."""
+    if not journal.is_file():
+        return content
+    # A line without an end was being written when the command was killed, before its file was.
+    command, *lines = journal.read_text(encoding="utf-8").split("\n")[:-1] or [""]
+    if not command:
+        return content
+    commands, files = content["commands"], content["files"]
+    own = json.loads(command)
+    if own not in commands:
+        commands.append(own)
+    added = [{**json.loads(line), "command": commands.index(own)} for line in lines]
+    listed = {(each["name"], each["sha256"]): each for each in [*files, *added]}
+    return {**content, "files": list(listed.values())}
 
 
 @dataclass
@@ -163,7 +184,7 @@ class GeneratedFolder:
         Raises:
             OSError: If the system refuses.
         """
-        self._own += [
+        new = [
             {
                 "name": each.name,
                 "sha256": digest_of(each.content),
@@ -173,20 +194,25 @@ class GeneratedFolder:
             }
             for each in outputs
         ]
-        # Files that are about to be replaced stay listed until they are.
-        new = {(each["name"], each["sha256"]) for each in self._own}
-        earlier = [
-            each for each in self._before["files"] if (each["name"], each["sha256"]) not in new
-        ]
-        self._write_record(earlier)
+        is_first = not self._own
+        self._own += new
+        if is_first:
+            # Files that are about to be replaced stay listed until they are.
+            made = {(each["name"], each["sha256"]) for each in new}
+            before = self._before["files"]
+            self._write_record([e for e in before if (e["name"], e["sha256"]) not in made])
+        else:
+            self._write_journal(new)
         for each in outputs:
             (self.folder / each.name).parent.mkdir(parents=True, exist_ok=True)
             write_file(self.folder / each.name, each.content)
 
     def close(self) -> None:
-        """Leaves no entry of files that have been replaced."""
+        """Leaves no entry of files that have been replaced, and no journal."""
         if not self._own:
             return
+        # Of a file that was written twice the last one is there.
+        self._own = list({each["name"]: each for each in self._own}.values())
         written = {each["name"] for each in self._own}
         self._write_record([each for each in self._before["files"] if each["name"] not in written])
 
@@ -203,3 +229,11 @@ class GeneratedFolder:
         files += [{**each, "command": own} for each in self._own]
         content = {"format": FORMAT, "commands": commands, "files": files}
         write_file(self.folder / GENERATED, (json.dumps(content, indent=1) + "\n").encode())
+        (self.folder / JOURNAL).unlink(missing_ok=True)
+
+    def _write_journal(self, new: Sequence[Mapping[str, Any]]) -> None:
+        journal = self.folder / JOURNAL
+        lines = [] if journal.exists() else [json.dumps(self.command)]
+        lines += [json.dumps(each) for each in new]
+        with journal.open("a", encoding="utf-8") as file:
+            file.write("".join(f"{line}\n" for line in lines))

@@ -7,7 +7,7 @@ of them, such as boxes.
 
 import io
 import numbers
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from fourm.inputs.files import SUFFIXES, FileReader, is_there, path_of
 from tokenizers.base import Boxes, Choices, Crop, Instances, RawBatch, Tokenizer, centre_crop
 from tokenizers.values import Colors
 
+WHOLE = Crop(0.0, 0.0, 1.0, 1.0, flip=False)
 WITHOUT_LOSS = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16", "I")
 """Modes of Pillow's images that a PNG keeps as they are."""
 
@@ -31,10 +32,12 @@ class Samples(NamedTuple):
             where a sample lacks one.
         windows: Of every sample, height and width in pixels of the part of its first picture that
             the model sees; None if it has none, or is of the model's size already.
+        crops: Of every sample, where in it that part lies; none at all if no picture was cut.
     """
 
     values: dict[str, RawBatch]
     windows: list[tuple[int, int] | None]
+    crops: Sequence[Crop] = ()
 
 
 class Given(NamedTuple):
@@ -52,6 +55,8 @@ class Seen(NamedTuple):
     """By modality; none of those that it lacks."""
     window: tuple[int, int] | None
     """As in `Samples`."""
+    crop: Crop = WHOLE
+    """Likewise."""
 
 
 def prepare(inputs: Mapping[str, Any], reader: FileReader) -> Samples:
@@ -68,6 +73,11 @@ def prepare(inputs: Mapping[str, Any], reader: FileReader) -> Samples:
     Raises:
         ValueError: One sentence, if something can't be read or is not allowed.
     """
+    if not isinstance(inputs, Mapping):
+        raise ValueError(
+            f"The inputs are {type(inputs).__name__} {str(inputs)[:40]!r}; give raw values by "
+            'modality, such as {"rgb": picture}.'
+        )
     batches = {name: as_batch(name, raw, reader.tokenizers[name]) for name, raw in inputs.items()}
     sizes = {
         name: size
@@ -83,18 +93,20 @@ def prepare(inputs: Mapping[str, Any], reader: FileReader) -> Samples:
         count = {max(count)}
     values: dict[str, list[Any]] = {name: [] for name in batches}
     windows: list[tuple[int, int] | None] = []
+    crops: list[Crop] = []
     for row in range(count.pop()):
         sample = {
             name: read(raw[row], name, reader)
             for name, raw in batches.items()
             if row < len(raw) and raw[row] is not None
         }
-        seen, window = as_seen(sample, reader.tokenizers)
+        seen, window, crop = as_seen(sample, reader.tokenizers)
         windows.append(window)
+        crops.append(crop)
         for name, raw in batches.items():
             if row < len(raw):
                 values[name].append(seen.get(name))
-    return Samples(dict(values), windows)
+    return Samples(dict(values), windows, crops)
 
 
 def as_batch(name: str, raw: Any, tokenizer: Tokenizer) -> RawBatch:
@@ -227,7 +239,7 @@ def as_seen(sample: Mapping[str, Given], tokenizers: Mapping[str, Tokenizer]) ->
     largest = max((size for each in tokenizers.values() if (size := _size_of(each))), default=None)
     shapes = {name: sample[name].value.shape[:2] for name in pictures if not sample[name].is_seen}
     _check_aligned(shapes)
-    crop, window = Crop(0, 0, 1, 1, False), None
+    crop, window = WHOLE, None
     if largest is not None and shapes:
         height, width = next(iter(shapes.values()))
         crop = centre_crop((height, width), largest)
@@ -241,7 +253,7 @@ def as_seen(sample: Mapping[str, Given], tokenizers: Mapping[str, Tokenizer]) ->
             seen[name] = each.value
         else:
             seen[name] = _cut(each.value, name, crop, tokenizers)
-    return Seen({name: each for name, each in seen.items() if each is not None}, window)
+    return Seen({name: each for name, each in seen.items() if each is not None}, window, crop)
 
 
 def _cut(value: Any, name: str, crop: Crop, tokenizers: Mapping[str, Tokenizer]) -> Any:

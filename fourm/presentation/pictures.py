@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from fourm.evaluation.directions import Example, Predictor
 from fourm.evaluation.results import write_file
-from fourm.presentation.files import drawn_size
+from fourm.requests.results import drawn_size
 from fourm.run_directory.sample_set import SampleSet
 from tokenizers.base import RawBatch
 from tokenizers.spread import spread_order

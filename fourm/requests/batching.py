@@ -49,6 +49,24 @@ def check_whole(name: str, value: Any, least: int, most: int | None = None) -> N
         raise ValueError(f"{name} is {value!r}; it must be a whole number, {allowed}.")
 
 
+def as_places(places: Any, count: int) -> Int[np.ndarray, "count"]:
+    """Returns the number that each sample's draws depend on: its place, unless others are given.
+
+    Raises:
+        ValueError: If these are no whole numbers from 0 to 2^31 - 1, one for each sample.
+    """
+    if places is None:
+        return np.arange(count)
+    found = np.asarray(places)
+    if found.ndim != 1 or found.dtype.kind not in "iu" or (found < 0).any() or (found >> 31).any():
+        raise ValueError(
+            f"places is {str(places)[:80]}; give a whole number for each sample, 0 to {2**31 - 1}."
+        )
+    if len(found) != count:
+        raise ValueError(f"There are {count} samples and {len(found)} places; give one each.")
+    return found.astype(np.int64)
+
+
 def batches(count: int, size: int) -> Iterator[tuple[Int[np.ndarray, "rows"], int]]:
     """Yields the rows of each batch, filled up with the last row, and how many are no filler.
 

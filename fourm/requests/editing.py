@@ -6,11 +6,15 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Int, Key, Shaped
+from jaxtyping import Array, Bool, Int, Key
 
-from fourm.requests.batching import draw_keys
+from fourm.requests.batching import as_places, draw_keys
+from fourm.requests.regions import paste, redone_tokens, region_of_classes
 from fourm.token_space import TokenRange, TokenSpace
 from tokenizers.base import PADDING, RawBatch, Tokenizer
+
+BLANK = re.compile(r"_{3,}")
+"""What stands in a text for words that are to be written."""
 
 
 @runtime_checkable
@@ -23,8 +27,8 @@ class Run(Protocol):
     def space(self) -> TokenSpace:
         """Of its model."""
 
-    def prepare(self, inputs: Mapping[str, Any]) -> Any:
-        """Returns raw values as the model takes them, by modality, in `.values`."""
+    def prepare(self, inputs: Mapping[str, Any], inputs_are: str = "auto") -> Any:
+        """Returns raw values as the model takes them, by modality, in `.values`, see `Samples`."""
 
     def tokenize(self, samples: Mapping[str, RawBatch | Any]) -> dict[str, np.ndarray]:
         """Returns ids [batch, tokens] by modality."""
@@ -39,12 +43,14 @@ class Edit(NamedTuple):
     Attributes:
         name: The modality.
         known: Its tokens that are kept, as `Any2Any.generate` takes them.
+        inputs: What the new part goes by besides, as the model reads it.
         original: Its raw values.
         redone: Which tokens of a grid are made anew; None of sequences.
     """
 
     name: str
     known: dict[str, np.ndarray]
+    inputs: dict[str, RawBatch]
     original: RawBatch
     redone: Bool[np.ndarray, "batch tokens"] | None
 
@@ -62,159 +68,79 @@ def plan_edit(
     redo: Any,
     keep: Any,
     seed: int,
+    places: Sequence[int] | None = None,
+    inputs_are: str = "auto",
 ) -> Edit:
     """Returns what is kept and what is made anew, see `Any2Any.complete` for the arguments.
 
     Raises:
         ValueError: If there is not one modality or not one region, or it is none.
     """
-    if len(value) != 1:
-        raise ValueError(f"One modality is edited; {', '.join(value) or 'none'} is given.")
-    (name,) = value
+    name = one_name(value, "modality is edited")
     if name in inputs:
         raise ValueError(f"{name} is edited, so it can't be an input, too; give it once.")
-    raw = run.prepare(value).values[name]
+    # Together, so that all of a sample is cut alike.
+    samples = run.prepare({**value, **inputs}, inputs_are)
+    given, entry, tokenizer = dict(samples.values), run.space[name], run.tokenizers[name]
+    raw = given.pop(name)
     if any(each is None for each in raw):
         raise ValueError(f"A sample has no {name} that could be edited; leave it out.")
-    entry, tokenizer = run.space[name], run.tokenizers[name]
+    if entry.kind == "features":
+        raise ValueError(f"{name} has no tokens and is only ever input; it can't be edited.")
     if entry.kind == "sequence":
+        if not all(isinstance(each, str) for each in raw):
+            raise ValueError(f"{name} is no text; of sequences only texts can be edited.")
         if redo is not None or keep is not None:
             raise ValueError(f"{name} is a sequence; write ___ where words are to be found.")
-        return Edit(name, {name: encode_with_blanks(raw, tokenizer, entry)}, raw, None)
+        ids = encode_with_blanks(raw, tokenizer, entry)
+        return Edit(name, {name: ids}, given, raw, None)
     if (redo is None) == (keep is None):
         raise ValueError("Give either redo or keep: the part that is made anew, or kept.")
-    region = keep if redo is None else redo
+    region, crops = keep if redo is None else redo, samples.crops
     if isinstance(region, Mapping):
-        region = _region_in_class_map(run, region, {**inputs, name: raw})
-    keys = draw_keys(jax.random.key(seed), np.arange(len(raw)))
-    redone = redone_tokens(region, entry, keys)
+        # What the model sees of a class map is what it sees of the value.
+        region, crops = _region_in_class_map(run, region, {**given, name: raw}), ()
+    keys = draw_keys(jax.random.key(seed), as_places(places, len(raw)))
+    redone = redone_tokens(region, entry, keys, crops)
     redone = ~redone if redo is None else redone
     ids = run.tokenize({name: raw})[name]
-    return Edit(name, {name: np.where(redone, PADDING, ids)}, raw, redone)
+    return Edit(name, {name: np.where(redone, PADDING, ids)}, given, raw, redone)
+
+
+def one_name(given: Any, told: str) -> str:
+    """Returns the only modality of a request.
+
+    Raises:
+        ValueError: If there is not one of them; `told` says of what.
+    """
+    if not isinstance(given, Mapping):
+        raise ValueError(
+            f"One {told}, and {type(given).__name__} is given; give raw values by modality, such "
+            'as {"rgb": picture}.'
+        )
+    if len(given) != 1:
+        raise ValueError(f"One {told}; {', '.join(given) or 'none'} is given.")
+    return next(iter(given))
 
 
 def _region_in_class_map(
     run: Run, region: Mapping[str, Sequence[str] | str], inputs: Mapping[str, Any]
 ) -> list[Bool[np.ndarray, "y x"]]:
     """Returns where a class map, given or else predicted, has some classes."""
-    if len(region) != 1:
-        raise ValueError(f"A region is of one class map; {', '.join(region) or 'none'} is given.")
-    ((name, classes),) = region.items()
+    name = one_name(region, "class map has the region")
     if name not in run.tokenizers:
         raise ValueError(f"There is no modality {name!r}; there are {', '.join(run.tokenizers)}.")
     known = getattr(run.tokenizers[name].values, "names", ())
-    if name in inputs:
-        maps = run.prepare({name: inputs[name]}).values[name]
-    else:
-        maps = run.generate(inputs, name).values[name]
-    wanted = [classes] if isinstance(classes, str) else list(classes)
-    return list(region_of_classes(np.asarray(maps), wanted, known))
-
-
-BLANK = re.compile(r"_{3,}")
-"""What stands in a text for words that are to be written."""
-
-
-def redone_tokens(
-    region: Any, entry: TokenRange, keys: Key[Array, "batch"]
-) -> Bool[np.ndarray, "batch tokens"]:
-    """Returns which tokens of a grid lie in a region, whole or in part.
-
-    Args:
-        region: One for all samples, or a list or array of one for each: a mask [y, x] of any size,
-            true where the picture is to be made anew; a box (x_min, y_min, x_max, y_max) in
-            fractions of width and height; or a share of all tokens, which are then random ones.
-        entry: The grid.
-        keys: One per sample; of random tokens.
-
-    Raises:
-        ValueError: If it is none of these.
-    """
-    batch = len(keys)
-    if isinstance(region, np.ndarray) and region.dtype == bool and region.ndim == 3:
-        _check_number(len(region), batch)
-        regions: Sequence[Any] = list(region)
-    elif isinstance(region, list):
-        _check_number(len(region), batch)
-        regions = region
-    else:
-        regions = [region] * batch
-    return np.stack(
-        [_redone_of_one(each, entry, key) for each, key in zip(regions, keys, strict=True)]
-    )
-
-
-def _check_number(found: int, batch: int) -> None:
-    if found != batch:
-        raise ValueError(f"There are {found} regions for {batch} samples; give one, or one each.")
-
-
-def _redone_of_one(region: Any, entry: TokenRange, key: Key[Array, ""]) -> Bool[np.ndarray, "_"]:
-    tokens = entry.num_tokens
-    if isinstance(region, float | int) and not isinstance(region, bool):
-        if not 0 <= region <= 1:
-            raise ValueError(f"The share of tokens to redo is {region}; 0 to 1 is allowed.")
-        rank = np.asarray(jax.random.permutation(jax.random.fold_in(key, entry.index), tokens))
-        return rank < round(region * tokens)
-    if len(entry.token_shape) != 2:
-        raise ValueError(
-            f"{entry.name} has no height and width; of it a share of tokens can be made anew."
-        )
-    if isinstance(region, np.ndarray) and region.dtype == bool and region.ndim == 2:
-        return cover(region, entry.token_shape).ravel()
-    corners = np.asarray(region, np.float64) if _are_corners(region) else None
-    if corners is None or not (corners >= 0).all() or not (corners <= 1).all():
-        raise ValueError(
-            f"A region is {str(region)[:80]!r}; give a mask of booleans [y, x], a box (x_min, "
-            "y_min, x_max, y_max) in fractions of width and height, or a share of tokens."
-        )
-    x_min, y_min, x_max, y_max = corners
-    if not (x_min < x_max and y_min < y_max):
-        told = tuple(corners.tolist())
-        raise ValueError(f"The box {told} is empty; give the least x and y first.")
-    height, width = entry.token_shape
-    y, x = np.arange(height)[:, None], np.arange(width)[None]
-    inside_y = (y < y_max * height) & (y + 1 > y_min * height)
-    inside_x = (x < x_max * width) & (x + 1 > x_min * width)
-    return (inside_y & inside_x).ravel()
-
-
-def _are_corners(region: Any) -> bool:
-    is_sequence = isinstance(region, tuple) or (
-        isinstance(region, np.ndarray) and region.ndim == 1 and region.dtype.kind in "iuf"
-    )
-    is_four = is_sequence and len(region) == 4
-    return is_four and all(isinstance(n, int | float | np.number) for n in region)
-
-
-def cover(
-    mask: Bool[np.ndarray, "y x"], shape: tuple[int, int]
-) -> Bool[np.ndarray, "height width"]:
-    """Returns which cells of a coarser or finer grid a mask touches."""
-    found = mask
-    for axis, cells in enumerate(shape):
-        size = mask.shape[axis]
-        starts = [cell * size // cells for cell in range(cells)]
-        ends = [max(-(-(cell + 1) * size // cells), start + 1) for cell, start in enumerate(starts)]
-        parts = [found.take(range(a, b), axis).any(axis) for a, b in zip(starts, ends, strict=True)]
-        found = np.stack(parts, axis)
-    return found
-
-
-def paste(
-    original: Shaped[np.ndarray, "batch y x ..."],
-    made: Shaped[np.ndarray, "batch y x ..."],
-    redone: Bool[np.ndarray, "batch tokens"],
-    entry: TokenRange,
-) -> Shaped[np.ndarray, "batch y x ..."]:
-    """Returns the original, with what was made in the place of the tokens that were redone."""
-    height, width = original.shape[1:3]
-    cells = redone.reshape(-1, *entry.token_shape)
-    rows = np.arange(height) * cells.shape[1] // height
-    columns = np.arange(width) * cells.shape[2] // width
-    where = cells[:, rows][:, :, columns]
-    where = where.reshape(*where.shape, *[1] * (original.ndim - 3))
-    return np.where(where, made, original)
+    if not known or len(run.space[name].token_shape) != 2:
+        raise ValueError(f"{name} is no map of classes with names; give one, or another region.")
+    classes = region[name]
+    wanted = [classes] if isinstance(classes, str) else classes
+    if not isinstance(wanted, Sequence):
+        raise ValueError(f"The classes of {name} are {classes!r}; give names, such as {known[0]}.")
+    maps = inputs[name] if name in inputs else run.generate(inputs, name).values[name]
+    if any(each is None for each in maps):
+        raise ValueError(f"A sample has no {name} to find classes in; leave it out of all.")
+    return list(region_of_classes(np.asarray(maps), list(wanted), known))
 
 
 def encode_with_blanks(
@@ -245,22 +171,6 @@ def encode_with_blanks(
             )
         row[: len(found)] = found
     return ids
-
-
-def region_of_classes(
-    class_map: Int[np.ndarray, "batch y x"], names: Sequence[str], known: Sequence[str]
-) -> Bool[np.ndarray, "batch y x"]:
-    """Returns where a class map has one of some classes.
-
-    Raises:
-        ValueError: If there is no class of a name.
-    """
-    unknown = [name for name in names if name not in known]
-    if unknown or not names:
-        raise ValueError(
-            f"There is no class {', '.join(unknown) or 'given'}; there are {', '.join(known)}."
-        )
-    return np.isin(class_map, [list(known).index(name) for name in names])
 
 
 def hide_tokens(

@@ -12,11 +12,12 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 from jaxtyping import Float, Int
 
+from fourm.inference.schedules import LEAST_TEMPERATURE
 from fourm.inference.settings import GenerationConfig
 from tokenizers.base import PADDING, RawBatch, Values, main_metric
 from tokenizers.values import Classes, Directions
 
-Combine = Literal["auto", "mean", "median", "vote", "medoid", "none"]
+Combine = Literal["auto", "mean", "median", "vote", "medoid", "best", "none"]
 
 
 class Combined(NamedTuple):
@@ -56,6 +57,15 @@ def ways_of(values: Values, draw: Any) -> tuple[Combine, ...]:
     return ("medoid",)
 
 
+def check_way(values: Values, draw: Any, how: Combine, name: str) -> None:
+    """Raises ValueError if values of a kind, of which one is given, can't be combined so."""
+    ways = ways_of(values, draw)
+    if how not in (*ways, "auto", "best", "none"):
+        raise ValueError(
+            f"{name} can't be combined by {how!r}; {', '.join(('auto', *ways, 'none'))} is allowed."
+        )
+
+
 def combine(values: Values, draws: Sequence[RawBatch], how: Combine, name: str) -> Combined:
     """Combines draws of a modality.
 
@@ -68,14 +78,10 @@ def combine(values: Values, draws: Sequence[RawBatch], how: Combine, name: str) 
     Raises:
         ValueError: If its values can't be combined so.
     """
-    ways = ways_of(values, draws[0][0])
     if how == "none":
         return combine(values, draws, "auto", name)._replace(values=draws[0])
-    if how not in (*ways, "auto"):
-        raise ValueError(
-            f"{name} can't be combined by {how!r}; {', '.join(('auto', *ways, 'none'))} is allowed."
-        )
-    how = ways[0] if how == "auto" else how
+    check_way(values, draws[0][0], how, name)
+    how = ways_of(values, draws[0][0])[0] if how == "auto" else how
     if how == "medoid":
         return _medoid(values, draws)
     stacked = np.stack([np.asarray(draw) for draw in draws])
@@ -125,10 +131,10 @@ def _mean_direction(stacked: np.ndarray) -> Combined:
 
 def _vote(stacked: np.ndarray) -> Combined:
     """The most frequent class; of equals that which was drawn first."""
-    share = (stacked[:, None] == stacked[None]).mean(axis=1)
-    first = share.argmax(axis=0)
+    votes = np.stack([(stacked == draw).sum(axis=0, dtype=np.int32) for draw in stacked])
+    first = votes.argmax(axis=0)
     winner = np.take_along_axis(stacked, first[None], axis=0)[0]
-    return Combined(winner, 1 - share.max(axis=0))
+    return Combined(winner, 1 - votes.max(axis=0) / len(stacked))
 
 
 def _medoid(values: Values, draws: Sequence[RawBatch]) -> Combined:
@@ -163,38 +169,60 @@ def token_spread(
         num_draws: Of each sample, at least 2.
     """
     draws = ids.reshape(-1, num_draws, ids.shape[1])
-    same = (draws[:, :, None] == draws[:, None]).sum(axis=(1, 2)) - num_draws
-    apart = 1 - same / (num_draws * (num_draws - 1))
+    same = np.zeros((len(draws), ids.shape[1]), np.int64)
+    for number in range(1, num_draws):  # Each pair once, without an array of all of them.
+        same += (draws[:, number:] == draws[:, : num_draws - number]).sum(axis=1)
+    apart = 1 - same / (num_draws * (num_draws - 1) // 2)
     return np.where((draws != PADDING).any(axis=1), apart, np.nan)
 
 
-def is_settled(config: GenerationConfig) -> bool:
-    """Tells settings under which every draw gives the same answer."""
+def is_settled(config: GenerationConfig, kind: str = "grid") -> bool:
+    """Tells settings under which every draw of a modality of a kind gives the same answer."""
+    takes_likeliest = config.temperature < LEAST_TEMPERATURE or config.top_k == 1
+    if kind == "sequence":
+        return takes_likeliest
+    if config.num_steps == 1:  # All tokens at once, in whichever order.
+        return takes_likeliest or config.decode == "expected"
     has_random_order = config.scheme in ("random", "halton") or config.choice_noise > 0
-    takes_likeliest = config.temperature == 0 and not has_random_order
-    return takes_likeliest or (config.decode == "expected" and config.num_steps == 1)
+    return takes_likeliest and not has_random_order
 
 
-def as_drawn(config: GenerationConfig) -> GenerationConfig:
+def as_drawn(config: GenerationConfig, kind: str = "grid") -> GenerationConfig:
     """Returns settings under which draws differ; those that settle the answer draw it instead."""
-    if not is_settled(config):
+    if not is_settled(config, kind):
         return config
     num_steps = max(config.num_steps, GenerationConfig.num_steps)
-    return replace(config, temperature=1.0, decode="sample", num_steps=num_steps)
+    return replace(config, temperature=1.0, top_k=0, decode="sample", num_steps=num_steps)
 
 
-def check_draws(num_draws: int, how: Any, settings: Mapping[str, GenerationConfig]) -> None:
-    """Raises ValueError if several draws can't be combined so, or would all be equal.
+def check_draws(
+    num_draws: int,
+    how: Any,
+    settings: Mapping[str, GenerationConfig],
+    targets: Sequence[str],
+    kinds: Mapping[str, str],
+) -> None:
+    """Raises ValueError if several draws can't be combined so, or those of a target would be equal.
+
+    What is settled may follow from what is drawn before it, and differs then.
 
     Args:
         num_draws: Of each sample.
         how: How they become one.
-        settings: By target, in their order.
+        settings: Of all that is generated, in its order.
+        targets: What of it is asked for.
+        kinds: By modality.
     """
     check_combine(how)
-    if num_draws > 1 and all(map(is_settled, settings.values())):
+    equal = []
+    for name, config in settings.items():
+        if not is_settled(config, kinds[name]):
+            break
+        equal.append(name)
+    told = [name for name in equal if name in targets]
+    if num_draws > 1 and told:
         raise ValueError(
-            f"num_draws is {num_draws}, and all draws of {', '.join(settings)} would be equal, as "
+            f"num_draws is {num_draws}, and all draws of {', '.join(told)} would be equal, as "
             "they take the likeliest or the expected answer; set a temperature above 0, more than "
             'one step and decode "sample" (--temperature, --num-steps, --decode).'
         )

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from fourm.inference.conditions import Condition
-from fourm.token_space import TokenSpace
+from fourm.token_space import TokenRange, TokenSpace
 from tokenizers.base import PADDING, RawBatch
 
 
@@ -32,6 +32,8 @@ def check_known(
     Raises:
         ValueError: If their shape is wrong, an id is out of range, or a sequence has a hole.
     """
+    if not hasattr(tokens, "__len__") or not len(tokens):
+        raise ValueError(f"known[{name!r}] is {str(tokens)[:40]}; give tokens, a row per sample.")
     if is_features_name(name, space):
         entry = next(e for e in space.ranges if e.feature_width and e.features_name == name)
         vectors = np.asarray(tokens, np.float32)
@@ -43,6 +45,8 @@ def check_known(
         return vectors
     entry = space[name]
     array = np.asarray(tokens).reshape(len(tokens), -1)
+    if array.dtype.kind not in "iu":
+        raise ValueError(f"known[{name!r}] are {array.dtype}; ids are whole numbers.")
     is_id = (array == PADDING) | ((array >= 0) & (array < entry.vocab_size))
     if array.shape[1] != entry.num_tokens or not is_id.all():
         raise ValueError(
@@ -56,6 +60,46 @@ def check_known(
             "beginning can be given, or sentinels in the place of spans."
         )
     return array.astype(np.int32)
+
+
+def gather_known(
+    given: Mapping[str, np.ndarray],
+    known: Mapping[str, np.ndarray],
+    targets: Sequence[str],
+    space: TokenSpace,
+) -> dict[str, np.ndarray]:
+    """Returns all tokens that a request knows; a sequence that is a target has no end.
+
+    Args:
+        given: Of raw values, by modality.
+        known: Given as tokens.
+        targets: What is generated.
+        space: Of the model.
+
+    Raises:
+        ValueError: If a modality is given both ways, or tokens are not allowed.
+    """
+    if not isinstance(known, Mapping):
+        raise ValueError(f"known is a {type(known).__name__}; give tokens by modality.")
+    twice = [name for name in known if name in given]
+    if twice:
+        raise ValueError(f"{twice[0]} is given both as raw values and as tokens; give one.")
+    ids = dict(given)
+    for name in set(given) & set(targets):
+        special = space[name].special
+        if special is not None:
+            ids[name] = np.where(ids[name] == special.end, PADDING, ids[name])
+    return ids | {name: check_known(name, tokens, space) for name, tokens in known.items()}
+
+
+def is_whole(ids: np.ndarray, entry: TokenRange) -> bool:
+    """Tells whether every sample has all tokens of a modality."""
+    if entry.kind == "features":
+        return True  # What has no tokens can't be completed.
+    has_all = (ids != PADDING).all(axis=1)
+    if entry.special is not None:
+        has_all |= (ids == entry.special.end).any(axis=1)
+    return bool(has_all.all())
 
 
 def weigh(

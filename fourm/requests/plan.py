@@ -7,10 +7,14 @@ that are not those of the run stand in brackets, as they are named in `Generatio
 import dataclasses
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import Any
 
+import numpy as np
+
 from fourm.inference.settings import GenerationConfig
+from fourm.requests.known_tokens import is_whole
+from fourm.token_space import TokenSpace
 from tokenizers.settings.plain import from_plain, to_plain
 
 STEP = re.compile(r"\s*([^\[\]\s]+)\s*(?:\[([^\[\]]*(?:\[[^\[\]]*\][^\[\]]*)*)\])?\s*$")
@@ -52,7 +56,7 @@ def read_plan(
 
 
 def as_targets(
-    given: Sequence[str] | str,
+    given: Any,
     settings: GenerationConfig | Mapping[str, Any] | None,
     defaults: Mapping[str, GenerationConfig],
     names: Sequence[str],
@@ -60,28 +64,69 @@ def as_targets(
     """Returns targets, and the settings with those of a plan.
 
     Args:
-        given: Targets, one of them, or a plan.
+        given: Targets, one of them, or a plan, which may be a list of its steps.
         settings: For all targets, by target, or none.
         defaults: What holds for a target without any.
         names: Of all modalities.
 
     Raises:
-        ValueError: If there is no target, one comes twice, or a plan is none.
+        ValueError: If there is no target, one comes twice, a plan is none, or settings are none.
     """
-    if not isinstance(given, str) or given in names:
-        targets = [given] if isinstance(given, str) else list(given)
-        if not targets:
-            raise ValueError(f"No target was given; choose from {', '.join(names)}.")
+    if settings is not None and not isinstance(settings, GenerationConfig | Mapping):
+        raise ValueError(
+            f"settings is a {type(settings).__name__}; give a GenerationConfig, or one by target."
+        )
+    targets = [given] if isinstance(given, str) or not isinstance(given, Iterable) else list(given)
+    wrong = [target for target in targets if not isinstance(target, str)]
+    if wrong or not targets:
+        told = f"{wrong[0]!r} is no target" if wrong else "No target was given"
+        raise ValueError(f"{told}; choose from {', '.join(names)}.")
+    if all(target in names for target in targets):
         twice = [name for name in targets if targets.count(name) > 1]
         if twice:
             raise ValueError(f"{twice[0]} is named twice as a target; name it once.")
         return targets, settings
     is_one = isinstance(settings, GenerationConfig)
     by_target = dict.fromkeys(names, settings) if is_one else {**defaults, **(settings or {})}
-    targets, own = read_plan(given, by_target)
+    targets, own = read_plan(" -> ".join(targets), by_target)
     if not own:
         return targets, settings
     return targets, by_target | own
+
+
+def chain_of(
+    targets: Sequence[str],
+    given: Mapping[str, np.ndarray],
+    shown: Set[str],
+    settings_of: Callable[[str], GenerationConfig],
+    space: TokenSpace,
+) -> dict[str, GenerationConfig]:
+    """Returns all that is generated, in its order, and how: each after what it goes by way of.
+
+    What only some samples have is generated, too: what has all of its tokens keeps them.
+
+    Args:
+        targets: In their order.
+        given: Tokens that are known, by modality.
+        shown: Modalities that a condition shows, which can't be generated besides.
+        settings_of: Returns how a modality is generated.
+        space: Of the model.
+
+    Raises:
+        ValueError: If the model lacks a modality that another goes by way of.
+    """
+    chain: dict[str, GenerationConfig] = {}
+    for name in targets:
+        own = settings_of(name)
+        for step in own.via:
+            if step not in space.names:
+                told = f"{', '.join(space.names)}; {name} goes by way of others (via)"
+                raise ValueError(f"There is no modality {step!r} in this run; it has {told}.")
+            is_there = step in given and is_whole(given[step], space[step])
+            if not is_there and step not in {*shown, *targets, *chain}:
+                chain[step] = settings_of(step)
+        chain[name] = own
+    return chain
 
 
 def _split_outside(text: str, separator: str) -> list[str]:
@@ -97,7 +142,12 @@ def _split_outside(text: str, separator: str) -> list[str]:
 
 def _with(default: GenerationConfig, given: str, name: str) -> GenerationConfig:
     """Returns settings with those of a plan's brackets."""
+    if not isinstance(default, GenerationConfig):
+        raise ValueError(
+            f"settings[{name!r}] is a {type(default).__name__}; it must be a GenerationConfig."
+        )
     changed: dict[str, Any] = to_plain(default)
+    told: set[str] = set()
     for part in _split_outside(given, ","):
         if not part.strip():
             continue
@@ -110,6 +160,9 @@ def _with(default: GenerationConfig, given: str, name: str) -> GenerationConfig:
             raise ValueError(
                 f"There is no setting {field!r} for {name}; there are {', '.join(known)}."
             )
+        if field in told:
+            raise ValueError(f"{field} of {name} is set twice; set it once.")
+        told.add(field)
         changed[field] = _as_kind(_read(value), changed[field])
     try:
         return from_plain(changed, GenerationConfig)

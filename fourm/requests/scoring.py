@@ -12,7 +12,8 @@ from jaxtyping import Bool, Float, Int
 
 from fourm.inference.likelihood import likelihood_of_pairs, surprise_of_tokens
 from fourm.model.transformer import FourM
-from fourm.requests.batching import batches
+from fourm.requests.batching import batches, check_whole, count_samples
+from fourm.requests.editing import one_name
 from tokenizers.base import PADDING, RawBatch, Tokenizer
 
 TEMPLATES = ("{}",)
@@ -75,19 +76,16 @@ def score_pairs(
     Raises:
         ValueError: If there is not one modality of answers, or it is among the inputs.
     """
-    if len(answers) != 1:
-        raise ValueError(f"Answers are of one modality; {', '.join(answers) or 'none'} is given.")
-    (name,) = answers
+    name = one_name(answers, "modality of answers is scored")
     if name in inputs or not inputs:
         raise ValueError(f"The inputs of a score are other modalities than {name}; give one.")
     known, ids = run.encode_inputs(inputs), run.tokenize(answers)[name]
+    check_whole("num_draws", num_draws, 2)
+    check_whole("seed", seed, 0, 2**32 - 1)
     parts = []
-    for start in range(0, len(ids), CHUNK):
-        chunk = ids[start : start + CHUNK]
-        # Filled up, so that one program serves all chunks.
-        filled = np.concatenate([chunk, np.repeat(chunk[:1], min(CHUNK, len(ids)) - len(chunk), 0)])
-        to_score = run.model, known, name, filled, num_draws, seed, relative
-        parts.append(likelihood_of_pairs(*to_score)[:, : len(chunk)])
+    for rows, real in batches(len(ids), CHUNK):
+        to_score = run.model, known, name, ids[rows], num_draws, seed, relative
+        parts.append(likelihood_of_pairs(*to_score)[:, :real])
     return np.concatenate(parts, axis=1)
 
 
@@ -114,6 +112,11 @@ def classify(
     Raises:
         ValueError: If there are fewer than two classes, or a template has no {}.
     """
+    if isinstance(classes, str) or isinstance(templates, str):
+        raise ValueError(
+            f"{(classes if isinstance(classes, str) else templates)!r} is one text; give a list of "
+            "classes, and of templates if any."
+        )
     if len(set(classes)) < 2 or len(set(classes)) < len(classes):
         raise ValueError(f"The classes are {', '.join(classes)}; give at least two, each once.")
     wrong = [template for template in templates if "{}" not in template]
@@ -245,10 +248,9 @@ def surprise(
     Raises:
         ValueError: If there is not one such target, or it is among the inputs.
     """
-    if len(target) != 1:
-        raise ValueError(f"One target is asked; {', '.join(target) or 'none'} is given.")
-    (name,) = target
+    name = one_name(target, "target is asked")
     ids, known = run.tokenize(target)[name], run.encode_inputs(inputs)
+    count_samples({name: ids, **known}, None)
     parts = []
     for rows, real in batches(len(ids), CHUNK):
         own = {other: array[rows] for other, array in known.items()}

@@ -6,7 +6,6 @@ import pytest
 from fourm.evaluation.config import LikelihoodTasks, RegionConfig
 from fourm.evaluation.likelihood_tasks import (
     _per_cell,
-    _per_pixel,
     format_tasks,
     measure_likelihoods,
     modalities_of,
@@ -14,6 +13,7 @@ from fourm.evaluation.likelihood_tasks import (
     paste_windows,
     swap_texts,
 )
+from fourm.requests.regions import per_pixel
 from fourm.run_directory.sample_set import SampleSet
 from tests.fourm.tiny_run import CAPTIONS, make_pictures, make_run
 
@@ -55,14 +55,14 @@ def test_objects_of_others_are_pasted_at_their_places():
 
 def test_a_pixel_has_what_its_token_has():
     cells = np.array([[[1, 2, 3], [4, 5, 6]]])
-    assert _per_pixel(cells, (4, 3))[0].tolist() == [[1, 2, 3]] * 2 + [[4, 5, 6]] * 2
+    assert per_pixel(cells, (4, 3))[0].tolist() == [[1, 2, 3]] * 2 + [[4, 5, 6]] * 2
     pixels = np.random.default_rng(0).random((3, 7, 5)) < 0.4
     counts = _per_cell(pixels, (2, 3))
     for row in range(2):
         for column in range(3):
             cell = np.zeros((1, 2, 3))
             cell[0, row, column] = 1
-            here = _per_pixel(cell, (7, 5))[0] > 0
+            here = per_pixel(cell, (7, 5))[0] > 0
             assert counts[:, row, column].tolist() == pixels[:, here].sum(axis=1).tolist()
 
 

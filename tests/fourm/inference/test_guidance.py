@@ -1,13 +1,18 @@
 """Conditions with weights: one pass combines what each of them alone would say."""
 
+from dataclasses import replace
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fourm.inference import sequences
 from fourm.inference.conditions import Condition, apply_guidance
 from fourm.inference.generate_tokens import generate_tokens
-from fourm.inference.settings import GenerationConfig
+from fourm.inference.settings import GenerationConfig, split_settings
 from tests.fourm.inference.test_generate_tokens import (  # noqa: F401  A fixture.
+    SPACE,
     TEXT,
     grid,
     keys,
@@ -95,6 +100,41 @@ def test_outside_of_its_interval_guidance_is_off(model):
     assert (never.ids["picture"] == plain).all()
     for other in (plain, always.ids["picture"]):
         assert (late.ids["picture"] != other).any()
+
+
+def test_the_interval_is_of_the_passes_that_there_are_not_of_those_that_are_allowed(model):
+    """A grid of 12 tokens takes at most 12 passes, however many there may be."""
+    settings = dict(temperature=0.0, guidance=6.0, schedule="linear", num_steps=40)
+    late = run(model, MAP, ["picture"], guidance_interval=(0.5, 1.0), **settings).ids["picture"]
+    never = run(model, MAP, ["picture"], guidance_interval=(1.0, 1.0), **settings).ids["picture"]
+    assert (np.asarray(late) != np.asarray(never)).any()
+
+
+def test_settings_that_change_nothing_share_a_program():
+    entry = SPACE["picture"]
+    plain = split_settings(GenerationConfig(), entry)[0]
+    assert split_settings(GenerationConfig(guidance_interval=(0.2, 0.7)), entry)[0] == plain
+    noisy = GenerationConfig(scheme="halton", choice_noise=2.0)
+    assert (
+        split_settings(noisy, entry)[0]
+        == split_settings(replace(noisy, choice_noise=0.0), entry)[0]
+    )
+
+
+def test_a_sequence_without_inputs_is_not_computed_twice_given_nothing(model, monkeypatch):
+    """What is given nothing stands for the inputs that there are not."""
+    rows = []
+    whole = sequences.start_cache
+
+    def start_cache(model, context, *rest):
+        rows.append(len(context))
+        return whole(model, context, *rest)
+
+    monkeypatch.setattr(sequences, "start_cache", start_cache)
+    jax.clear_caches()
+    guided(model, {}, ["text"], [Condition(MAP, 2.0)])
+    guided(model, {}, ["text"], [], guidance=3.0)
+    assert rows == [10, 5]
 
 
 @pytest.mark.parametrize("scheme", ["maskgit", "halton"])

@@ -6,8 +6,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from fourm.inputs.generated import GENERATED, GeneratedFolder, Output, find_origin, read_record
-from fourm.presentation.files import outputs_of
+from fourm.inputs.generated import (
+    GENERATED,
+    JOURNAL,
+    GeneratedFolder,
+    Output,
+    digest_of,
+    find_origin,
+    read_record,
+)
+from fourm.requests.outputs import outputs_of
 from tests.fourm.inputs.test_files import npy, reader_of
 from tokenizers.base import Boxes
 from tokenizers.boxes import BoxList
@@ -111,6 +119,35 @@ def test_a_command_that_was_killed_leaves_no_file_that_is_not_listed(tmp_path, m
             GeneratedFolder(tmp_path, COMMAND).write([Output("a.npy", b"new", "x", "value")])
     for content in (b"old", b"new"):
         assert find_origin(tmp_path / "a.npy", content, "x") is not None
+
+
+def test_a_long_command_adds_to_its_list_instead_of_writing_it_again(tmp_path, monkeypatch):
+    first = GeneratedFolder(tmp_path, {"seed": 0, "values": {}})
+    first.write([Output("old.npy", b"old", "x", "value")])
+    first.close()
+    folder = GeneratedFolder(tmp_path, COMMAND)
+    about = {"key": "k", "inputs": {}}
+    sizes = []
+    for number in range(40):
+        content = f"{number}".encode()
+        folder.write(
+            [Output(f"{number}.npy", content, "x", "value", {**about, "key": content.decode()})]
+        )
+        sizes.append((tmp_path / GENERATED).stat().st_size)
+        assert find_origin(tmp_path / "a.npy", content, "x").holds == "value"
+    assert len(set(sizes)) == 1
+    # Killed here, in the middle of a line, nothing is lost and nothing is made again.
+    with (tmp_path / JOURNAL).open("a") as journal:
+        journal.write('{"name": "40.np')
+    again = GeneratedFolder(tmp_path, COMMAND)
+    assert all(again.has(str(number), {}, ["x"], 1) for number in range(40))
+    again.write([Output("0.npy", b"new", "x", "value", about)])
+    assert not (tmp_path / JOURNAL).exists()
+    again.close()
+    files = read_record(tmp_path / GENERATED)["files"]
+    names = [each["name"] for each in files]
+    assert sorted(names) == sorted({"old.npy", *(f"{number}.npy" for number in range(40))})
+    assert [each["sha256"] for each in files if each["name"] == "0.npy"] == [digest_of(b"new")]
 
 
 def _fails_at(number):

@@ -3,18 +3,14 @@
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
-from fourm.requests.editing import (
-    cover,
-    encode_with_blanks,
-    paste,
-    redone_tokens,
-    region_of_classes,
-)
+from fourm.requests.editing import encode_with_blanks
+from fourm.requests.regions import cover, pad_picture, paste, redone_tokens, region_of_classes
 from fourm.token_space import TokenSpace
 from tests.fourm.tiny import Shape
 from tests.fourm.tiny_run import CAPTIONS
-from tokenizers.base import PADDING
+from tokenizers.base import PADDING, Crop
 from tokenizers.text.sentencepiece import Text, TextTokenizerConfig
 
 GRID = TokenSpace.build({"picture": Shape(13, (3, 4)), "number": Shape(5, (1,))})["picture"]
@@ -58,16 +54,68 @@ def test_a_share_means_so_many_random_tokens_of_each_sample():
     [
         (1.5, "share of tokens to redo is 1.5"),
         ((0.5, 0.0, 0.2, 1.0), "is empty; give the least x"),
-        ((0.0, 0.0, 2.0, 1.0), "give a mask of booleans"),
-        (np.zeros((4, 4)), "give a mask of booleans"),
-        ("sky", "give a mask of booleans"),
-        (True, "give a mask of booleans"),
+        ((0.0, 0.0, 2.0, 1.0), "give a mask \\[y, x\\] of booleans"),
+        (np.zeros((4, 4)), "give a mask \\[y, x\\] of booleans"),
+        ("sky", "The mask sky can.t be read"),
+        (True, "give a mask \\[y, x\\] of booleans"),
         ([0.5], "There are 1 regions for 2 samples"),
+        ([0.5, 0, 1, 1], "write a box as a tuple"),
+        (float("nan"), "share of tokens to redo is nan"),
     ],
 )
 def test_what_is_no_region_is_one_sentence(region, told):
     with pytest.raises(ValueError, match=told):
         redone_tokens(region, GRID, KEYS)
+
+
+def test_a_list_of_four_numbers_is_refused_where_it_may_be_a_box_or_four_shares():
+    four = jax.random.split(jax.random.key(0), 4)
+    with pytest.raises(ValueError, match="write a box as a tuple, "):
+        redone_tokens([0.25, 0.0, 0.5, 0.34], GRID, four)
+    shares = redone_tokens([1.0, 0.5, 0.0, 0.25], GRID, four)
+    assert shares.sum(1).tolist() == [12, 6, 0, 3]
+    assert redone_tokens(np.float32(0.5), GRID, four).sum() == 24
+
+
+def test_a_region_is_of_the_whole_picture_of_which_the_model_sees_a_part():
+    # Of a picture that is twice as wide the grid shows the middle half.
+    crop = Crop(0.0, 0.25, 1.0, 0.5, flip=False)
+    left, outside, middle = (0.25, 0.0, 0.375, 1.0), (0.0, 0.0, 0.25, 1.0), (0.5, 0.0, 0.75, 0.5)
+    assert as_map(redone_tokens(left, GRID, KEYS[:1], [crop])[0]) == [[1, 0, 0, 0]] * 3
+    assert not redone_tokens(outside, GRID, KEYS[:1], [crop]).any()
+    assert as_map(redone_tokens(middle, GRID, KEYS[:1], [crop])[0])[0] == [0, 0, 1, 1]
+    mask = np.zeros((6, 16), bool)
+    mask[:, 4] = mask[0, 0] = True
+    assert as_map(redone_tokens(mask, GRID, KEYS[:1], [crop])[0]) == [[1, 0, 0, 0]] * 3
+    with pytest.raises(ValueError, match="mask is 6x8 and does not have the aspect ratio"):
+        redone_tokens(np.zeros((6, 8), bool), GRID, KEYS[:1], [crop])
+
+
+@pytest.mark.parametrize("white", [1, 255])
+def test_a_mask_may_be_a_picture(tmp_path, white):
+    mask = np.zeros((12, 16), np.uint8)
+    mask[3, 4] = white
+    file = tmp_path / "mask.png"
+    Image.fromarray(mask).save(file)
+    for given in (file, str(file), Image.fromarray(mask), mask.astype(bool)):
+        assert as_map(redone_tokens(given, GRID, KEYS)[0])[0] == [0, 1, 0, 0]
+    Image.fromarray(0 * mask).save(file)
+    with pytest.raises(ValueError, match="black all over"):
+        redone_tokens(file, GRID, KEYS)
+    file.write_bytes(b"none")
+    with pytest.raises(ValueError, match=r"The mask .*mask.png is "):
+        redone_tokens(file, GRID, KEYS)
+
+
+def test_margins_are_where_the_picture_is_not():
+    picture = np.arange(8, dtype=np.uint8).reshape(2, 4)
+    padded, is_margin = pad_picture(picture, (0.25, 0.0, 0.5, 1.0))
+    assert padded.shape == is_margin.shape == (4, 7)
+    assert (padded[:2, 1:5] == picture).all() and not is_margin[:2, 1:5].any()
+    assert is_margin.sum() == 4 * 7 - 8 and padded[3, 6] == 7
+    for wrong in ((0.0,) * 4, (-1.0, 0.0, 0.0, 0.0), (9.0, 0.0, 0.0, 0.0)):
+        with pytest.raises(ValueError, match="The margins are"):
+            pad_picture(picture, wrong)
 
 
 def test_numbers_have_no_places():

@@ -96,13 +96,40 @@ def test_draws_that_would_all_be_equal_are_refused():
     assert is_settled(greedy) and is_settled(expected) and not is_settled(drawn)
     assert not is_settled(GenerationConfig(temperature=0.0, scheme="halton"))
     assert not is_settled(GenerationConfig(temperature=0.0, choice_noise=1.0))
+    # A single pass has no order, a sequence has one of its own, and the likeliest of one is it.
+    assert is_settled(GenerationConfig(temperature=0.0, scheme="halton", num_steps=1))
+    assert is_settled(GenerationConfig(temperature=0.0, scheme="halton"), "sequence")
+    assert is_settled(GenerationConfig(top_k=1))
+    assert not is_settled(expected, "sequence")
+    kinds = dict.fromkeys("abc", "grid")
+
+    def check(num_draws, settings, targets="abc"):
+        check_draws(num_draws, "auto", settings, [t for t in targets if t in settings], kinds)
+
     with pytest.raises(ValueError, match="all draws of a, b would be equal"):
-        check_draws(2, "auto", {"a": greedy, "b": expected})
-    check_draws(1, "auto", {"a": greedy})
-    check_draws(2, "auto", {"a": greedy, "b": drawn})
+        check(2, {"a": greedy, "b": expected})
+    with pytest.raises(ValueError, match="all draws of a would be equal"):
+        check(2, {"a": greedy, "b": drawn})
+    check(1, {"a": greedy})
+    check(2, {"a": drawn, "b": greedy})  # It follows from what is drawn.
+    check(2, {"a": greedy, "b": drawn}, targets="b")  # On the way.
     assert as_drawn(drawn) is drawn
     for config in (greedy, expected):
         assert not is_settled(as_drawn(config)) and as_drawn(config).num_steps == 8
+
+
+def test_many_draws_need_no_array_of_all_pairs():
+    """Votes and pairs are counted draw by draw: 400 draws would take gigabytes otherwise."""
+    random = np.random.default_rng(0)
+    draws = random.integers(0, 3, (400, 1, 64, 64)).astype(np.uint8)
+    found = combine(Classes(("a", "b", "c")), list(draws), "vote", "semseg")
+    counts = np.stack([(draws == number).sum(0) for number in range(3)])
+    assert (counts.max(0) == (draws == found.values).sum(0)).all()
+    np.testing.assert_allclose(found.spread, 1 - counts.max(0) / 400)
+    ids = draws.reshape(400, -1).astype(np.int32)
+    counts = counts.reshape(3, 1, -1).astype(float)
+    same = (counts * (counts - 1)).sum(0) / (400 * 399)
+    np.testing.assert_allclose(token_spread(ids, 400), 1 - same)
 
 
 def test_ways_that_a_kind_has_not_are_one_sentence():

@@ -1,9 +1,20 @@
 import pytest
 
 from fourm.inference.settings import GenerationConfig
-from fourm.requests.plan import read_plan, write_plan
+from fourm.requests.plan import as_targets, read_plan, write_plan
 
 DEFAULTS = {"rgb": GenerationConfig(num_steps=4, guidance=2.0)}
+
+
+@pytest.mark.parametrize("given", [None, 3, [], ["rgb", 3]])
+def test_what_is_no_target_is_one_sentence(given):
+    with pytest.raises(ValueError, match=r"(is no target|No target was given); choose from rgb"):
+        as_targets(given, None, {}, ["rgb"])
+
+
+def test_steps_of_a_plan_may_be_listed():
+    targets, settings = as_targets(["boxes", "rgb[num_steps=3]"], None, {}, ["boxes", "rgb"])
+    assert targets == ["boxes", "rgb"] and settings["rgb"].num_steps == 3
 
 
 def test_a_plan_is_targets_in_their_order_with_settings_in_brackets():

@@ -76,8 +76,12 @@ def test_classes_have_probabilities_by_what_is_written_of_them(run):
 
 
 def test_what_can_not_be_scored_is_one_sentence(run):
-    with pytest.raises(ValueError, match="Answers are of one modality; none is given"):
+    with pytest.raises(ValueError, match="One modality of answers is scored; none is given"):
         score_pairs(run, {"rgb": make_pictures(1)}, {})
+    with pytest.raises(ValueError, match="rgb: 2, depth: 4"):
+        surprise(run, {"rgb": make_pictures(2)}, {"depth": np.ones((4, 8, 8), np.float32)})
+    with pytest.raises(ValueError, match="'red' is one text; give a list"):
+        classify(run, {"rgb": make_pictures(1)}, "red", "caption")
     with pytest.raises(ValueError, match="other modalities than caption; give one"):
         score_pairs(run, {}, {"caption": CAPTIONS})
 

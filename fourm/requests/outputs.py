@@ -2,10 +2,8 @@
 
 import io
 import json
-import math
 import textwrap
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import matplotlib
@@ -13,26 +11,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from fourm.evaluation.results import write_file
 from fourm.inputs.generated import Output
 from tokenizers.base import Boxes, Instances, Values
 
 MOST_ROWS = 16
 """Samples on a page."""
-
-
-def drawn_size(tokenizers: Mapping[str, Any], side: int) -> tuple[int, int]:
-    """Returns height and width in which values of a run are drawn, alike for all modalities.
-
-    Args:
-        tokenizers: Of the run, of which one that reads pictures tells the aspect ratio.
-        side: Height and width of squares; others have their area.
-    """
-    grids = [t.token_shape for t in tokenizers.values() if len(t.token_shape) == 2]
-    sizes = [t.picture_size for t in tokenizers.values() if hasattr(t, "picture_size")]
-    height, width = next(iter(sizes + grids), (1, 1))
-    longer = math.sqrt(height * width)
-    return max(round(side * height / longer), 1), max(round(side * width / longer), 1)
 
 
 def spread_outputs(name: str, stem: str, spread: Any) -> list[Output]:
@@ -118,13 +101,11 @@ def printable(text: str) -> str:
 
 
 def draw_sheet(
-    path: Path,
     columns: Sequence[tuple[str, Literal["given", "generated"], Sequence[np.ndarray | str]]],
-) -> None:
-    """Writes one page: a row per sample, a column per modality, what was given first.
+) -> bytes:
+    """Returns one page as PNG: a row per sample, a column per modality, what was given first.
 
     Args:
-        path: A PNG file.
         columns: Modality, its role, and a picture or text per sample.
     """
     rows = min(len(columns[0][2]), MOST_ROWS)
@@ -143,4 +124,4 @@ def draw_sheet(
                 ax.imshow(cell, interpolation="nearest")
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=110)
-    write_file(path, content.getvalue())
+    return content.getvalue()
