@@ -40,6 +40,15 @@ CASES = {
     "by entropy, guided": ("picture", {"entropy_bound": 2.0, "guidance": 2.0}),
     "text, guided": ("text", {"guidance": 2.0}),
 }
+WITH_A_WEIGHT = ("reading order", "halton, guided", "by entropy, guided", "text, guided")
+"""Asked under a condition with a weight."""
+PLAIN = (
+    "maskgit",
+    "noise and a falling temperature",
+    "random, guided at the end",
+    "by entropy, guided",
+    "text, guided",
+)
 
 
 def generate(model, target, rows, weighs, settings):
@@ -51,8 +60,10 @@ def generate(model, target, rows, weighs, settings):
     return np.asarray(generate_tokens(model, known, [target], keys, config, conditions).ids[target])
 
 
-@pytest.mark.parametrize("weighs", [False, True])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    ("case", "weighs"),
+    [*((case, False) for case in PLAIN), *((case, True) for case in WITH_A_WEIGHT)],
+)
 def test_batches_of_1_3_and_8_in_any_order_give_the_same_bits(model, case, weighs):
     target, settings = CASES[case]
     together = generate(model, target, range(COUNT), weighs, settings)

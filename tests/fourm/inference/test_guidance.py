@@ -137,23 +137,6 @@ def test_a_sequence_without_inputs_is_not_computed_twice_given_nothing(model, mo
     assert rows == [10, 5]
 
 
-@pytest.mark.parametrize("scheme", ["maskgit", "halton"])
-def test_a_guided_sample_does_not_depend_on_its_neighbours(model, scheme):
-    settings = dict(scheme=scheme, guidance_interval=(0.0, 0.5), guidance=2.0, num_steps=4)
-    conditions = [Condition({"text": TEXT}, 2.0)]
-    together = guided(model, MAP, ["picture", "text"][:1], conditions, **settings)
-    config = GenerationConfig(**settings)
-    alone = generate_tokens(
-        model,
-        {"map": MAP["map"][1:2]},
-        ["picture"],
-        keys()[1:2],
-        {"picture": config},
-        [Condition({"text": TEXT[1:2]}, 2.0)],
-    )
-    assert (np.asarray(alone.ids["picture"])[0] == np.asarray(together.ids["picture"])[1]).all()
-
-
 def test_a_text_that_has_begun_is_continued_under_conditions_too(model):
     begun = np.full_like(TEXT, PADDING)
     begun[:, :2] = [[4, 5]]

@@ -78,14 +78,6 @@ def test_grids_come_out_complete_and_keep_what_was_given(model, settings):
     assert (ids[given != PADDING] == given[given != PADDING]).all()
 
 
-@pytest.mark.parametrize("settings", [{"scheme": "halton"}, {"entropy_bound": 1.5}])
-def test_a_sample_does_not_depend_on_its_neighbours(model, settings):
-    known = {"map": grid("map")}
-    together = run(model, known, ["picture"], num_steps=4, **settings).ids["picture"]
-    first = run(model, {"map": known["map"][:1]}, ["picture"], num_steps=4, **settings)
-    assert (np.asarray(first.ids["picture"])[0] == np.asarray(together)[0]).all()
-
-
 def test_as_many_tokens_are_chosen_as_the_bound_allows():
     p = np.full((1, 4, 2), 0.5)
     p[0, 0] = [1.0, 0.0]
