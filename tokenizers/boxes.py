@@ -23,7 +23,7 @@ from tokenizers.settings.checked import Checked, name_knob
 from tokenizers.settings.plain import to_part
 from tokenizers.spread import evenly_spread
 from tokenizers.storage.folders import load_folder, read_part, save_folder
-from tokenizers.text.sequences import find_groups, pad_sequences, read_sequences
+from tokenizers.text.sequences import check_bins, find_groups, pad_sequences, read_sequences
 
 
 @dataclass(frozen=True)
@@ -217,12 +217,7 @@ class BoxTokenizerConfig(Checked):
     """Ids that stand for masked spans."""
 
     def check_knobs(self, knob: str) -> None:
-        if self.num_bins < 2 or self.num_sentinels < 1:
-            raise ValueError(
-                f"{name_knob(knob, 'num_bins')} is {self.num_bins} and "
-                f"{name_knob(knob, 'num_sentinels')} {self.num_sentinels}; at least 2 and 1 are "
-                "allowed."
-            )
+        check_bins(knob, self.num_bins, self.num_sentinels)
 
     def fit(self, values: BoxList, training: RawBatch, key: Array | None = None) -> "BoxTokenizer":
         """Returns the tokenizer; `training` only serves to warn of lists that don't fit."""

@@ -8,13 +8,13 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Int32
 
 from tokenizers.base import Instances, RawBatch, SequenceTokens, rank_features
-from tokenizers.settings.checked import Checked, name_knob
+from tokenizers.settings.checked import Checked
 from tokenizers.settings.plain import to_part
 from tokenizers.shapes.instances import InstanceValues
 from tokenizers.shapes.points import Points
 from tokenizers.shapes.polygons import Polygons
 from tokenizers.storage.folders import load_folder, read_part, save_folder
-from tokenizers.text.sequences import pad_sequences, read_sequences
+from tokenizers.text.sequences import check_bins, pad_sequences, read_sequences
 
 KINDS: dict[str, type[InstanceValues]] = {kind.__name__: kind for kind in (Points, Polygons)}
 """Those that a saved tokenizer can name."""
@@ -32,12 +32,7 @@ class InstanceTokenizerConfig(Checked):
     """Ids that stand for masked spans."""
 
     def check_knobs(self, knob: str) -> None:
-        if self.num_bins < 2 or self.num_sentinels < 1:
-            raise ValueError(
-                f"{name_knob(knob, 'num_bins')} is {self.num_bins} and "
-                f"{name_knob(knob, 'num_sentinels')} {self.num_sentinels}; at least 2 and 1 are "
-                "allowed."
-            )
+        check_bins(knob, self.num_bins, self.num_sentinels)
 
     def most_tokens(self, values: InstanceValues) -> int:
         """Returns the most tokens of a value, the end included."""

@@ -6,6 +6,16 @@ import numpy as np
 from jaxtyping import Int, Int32
 
 from tokenizers.base import PADDING, SequenceTokens, check_ids
+from tokenizers.settings.checked import name_knob
+
+
+def check_bins(knob: str, num_bins: int, num_sentinels: int) -> None:
+    """Raises ValueError if a tokenizer of places, set at `knob`, has too few ids to write them."""
+    if num_bins < 2 or num_sentinels < 1:
+        raise ValueError(
+            f"{name_knob(knob, 'num_bins')} is {num_bins} and "
+            f"{name_knob(knob, 'num_sentinels')} {num_sentinels}; at least 2 and 1 are allowed."
+        )
 
 
 def pad_sequences(
