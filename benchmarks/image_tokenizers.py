@@ -58,7 +58,7 @@ class Options:
     modalities: tuple[str, ...] = tuple(VALUES)
     """Those of the scenes to train a tokenizer for."""
     codebook_sizes: dict[str, int] = dataclasses.field(
-        default_factory=lambda: {"rgb": 512, "depth": 256, "normals": 256, "semseg": 256}
+        default_factory=lambda: {"rgb": 2048, "depth": 256, "normals": 256, "semseg": 256}
     )
     """Number of codes of each modality, which goes before --codebook-size."""
     train: int = 8000

@@ -22,7 +22,7 @@ from tokenizers.text.sentencepiece import Text, TextTokenizerConfig
 from tokenizers.values import Classes, Colors, Directions, Distances
 
 SCENE_MODALITIES = {
-    "rgb": Modality(Colors(), ImageTokenizerConfig(codebook_size=512)),
+    "rgb": Modality(Colors(), ImageTokenizerConfig(codebook_size=2048)),
     "depth": Modality(
         Distances(min_distance=2.0, max_distance=20.0),
         ImageTokenizerConfig(codebook_size=256, steps=800),
