@@ -14,6 +14,7 @@ COMMANDS = {
     "train": ("train", "train a model, resume it, fork it or fine-tune another one"),
     "generate": ("fourm.generate", "generate any modalities from any others"),
     "evaluate": ("fourm.evaluate", "measure a run on its held-out samples"),
+    "score": ("fourm.score", "say what belongs together: texts, words, classes, odd places"),
     "tokenize": ("data_pipeline.tokenize", "turn a data set into tokens with a run's tokenizers"),
     "doctor": ("configs.doctor", "look into a data set: what is there, and will it train"),
     "ml4m": ("fourm.interop.ml4m", "import, check and export published 4M models"),

@@ -16,16 +16,17 @@ import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import tyro
 
 from fourm.any2any import Any2Any
 from fourm.generate_folder import Asked, check_near, generate_folder, tell, told_of
 from fourm.inference.settings import GenerationConfig
-from fourm.inputs.files import SUFFIXES, InputsAre, path_of
+from fourm.inputs.files import InputsAre
 from fourm.inputs.folders import find_samples
 from fourm.inputs.generated import GeneratedFolder
+from fourm.inputs.options import as_given, given_to, with_inputs
 from fourm.inputs.samples import in_original_size, prepare
 from fourm.load_run import load
 from fourm.model.saved_model import load_shape
@@ -33,8 +34,6 @@ from fourm.requests.ensembles import Combine
 from fourm.requests.outputs import draw_sheet, outputs_of, spread_outputs
 from fourm.requests.results import drawn_size
 from tokenizers.base import RawBatch
-from tokenizers.formats.file_format import FileFormat
-from tokenizers.formats.file_names import kind_of
 from tokenizers.process.command import make_visible, run_command
 from tokenizers.settings.checked import check_all, checked_later
 from tokenizers.settings.plain import to_plain
@@ -90,31 +89,7 @@ class Command:
 def build_command(names: Sequence[str]) -> type[Command]:
     """Returns the command with an option for every modality."""
     taken = {entry.name for cls in (Command, GenerationConfig) for entry in dataclasses.fields(cls)}
-    options = [
-        (
-            f"input_{number}",
-            Annotated[
-                tuple[str, ...],
-                tyro.conf.arg(
-                    name=f"input-{name}" if name.replace("-", "_") in taken else name,
-                    metavar="VALUE|FILE ...",
-                    help=f"Given {name}, one per sample.",
-                    help_behavior_hint="",
-                ),
-            ],
-            dataclasses.field(default=()),
-        )
-        for number, name in enumerate(names)
-    ]
-    inputs = dataclasses.make_dataclass("Inputs", options, frozen=True)
-    about = f"What is given: the value itself, such as a text, or a file ({', '.join(SUFFIXES)}). "
-    about += "A folder gives a sample per file, whose name says which of another folder belongs to "
-    about += "it. Files are read as those of the run's data are, and pictures cut to their middle."
-    group = Annotated[inputs, tyro.conf.OmitArgPrefixes, tyro.conf.arg(help=about)]
-    field = ("inputs", group, dataclasses.field(default_factory=inputs))
-    command = dataclasses.make_dataclass("Command", [field], bases=(Command,), frozen=True)
-    command.__doc__ = Command.__doc__
-    return command
+    return with_inputs(Command, names, taken)
 
 
 def parse(
@@ -126,8 +101,7 @@ def parse(
     with checked_later():
         command = tyro.cli(build, prog="python -m fourm.generate", args=arguments, default=default)
     check_all(command.settings)
-    given = dict(zip(names, dataclasses.astuple(command.inputs), strict=True))
-    return command, {name: values for name, values in given.items() if values}
+    return command, given_to(command, names)
 
 
 def read_inputs(
@@ -198,14 +172,6 @@ def read_guides(model: Any2Any, command: Command) -> list[tuple[dict[str, Any], 
         read = prepare(given, model.reader(command.inputs_are, tell, tells_formats=True)).values
         conditions.append((dict(read), number))
     return conditions
-
-
-def as_given(text: str, file_format: FileFormat | None) -> str | Path:
-    """Returns what a word of the command line is: a file if it looks like one, else itself."""
-    own = file_format.extension.replace(",", " ").split() if file_format else []
-    is_file = Path(text).suffix.lower() in SUFFIXES or kind_of(text) in {*own} - {""}
-    is_packed = text.lower().endswith(".gz") and f".{kind_of(text)}" in SUFFIXES
-    return path_of(text) if is_file or is_packed else text
 
 
 def describe(

@@ -129,6 +129,10 @@ MAY_KNOW: dict[str, set[str]] = {
         *("fourm/any2any", "fourm/evaluation", "fourm/presentation", "fourm/run_directory"),
         "fourm/load_run",
     },
+    "fourm/score": {
+        *("fourm/any2any", "fourm/inputs", "fourm/load_run", "fourm/model"),
+        "fourm/requests",
+    },
     "fourm/interop": {
         *INTEROP,
         *("fourm/interop/checks", "fourm/load_run", "fourm/evaluation", "fourm/model"),

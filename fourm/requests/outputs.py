@@ -27,18 +27,33 @@ def spread_outputs(name: str, stem: str, spread: Any) -> list[Output]:
         spread: Of one sample, [y, x] or a number, as `Generated.spread` has it.
     """
     array = np.asarray(spread, np.float32)
+    stem = f"{stem.replace('/', '_')}.spread"
+    outputs = [Output(f"{stem}.npy", as_npy(array), name, "drawing")]
+    if array.ndim == 2:
+        most = float(np.nanmax(array, initial=0.0))
+        outputs.append(Output(f"{stem}.png", draw_map(array, most), name, "drawing"))
+    return outputs
+
+
+def as_npy(array: np.ndarray) -> bytes:
+    """Returns what a NumPy file of an array holds."""
     stream = io.BytesIO()
     np.save(stream, array, allow_pickle=False)
-    stem = f"{stem.replace('/', '_')}.spread"
-    outputs = [Output(f"{stem}.npy", stream.getvalue(), name, "drawing")]
-    if array.ndim == 2:
-        most = np.nanmax(array, initial=0.0)
-        shade = np.nan_to_num(array / most if most > 0 else array)
-        colors = matplotlib.colormaps["magma"](shade)[..., :3]
-        picture = io.BytesIO()
-        Image.fromarray((255 * colors).round().astype(np.uint8)).save(picture, "PNG")
-        outputs.append(Output(f"{stem}.png", picture.getvalue(), name, "drawing"))
-    return outputs
+    return stream.getvalue()
+
+
+def draw_map(array: np.ndarray, most: float) -> bytes:
+    """Returns a map [y, x] of numbers as a PNG, from dark for 0 (and what is unknown) to bright.
+
+    Args:
+        array: What is drawn.
+        most: The number that is brightest.
+    """
+    shade = np.nan_to_num(array / most if most > 0 else array).clip(0, 1)
+    colors = matplotlib.colormaps["magma"](shade)[..., :3]
+    picture = io.BytesIO()
+    Image.fromarray((255 * colors).round().astype(np.uint8)).save(picture, "PNG")
+    return picture.getvalue()
 
 
 def outputs_of(
@@ -73,9 +88,7 @@ def outputs_of(
     if is_whole:
         return outputs, shown
     if isinstance(value, np.ndarray):
-        stream = io.BytesIO()
-        np.save(stream, value, allow_pickle=False)
-        ending, content = "npy", stream.getvalue()
+        ending, content = "npy", as_npy(value)
     elif isinstance(value, Boxes | Instances):
         # JSON has no NaN, which is what an unknown point is.
         known = {key: np.where(part == part, part, None) for key, part in value._asdict().items()}

@@ -20,6 +20,7 @@ COMMANDS = {
     "train.py": ["train.py"],
     "fourm/generate.py": ["-m", "fourm.generate"],
     "fourm/evaluate.py": ["-m", "fourm.evaluate"],
+    "fourm/score.py": ["-m", "fourm.score"],
     "fourm/interop/ml4m.py": ["-m", "fourm.interop.ml4m"],
     "data_pipeline/tokenize.py": ["-m", "data_pipeline.tokenize"],
     "configs/doctor.py": ["-m", "configs.doctor"],
