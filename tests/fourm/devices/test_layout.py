@@ -53,15 +53,13 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory) -> dict[str, dict]:
-    """What the programs wrote: on one device, on eight, and on four of each of two processes."""
+    """What the programs wrote: in one process, on one and eight devices; on four of each of two."""
     folder = tmp_path_factory.mktemp("meshes")
     together = ("--processes", f"127.0.0.1:{free_port()}", "2")
     started = {
         "first": start(folder, "first", "4", MESH, *together, "0"),
         "second": start(folder, "second", "4", MESH, *together, "1"),
-        "eight": start(folder, "eight", "8", MESH, "--large"),
-        "one": start(folder, "one", "1", ALONE),
-        "cut up": start(folder, "cut-up", "4", "--cut-up"),
+        "alone": start(folder, "alone", "8", MESH, ALONE, "--large", "--cut-up"),
     }
     found = {}
     try:
@@ -78,9 +76,9 @@ def found(tmp_path_factory) -> dict[str, dict]:
 
 @pytest.mark.slow
 @shares_runs
-@pytest.mark.parametrize("name", ["eight", "first", "second"])
+@pytest.mark.parametrize("name", ["alone", "first", "second"])
 def test_losses_are_those_of_one_device(found, name):
-    alone, split = found["one"][ALONE]["metrics"], found[name][MESH]["metrics"]
+    alone, split = found["alone"][ALONE]["metrics"], found[name][MESH]["metrics"]
     assert len(split) == len(alone) == 4
     assert alone[0]["loss"] != pytest.approx(alone[-1]["loss"], abs=1e-3)
     for here, there in zip(split, alone, strict=True):
@@ -93,7 +91,7 @@ def test_losses_are_those_of_one_device(found, name):
 @pytest.mark.slow
 @shares_runs
 def test_the_first_step_is_the_same_however_its_batch_is_cut_over_slices_and_devices(found):
-    steps = found["cut up"]
+    steps = found["alone"]["cut up"]
     whole = {step["average"]: step["metrics"] for step in steps if step["at"] == [1, 1, 1, 1]}
     assert {step["at"][3] for step in steps} == {1, 2, 4, 8}
     assert {math.prod(step["at"][:3]) for step in steps} == {1, 2, 4}
@@ -109,18 +107,18 @@ def test_the_first_step_is_the_same_however_its_batch_is_cut_over_slices_and_dev
 def test_two_processes_read_the_two_halves_of_a_batch(found):
     assert found["first"][MESH]["rows"] == [0, 8]
     assert found["second"][MESH]["rows"] == [8, 16]
-    assert found["eight"][MESH]["rows"] == [0, 16]
+    assert found["alone"][MESH]["rows"] == [0, 16]
 
 
 @pytest.mark.slow
 @shares_runs
 def test_initial_parameters_do_not_depend_on_the_mesh(found):
-    assert found["eight"][MESH]["difference"] < 1e-7
+    assert found["alone"][MESH]["difference"] < 1e-7
 
 
 @pytest.mark.slow
 @shares_runs
-@pytest.mark.parametrize("name", ["eight", "first"])
+@pytest.mark.parametrize("name", ["alone", "first"])
 def test_parameters_average_and_moments_lie_alike_and_stay_there(found, name):
     places = found[name][MESH]["places"]
     assert found[name][MESH]["stay"]
@@ -137,7 +135,7 @@ def test_parameters_average_and_moments_lie_alike_and_stay_there(found, name):
 @pytest.mark.slow
 @shares_runs
 def test_muon_works_on_whole_matrices_that_are_exchanged_once(found):
-    origins = [origin for *_, origin in found["eight"][MESH]["collectives"]]
+    origins = [origin for *_, origin in found["alone"][MESH]["collectives"]]
     update = [origin for origin in origins if "/cond/" in origin]
     assert any("all_to_all" in origin for origin in update)
     assert not any("dot_general" in origin for origin in update)
@@ -146,7 +144,7 @@ def test_muon_works_on_whole_matrices_that_are_exchanged_once(found):
 @pytest.mark.slow
 @shares_runs
 def test_a_device_has_an_eighth_of_the_large_model(found):
-    large = found["eight"]["large"]
+    large = found["alone"]["large"]
     assert large["parameters"] > 4e9  # bytes
     assert large["state"] == pytest.approx(4 * large["parameters"], rel=0.01)
     assert large["arguments"] == pytest.approx(large["state"] / 8, rel=0.1)
@@ -158,8 +156,8 @@ def test_a_device_has_an_eighth_of_the_large_model(found):
 def test_the_large_model_is_never_whole_on_a_device(found):
     # Whole parameters and gradients would be twice as many. What is whole for the length of a step
     # are three tables and their gradients.
-    assert found["eight"]["large"]["temporary"] < 1.2 * found["eight"]["large"]["parameters"]
-    gathered = [row for row in found["eight"]["large"]["collectives"] if row[0] == "all-gather"]
+    assert found["alone"]["large"]["temporary"] < 1.2 * found["alone"]["large"]["parameters"]
+    gathered = [row for row in found["alone"]["large"]["collectives"] if row[0] == "all-gather"]
     layers = [row for row in gathered if "1024,2730" in row[1]]
     assert layers and all("while/body" in origin for _, _, origin in layers)
     assert any("rematted" in origin for _, _, origin in layers)
@@ -172,7 +170,7 @@ def test_no_sample_leaves_its_device(found):
     # Ids, masks and keys are integers; all that crosses of them are counts of 8 modalities.
     integers = [
         result
-        for _, result, _ in found["eight"]["large"]["collectives"]
+        for _, result, _ in found["alone"]["large"]["collectives"]
         if re.search(r"\b[su]\d+\[|pred\[", result)
     ]
     assert integers == ["s32[8]{0}"]
@@ -181,7 +179,7 @@ def test_no_sample_leaves_its_device(found):
 @pytest.mark.slow
 @shares_runs
 def test_kernels_are_gathered_as_they_are_used_and_their_gradients_summed_in_float32(found):
-    one, eight = found["eight"]["bfloat16"]["one"], found["eight"]["bfloat16"]["eight"]
+    one, eight = (found["alone"]["bfloat16"][name] for name in ("one", "eight"))
     assert eight["kernels"] == one["kernels"]  # whole numbers
     # The context's kernel is split over both axes at once, the query's over fsdp.
     assert eight["all_gather"] == ["bf16"] * 2
