@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from fourm.inference.settings import GenerationConfig
     from fourm.load_run import load
     from fourm.requests.scoring import classify, score_pairs, surprise
+    from fourm.requests.variations import interpolate, outpaint
     from tokenizers.base import PADDING, Boxes, Instances
 
 __all__ = [
@@ -22,7 +23,9 @@ __all__ = [
     "Instances",
     "TokenLikelihood",
     "classify",
+    "interpolate",
     "load",
+    "outpaint",
     "score_pairs",
     "surprise",
 ]
@@ -36,6 +39,8 @@ MODULES = {
     "classify": "fourm.requests.scoring",
     "score_pairs": "fourm.requests.scoring",
     "surprise": "fourm.requests.scoring",
+    "interpolate": "fourm.requests.variations",
+    "outpaint": "fourm.requests.variations",
     "Boxes": "tokenizers.base",
     "Instances": "tokenizers.base",
     "PADDING": "tokenizers.base",

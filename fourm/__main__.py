@@ -13,6 +13,7 @@ from collections.abc import Sequence
 COMMANDS = {
     "train": ("train", "train a model, resume it, fork it or fine-tune another one"),
     "generate": ("fourm.generate", "generate any modalities from any others"),
+    "complete": ("fourm.complete", "make a part of a picture anew, or fill blanks in a text"),
     "evaluate": ("fourm.evaluate", "measure a run on its held-out samples"),
     "score": ("fourm.score", "say what belongs together: texts, words, classes, odd places"),
     "tokenize": ("data_pipeline.tokenize", "turn a data set into tokens with a run's tokenizers"),

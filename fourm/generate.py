@@ -30,9 +30,12 @@ from fourm.inputs.options import as_given, given_to, with_inputs
 from fourm.inputs.samples import in_original_size, prepare
 from fourm.load_run import load
 from fourm.model.saved_model import load_shape
+from fourm.requests.best import Way
 from fourm.requests.ensembles import Combine
 from fourm.requests.outputs import draw_sheet, outputs_of, spread_outputs
-from fourm.requests.results import drawn_size
+from fourm.requests.plan import as_targets
+from fourm.requests.results import Generated, drawn_size
+from fourm.requests.watching import Progress
 from tokenizers.base import RawBatch
 from tokenizers.process.command import make_visible, run_command
 from tokenizers.settings.checked import check_all, checked_later
@@ -41,20 +44,21 @@ from tokenizers.storage.folders import fingerprint_together
 from tokenizers.storage.pieces import digest_of
 from tokenizers.storage.run_paths import MODEL, TOKENIZERS
 from tokenizers.storage.unfinished import write_file
+from tokenizers.text.sentencepiece import Text
 
+SHEET = "generated.png"
+"""The page that shows all that was generated."""
 MOST_SAMPLES = 100_000
 """Samples of one command, all of which are kept in memory."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Command:
-    """Generates any modalities of a trained run from any others, or from nothing."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Common:
+    """What is said of generation and of editing alike."""
 
     run: tyro.conf.Positional[Path]
     """Run directory, such as runs/scenes. It comes first: its modalities become options, one for
     each that can be given."""
-    targets: tuple[str, ...]
-    """Modalities to generate, in this order; each becomes a condition of those after it."""
     num_samples: int = 1
     """How many to generate from each input."""
     num_draws: int = 1
@@ -62,7 +66,13 @@ class Command:
     written beside it, as NAME.spread."""
     combine: Combine = "auto"
     """How several draws become one: their mean, median or vote, the one that is most like the
-    others (medoid), what is usual for the modality (auto), or the first one (none)."""
+    others (medoid) or has the highest score (best), what is usual for the modality (auto), or the
+    first one (none)."""
+    score: Way | None = None
+    """What the best draw is: likely given the inputs (likelihood), or one given which the inputs
+    are likely (read-back)."""
+    watch: bool = False
+    """Say after every pass what is there so far."""
     guide: tuple[str, ...] = ()
     """What all targets follow besides, each with its weight, as MODALITY=VALUE:WEIGHT or
     MODALITY=FILE:WEIGHT; a negative one leads away: "caption=a red sphere:3" "caption=cube:-1"."""
@@ -86,20 +96,34 @@ class Command:
     """How to generate. What is not given here is as the run has it for each target."""
 
 
-def build_command(names: Sequence[str]) -> type[Command]:
-    """Returns the command with an option for every modality."""
-    taken = {entry.name for cls in (Command, GenerationConfig) for entry in dataclasses.fields(cls)}
-    return with_inputs(Command, names, taken)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Command(Common):
+    """Generates any modalities of a trained run from any others, or from nothing."""
+
+    targets: tuple[str, ...]
+    """Modalities to generate, in this order; each becomes a condition of those after it. Settings
+    of a single one may follow it in brackets: "rgb[num-steps=16, guidance=3]"."""
+
+
+def build_command(names: Sequence[str], base: type[Any] = Command) -> type[Any]:
+    """Returns a command with an option for every modality."""
+    taken = {entry.name for cls in (base, GenerationConfig) for entry in dataclasses.fields(cls)}
+    return with_inputs(base, names, taken)
 
 
 def parse(
-    arguments: Sequence[str], names: Sequence[str], settings: GenerationConfig
-) -> tuple[Command, dict[str, tuple[str, ...]]]:
+    arguments: Sequence[str],
+    names: Sequence[str],
+    settings: GenerationConfig,
+    base: type[Any] = Command,
+    program: str = "python -m fourm.generate",
+) -> tuple[Any, dict[str, tuple[str, ...]]]:
     """Returns the command and what was given by modality; `settings` are the defaults."""
-    build = build_command(names)
-    default = build(run=tyro.MISSING, targets=tyro.MISSING, settings=settings)
+    build = build_command(names, base)
+    required = [e.name for e in dataclasses.fields(base) if e.default is e.default_factory]
+    default = build(**dict.fromkeys(required, tyro.MISSING), settings=settings)
     with checked_later():
-        command = tyro.cli(build, prog="python -m fourm.generate", args=arguments, default=default)
+        command = tyro.cli(build, prog=program, args=arguments, default=default)
     check_all(command.settings)
     return command, given_to(command, names)
 
@@ -146,7 +170,7 @@ def read_inputs(
     return repeated, [window for window in seen for _ in range(num_samples)]
 
 
-def read_guides(model: Any2Any, command: Command) -> list[tuple[dict[str, Any], float]]:
+def read_guides(model: Any2Any, command: Common) -> list[tuple[dict[str, Any], float]]:
     """Returns the conditions of `--guide` as `Any2Any.generate` takes them.
 
     Raises:
@@ -176,7 +200,8 @@ def read_guides(model: Any2Any, command: Command) -> list[tuple[dict[str, Any], 
 
 def describe(
     model: Any2Any,
-    command: Command,
+    command: Common,
+    targets: Sequence[str],
     given: Mapping[str, Sequence[str]],
     settings: Mapping[str, GenerationConfig],
 ) -> dict[str, Any]:
@@ -186,6 +211,7 @@ def describe(
         for key, value, usual in (
             ("num_draws", command.num_draws, 1),
             ("combine", command.combine, "auto"),
+            ("score", command.score, None),
             ("guide", list(command.guide), []),
         )
         if value != usual
@@ -198,7 +224,7 @@ def describe(
         "use": command.use,
         "seed": command.seed,
         "num_samples": command.num_samples,
-        "targets": list(command.targets),
+        "targets": list(targets),
         "settings": to_plain(dict(settings)),
         "inputs_are": command.inputs_are,
         "original_size": command.original_size,
@@ -206,7 +232,7 @@ def describe(
         "values": {
             name: to_plain(tokenizer.values)
             for name, tokenizer in model.tokenizers.items()
-            if name in command.targets
+            if name in targets
         },
     }
 
@@ -232,17 +258,20 @@ def generate(arguments: Sequence[str]) -> Path:
         raise ValueError(f"The run directory comes first: python -m fourm.generate {command.run}.")
     model = load(command.run, command.use)
     # Parsed once more with each target's own defaults, which only what is given overrides.
-    settings = {
+    targets, _ = as_targets(command.targets, None, {}, names)
+    own = {
         name: parse(arguments, names, model.settings.get(name, GenerationConfig()))[0].settings
-        for name in command.targets
+        for name in targets
     }
+    _, chosen = as_targets(command.targets, own, own, names)
+    settings = {name: chosen[name] for name in targets} if isinstance(chosen, Mapping) else own
     folder = command.out or command.run / "generated"
     samples = find_samples(given, model.formats)
     folder.mkdir(parents=True, exist_ok=True)
-    results = GeneratedFolder(folder, describe(model, command, given, settings))
+    results = GeneratedFolder(folder, describe(model, command, targets, given, settings))
     if samples:
         asked = Asked(
-            command.targets,
+            targets,
             settings,
             command.num_samples,
             command.seed,
@@ -256,12 +285,36 @@ def generate(arguments: Sequence[str]) -> Path:
     count = len(windows)
     generated = model.generate(
         inputs,
-        command.targets,
+        targets,
         num_samples=count,
         seed=command.seed,
         settings=settings,
         **asked_besides(model, command),
     )
+    write_results(model, command, generated, inputs, windows, results)
+    told = told_of(count, targets)
+    print(make_visible(f"Wrote {told} to {folder}; {folder / SHEET} shows them together."))
+    return folder
+
+
+def write_results(
+    model: Any2Any,
+    command: Common,
+    generated: Generated,
+    inputs: Mapping[str, RawBatch],
+    windows: Sequence[tuple[int, int] | None],
+    results: GeneratedFolder,
+) -> None:
+    """Writes every value that was generated, and a page that shows them beside the inputs.
+
+    Args:
+        model: Trained.
+        command: What was asked.
+        generated: What came of it.
+        inputs: Raw values that were given.
+        windows: Of every sample, as `Samples` has them.
+        results: Where to.
+    """
     values: dict[str, Any] = {name: model.tokenizers[name].values for name in model.tokenizers}
     outputs = []
     for name, raw in generated.values.items():
@@ -278,23 +331,28 @@ def generate(arguments: Sequence[str]) -> Path:
                 print(f"{name} {number}: {shown}")
     results.write(outputs)
     results.close()
-    sheet = folder / "generated.png"
     columns = [(name, "given", raw) for name, raw in inputs.items()]
     columns += [(name, "generated", raw) for name, raw in generated.values.items()]
     size = drawn_size(model.tokenizers, 128)
     drawn = [(name, role, [values[name].draw(v, size) for v in raw]) for name, role, raw in columns]
-    write_file(sheet, draw_sheet(drawn))
-    told = told_of(count, command.targets)
-    print(make_visible(f"Wrote {told} to {folder}; {sheet} shows them together."))
-    return folder
+    write_file(results.folder / SHEET, draw_sheet(drawn))
 
 
-def asked_besides(model: Any2Any, command: Command) -> dict[str, Any]:
+def told_of_pass(model: Any2Any, progress: Progress) -> str:
+    """Returns what is there after a pass, in words; texts as far as they are written."""
+    if not isinstance(model.tokenizers[progress.target].values, Text):
+        return str(progress)
+    return f"{progress}: {model.detokenize(progress.target, progress.ids)[0]}"
+
+
+def asked_besides(model: Any2Any, command: Common) -> dict[str, Any]:
     """Returns what else `Any2Any.generate` is asked: draws, and conditions with weights."""
     return {
         "num_draws": command.num_draws,
         "combine": command.combine,
         "conditions": read_guides(model, command),
+        "score": command.score,
+        "watch": (lambda progress: tell(told_of_pass(model, progress))) if command.watch else None,
     }
 
 

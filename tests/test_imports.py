@@ -122,6 +122,10 @@ MAY_KNOW: dict[str, set[str]] = {
         "fourm/inputs",
         *("fourm/generate_folder", "fourm/requests"),
     },
+    "fourm/complete": {
+        *("fourm/any2any", "fourm/inference", "fourm/inputs", "fourm/load_run", "fourm/requests"),
+        *("fourm/generate", "fourm/generate_folder", "fourm/token_space"),
+    },
     "fourm/generate_folder": {
         *("fourm/any2any", "fourm/inference", "fourm/inputs", "fourm/requests"),
     },

@@ -443,6 +443,15 @@ def test_draws_conditions_and_their_spread_on_the_command_line(folder, tmp_path,
         conditions=[({"caption": CAPTIONS[0]}, 2.5), ({"caption": "a green ball"}, -1.0)],
     )
     np.testing.assert_array_equal(found.spread["depth"][0].astype(np.float32), spread)
+    # A plan on one line, the best draw by a score, and words for every pass.
+    plan = [str(folder), "--out", str(tmp_path / "plan"), "--watch", "--seed", "3"]
+    plan += ["--caption", CAPTIONS[0], "--targets", "count[temperature=0.5] -> depth[num-steps=1]"]
+    plan += ["--num-draws", "3", "--combine", "best", "--score", "read-back"]
+    assert main(plan) == 0
+    assert "Progress(count, 1: " in capsys.readouterr().err
+    (about,) = json.loads((tmp_path / "plan" / "generated.json").read_text())["commands"]
+    assert about["targets"] == ["count", "depth"] and about["score"] == "read-back"
+    assert about["settings"]["count"]["temperature"] == 0.5
     for guide, told in (
         ("caption", "give MODALITY=VALUE:WEIGHT"),
         ("caption=a:much", "whose weight 'much' is no number"),

@@ -19,6 +19,7 @@ from tokenizers.process.termination import Terminated
 COMMANDS = {
     "train.py": ["train.py"],
     "fourm/generate.py": ["-m", "fourm.generate"],
+    "fourm/complete.py": ["-m", "fourm.complete"],
     "fourm/evaluate.py": ["-m", "fourm.evaluate"],
     "fourm/score.py": ["-m", "fourm.score"],
     "fourm/interop/ml4m.py": ["-m", "fourm.interop.ml4m"],
