@@ -26,7 +26,7 @@ import tyro
 from fourm.evaluation.calibration import format_calibration, measure_calibration
 from fourm.evaluation.config import CalibrationConfig, EvaluationConfig
 from fourm.evaluation.directions import Evaluator
-from fourm.evaluation.likelihood_tasks import format_tasks, measure_likelihoods
+from fourm.evaluation.likelihood_tasks import add_ceilings, format_tasks, measure_likelihoods
 from fourm.evaluation.matrix import (
     MatrixConfig,
     compare_matrices,
@@ -142,7 +142,6 @@ def evaluate_run(command: Command) -> dict[str, Any]:
             model, heldout, config.likelihood_tasks, config.region
         )
         notes += notes_of(found["likelihoods"])
-        print(f"\n{format_tasks(found['likelihoods'])}")
     if command.calibration:
         found["calibration"] = measure_calibration(evaluator, evaluator.pairs, command.draws)
         notes += notes_of(found["calibration"])
@@ -156,6 +155,11 @@ def evaluate_run(command: Command) -> dict[str, Any]:
         notes += told
         if found["probes"]:
             print(f"\n{format_probes(found['probes'])}")
+    if "likelihoods" in found:
+        found["likelihoods"] = add_ceilings(
+            found["likelihoods"], found.get("probes", []), probes.input
+        )
+        print(f"\n{format_tasks(found['likelihoods'])}")
     if notes:
         found["notes"] = notes
         print("\n".join(["", *notes]))
@@ -253,6 +257,7 @@ def measure_run(
                 model, heldout, evaluation.likelihood_tasks, evaluation.region
             )
             notes += notes_of(tasks)
+            tasks = add_ceilings(tasks, rows, probes.input)
     with stage("pictures", folder / SAMPLES_PICTURE):
         try:
             draw_samples(folder / SAMPLES_PICTURE, model, heldout, evaluator.examples)

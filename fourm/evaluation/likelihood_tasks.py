@@ -16,7 +16,7 @@ from tqdm import tqdm
 from fourm.any2any import Any2Any
 from fourm.evaluation.config import LikelihoodTasks, RegionConfig
 from fourm.evaluation.intervals import bootstrap, interval_of
-from fourm.evaluation.results import why_failed
+from fourm.evaluation.results import format_number, why_failed
 from fourm.requests.regions import per_pixel, region_of_classes
 from fourm.requests.scoring import (
     TEMPLATES,
@@ -326,7 +326,27 @@ def name_classes(
     floor = float(np.bincount(numbers).max() / len(numbers))
     interval = _interval(lambda chosen: float(is_right[chosen].mean()), len(rows), config.seed)
     told = f"{shown}, {fact}"
-    return _row(told, "accuracy", floor, float(is_right.mean()), interval, len(rows))
+    row = _row(told, "accuracy", floor, float(is_right.mean()), interval, len(rows))
+    return row | {"shown": shown, "fact": fact}
+
+
+def add_ceilings(
+    rows: Sequence[TaskRow], probes: Sequence[Mapping[str, Any]], shown: str
+) -> list[TaskRow]:
+    """Returns the rows, those of facts with what a probe of the same fact reaches as "ceiling".
+
+    Args:
+        rows: As `measure_likelihoods` returns them.
+        probes: As `fourm.evaluation.probes.probe` returns them.
+        shown: The modality that the probes read.
+    """
+    reached = {row["task"]: row["value"] for row in probes if row.get("value") is not None}
+    return [
+        {**row, "ceiling": reached[row["fact"]]}
+        if row.get("shown") == shown and row.get("fact") in reached
+        else row
+        for row in rows
+    ]
 
 
 def _rows(heldout: SampleSet, names: Sequence[str], most: int) -> Int[np.ndarray, "rows"]:
@@ -353,13 +373,14 @@ def _row(
 
 def format_tasks(rows: Sequence[Mapping[str, Any]]) -> str:
     """Returns what was found as aligned text."""
-    lines = [("task", "of", "metric", "floor", "value", "95 %", "s")]
+    lines = [("task", "of", "metric", "floor", "value", "95 %", "ceiling", "s")]
     for row in rows:
         if "note" in row:
             continue
         low, high = row["interval"] or (float("nan"),) * 2
         numbers = f"{row['floor']:.3f}", f"{row['value']:.3f}", f"{low:.3f} to {high:.3f}"
-        lines.append((row["task"], row["of"], row["metric"], *numbers, f"{row['seconds']:.1f}"))
+        last = format_number(row.get("ceiling")), f"{row['seconds']:.1f}"
+        lines.append((row["task"], row["of"], row["metric"], *numbers, *last))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip()

@@ -106,7 +106,7 @@ LIKELIHOODS = (
     "Held-out texts of which some were exchanged, pictures with a piece of another one, and all "
     "pairs of texts and samples: how well the run's own likelihoods tell what belongs together. An "
     "auc is how often what does not belong has the higher score; recall@k is how often the own "
-    "answer is among the first k."
+    "answer is among the first k. The ceiling of a fact that is told without training is its probe."
 )
 
 
@@ -336,8 +336,9 @@ def _tasks_table(rows: Sequence[Mapping[str, Any]]) -> str:
         if "note" not in row:
             low, high = map(_number, row["interval"] or (None, None))
             told = row["task"], row["of"], row["metric"], _number(row["floor"])
-            lines.append((*told, f"**{_number(row['value'])}**", f"{low} to {high}"))
-    return _table(("task", "of", "metric", "floor", "value", "95 %"), lines)
+            value, ceiling = f"**{_number(row['value'])}**", _number(row.get("ceiling"))
+            lines.append((*told, value, f"{low} to {high}", ceiling))
+    return _table(("task", "of", "metric", "floor", "value", "95 %", "ceiling"), lines)
 
 
 def _table(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:

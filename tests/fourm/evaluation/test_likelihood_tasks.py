@@ -6,6 +6,7 @@ import pytest
 from fourm.evaluation.config import LikelihoodTasks, RegionConfig
 from fourm.evaluation.likelihood_tasks import (
     _per_cell,
+    add_ceilings,
     format_tasks,
     measure_likelihoods,
     modalities_of,
@@ -141,3 +142,15 @@ def test_facts_need_classes_and_templates_a_place_for_them(options, told):
     with pytest.raises(ValueError) as error:
         LikelihoodTasks(**options)
     assert told in str(error.value)
+
+
+def test_a_fact_has_its_probe_as_ceiling_where_both_read_the_same():
+    rows = [
+        {"task": "zero-shot kind", "shown": "rgb", "fact": "kind"},
+        {"task": "zero-shot word", "shown": "depth", "fact": "word"},
+        {"task": "odd places"},
+    ]
+    probes = [{"task": "kind", "value": 0.9}, {"task": "word", "value": 0.8}]
+    first, *others = add_ceilings(rows, probes, "rgb")
+    assert first == {**rows[0], "ceiling": 0.9} and others == rows[1:]
+    assert add_ceilings(rows, [{"task": "kind", "value": None}], "rgb") == rows
