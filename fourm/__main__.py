@@ -16,6 +16,7 @@ COMMANDS = {
     "complete": ("fourm.complete", "make a part of a picture anew, or fill blanks in a text"),
     "evaluate": ("fourm.evaluate", "measure a run on its held-out samples"),
     "score": ("fourm.score", "say what belongs together: texts, words, classes, odd places"),
+    "probe": ("configs.probe", "read labels off the frozen encoder: probes and their rivals"),
     "tokenize": ("data_pipeline.tokenize", "turn a data set into tokens with a run's tokenizers"),
     "doctor": ("configs.doctor", "look into a data set: what is there, and will it train"),
     "ml4m": ("fourm.interop.ml4m", "import, check and export published 4M models"),

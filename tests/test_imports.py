@@ -154,8 +154,9 @@ MAY_KNOW: dict[str, set[str]] = {
     "configs/launch": set(),
     "configs/help": set(),
     "configs/presets": {"configs/schema"},
-    "configs/runs": {"configs/schema", "configs/presets"},
+    "configs/runs": {"configs/schema", "configs/presets", "configs/command_line"},
     "configs/from_folder": {"configs/__init__", "configs/schema"},
+    "configs/probe": {"configs/runs"},
     "configs/doctor": {"configs/schema", "configs/command_line", "configs/runs"},
     "configs/beginning": {
         *("configs/schema", "configs/launch", "configs/command_line", "configs/from_folder"),

@@ -25,6 +25,7 @@ COMMANDS = {
     "fourm/interop/ml4m.py": ["-m", "fourm.interop.ml4m"],
     "data_pipeline/tokenize.py": ["-m", "data_pipeline.tokenize"],
     "configs/doctor.py": ["-m", "configs.doctor"],
+    "configs/probe.py": ["-m", "configs.probe"],
 }
 
 
