@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from fourm.inference.schedules import LEAST_TEMPERATURE
 from fourm.inference.settings import GenerationConfig
 from tokenizers.base import PADDING, RawBatch, Values, main_metric
-from tokenizers.values import Classes, Directions
+from tokenizers.values import Classes, Directions, Distances
 
 Combine = Literal["auto", "mean", "median", "vote", "medoid", "best", "none"]
 
@@ -87,9 +87,17 @@ def combine(values: Values, draws: Sequence[RawBatch], how: Combine, name: str) 
     stacked = np.stack([np.asarray(draw) for draw in draws])
     if how == "vote":
         return _vote(stacked)
-    if isinstance(values, Directions):
-        return _mean_direction(stacked)
-    return _average(stacked, how)
+    if not isinstance(values, Directions | Distances):
+        return _average(stacked, how)
+    # Zero is unknown there, and a draw may say so: what most draws say counts.
+    numbers = stacked[..., None] if isinstance(values, Distances) else stacked
+    is_unknown = (numbers == 0).all(axis=-1)
+    is_open = 2 * is_unknown.sum(axis=0) > len(stacked)
+    shape = is_unknown.shape + (1,) * (stacked.ndim - is_unknown.ndim)
+    known = np.where(is_unknown.reshape(shape), np.nan, stacked).astype(stacked.dtype)
+    found = _mean_direction(known) if isinstance(values, Directions) else _average(known, how)
+    combined = np.where(is_open.reshape(shape[1:]), 0, found.values).astype(stacked.dtype)
+    return Combined(combined, np.where(is_open, np.nan, found.spread))
 
 
 def _average(stacked: np.ndarray, how: Combine) -> Combined:

@@ -64,6 +64,23 @@ def test_directions_have_a_mean_of_length_1():
     np.testing.assert_allclose(found.spread[0, 0], [45.0, 0.0, np.nan], atol=1e-4)
 
 
+@pytest.mark.parametrize("how", ["mean", "median"])
+def test_distances_that_a_draw_does_not_know_have_no_part(how):
+    """They are 0, and unknown is what most draws call so."""
+    draws = np.array([[[[4.0, 0.0, 0.0]]], [[[0.0, 0.0, 3.0]]], [[[4.0, 6.0, 5.0]]]], np.float32)
+    found = combine(Distances(), list(draws), how, "depth")
+    np.testing.assert_array_equal(found.values[0, 0], np.array([4, 0, 4], np.float32))
+    np.testing.assert_array_equal(found.spread[0, 0], [0, np.nan, 1])
+
+
+def test_directions_that_a_draw_does_not_know_have_no_part():
+    x, zero = [1.0, 0.0, 0.0], [0.0] * 3
+    draws = np.array([[[[x, zero]]], [[[zero, zero]]], [[[x, x]]]], np.float32)
+    found = combine(Directions(), list(draws), "auto", "normals")
+    np.testing.assert_allclose(found.values[0, 0], [x, zero])
+    np.testing.assert_allclose(found.spread[0, 0], [0, np.nan], atol=1e-6)
+
+
 def test_of_texts_that_one_is_taken_which_the_others_are_most_like():
     values = Text(attributes={"color": COLORS})
     draws = [["red"], ["red red"], ["blue"], ["red"]]
