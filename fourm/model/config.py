@@ -102,11 +102,9 @@ class ModelConfig(Checked):
     """Start every target of a grid from what the encoder has at the same place, in whatever grids
     are shown there. Without it, attention has to find the place, which takes hundreds of steps."""
     within_place: bool = True
-    """Where grids differ in size, also start from where within its place a target lies, so that a
-    fine grid can tell the quarters of a coarse cell apart."""
+    """Where grids differ in size, start it also from where within that place it lies."""
     inside_boxes: bool = True
-    """Where boxes are shown, also start every target of a grid from what the encoder has of the
-    boxes around its place, and from where within them it lies."""
+    """Start it also from the shown boxes around its place."""
     fused_attention: bool = True
     """On GPUs, in half precision, attend by cuDNN's flash attention where its rules hold."""
     joined_products: bool = False
