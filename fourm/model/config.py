@@ -85,8 +85,7 @@ class ModelConfig(Checked):
     decoder_layers: int = 3
     """Blocks of the decoder."""
     mlp_ratio: float = 4.0
-    """Ratio of the hidden width of the MLP to dim. Gated MLPs take two thirds of it, which costs as
-    much."""
+    """Ratio of the hidden width of the MLP to dim. Gated MLPs take two thirds: equal cost."""
     activation: Activation = "swiglu"
     """MLP nonlinearity; those that end in "glu" are gated."""
     norm: Literal["layernorm", "rmsnorm"] = "rmsnorm"
