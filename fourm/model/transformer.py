@@ -96,8 +96,9 @@ def gather_cells(
 
 PROJECTION = "projection_"
 """Begins the names of what projects features."""
-WITHIN_PLACE = "within_place"
-"""Name of what projects offsets within a place."""
+BEGIN_AT_ZERO = ("within_place", "inside_boxes")
+"""What only models of some spaces have, and what begins as zeros there: without it they would
+predict the same."""
 
 
 def projection_name(entry: TokenRange) -> str:

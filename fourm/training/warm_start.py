@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from flax import nnx
 
 from fourm.model.positions import find_rows
-from fourm.model.transformer import PROJECTION, WITHIN_PLACE, FourM, projection_name
+from fourm.model.transformer import BEGIN_AT_ZERO, PROJECTION, FourM, projection_name
 from fourm.token_space import MASK_ID
 
 Rows = list[tuple[int, int, int]]
@@ -42,8 +42,8 @@ def take_weights(model: FourM, source: FourM, names: Sequence[str]) -> None:
         own_name = str(path[0])
         if own_name.startswith(PROJECTION):
             continue
-        if own_name == WITHIN_PLACE and (path not in new or path not in old):
-            continue  # Only models whose grids differ have it, and it starts from zeros.
+        if own_name in BEGIN_AT_ZERO and (path not in new or path not in old):
+            continue
         if path not in new or path not in old:
             shapes = [v[path].get_value().shape if path in v else "none" for v in (new, old)]
             raise ValueError(_difference(path, *shapes))

@@ -11,6 +11,7 @@ from fourm.token_space import TokenSpace
 from fourm.training.warm_start import take_weights
 from tests.fourm.tiny import Shape, change_config
 from tokenizers.base import SequenceTokens
+from tokenizers.boxes import BoxList, BoxTokenizerConfig
 
 TEXT = Shape(30, (10,), SequenceTokens(end=0, first_sentinel=1, num_sentinels=4))
 SHAPES = {"map": Shape(7, (2, 3)), "text": TEXT, "set": Shape(5, (4,))}
@@ -63,6 +64,21 @@ def test_shared_modalities_are_read_and_predicted_alike_wherever_they_lie():
             jnp.array([[theirs.index]]), jnp.array([[theirs.first_position]])
         )
         np.testing.assert_array_equal(place, known)
+
+
+@pytest.mark.slow
+def test_what_reads_boxes_is_taken_where_both_have_it_and_left_where_one_lacks_it():
+    boxes = BoxTokenizerConfig(num_bins=4).fit(BoxList(("a",)), [])
+    shapes = {**SHAPES, "boxes": boxes}
+    names = ("map", "boxes")
+    source = build(names, 0, SMALL, shapes)
+    source.inside_boxes.kernel[...] += 1.0
+    both, without = build(names, 1, SMALL, shapes), build(("map", "text"), 1, SMALL, shapes)
+    take_weights(both, source, names)
+    take_weights(without, source, ("map",))
+    assert (both.inside_boxes.kernel[...] == 1).all() and without.inside_boxes is None
+    take_weights(both := build(names, 1, SMALL, shapes), without, ("map",))
+    assert not both.inside_boxes.kernel[...].any()
 
 
 @pytest.mark.slow
