@@ -101,9 +101,9 @@ class ModelConfig(Checked):
     """Start every target of a grid from what the encoder has at the same place, in whatever grids
     are shown there. Without it, attention has to find the place, which takes hundreds of steps."""
     within_place: bool = True
-    """Where grids differ in size, start it also from where within that place it lies."""
+    """Where grids differ in size, start targets also from where within that place they lie."""
     inside_boxes: bool = True
-    """Start it also from the shown boxes around its place."""
+    """Start targets of grids also from boxes around them."""
     fused_attention: bool = True
     """On GPUs, in half precision, attend by cuDNN's flash attention where its rules hold."""
     joined_products: bool = False
